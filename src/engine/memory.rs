@@ -1,0 +1,74 @@
+//! What the engine must still know about a replica after the agent's own death. It is part of the adoption record in `run_dir`
+//! and holds for one boot (its times are readings of this boot's clocks).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::event::Wanted;
+use super::types::{Exit, RunId, StateName, Time};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// What the operator wants of it.
+    pub wanted: Wanted,
+    /// As it was when last written.
+    pub state: StateName,
+    /// The latest run, 0 before the first.
+    pub run: RunId,
+    /// When the present state began, wall clock; `ready_since` on the monotonic clock while ready.
+    pub since_wall: Time,
+    pub ready_since: Option<Time>,
+    /// When the latest run was spawned (mono and boot clocks).
+    pub started_mono: Time,
+    pub started_boot: Time,
+    /// Starts after the first that nobody had asked for, since the agent first knew the replica.
+    pub restarts: u32,
+    /// Failures in a row; forgotten after `reset_after` of ready time.
+    pub failures: u32,
+    /// The instants (mono) of the failures that count against the budget, oldest first; at most `budget.restarts + 1` long.
+    pub budget_marks: VecDeque<Time>,
+    /// The present hold when the budget is spent, and when the next try is due (mono).
+    pub hold: Option<Hold>,
+    pub last_exit: Option<LastExit>,
+    /// A requested stop or restart in progress: its exit is no failure.
+    pub requested: bool,
+    /// The causes of the present state, oldest first; at most [`Memory::CAUSES_MAX`].
+    pub causes: VecDeque<Cause>,
+    /// The hash of what a restart would change in the plan the present run was started from.
+    pub spec_hash: u64,
+    /// The notify socket's last STATUS.
+    pub status_text: Option<String>,
+    /// Times of recent state changes (mono), for the flapping flag; at most [`Memory::CHANGES_MAX`].
+    pub changes: VecDeque<Time>,
+}
+
+impl Memory {
+    pub const CAUSES_MAX: usize = 12;
+    pub const CHANGES_MAX: usize = 16;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    pub length: Duration,
+    /// `None`: only an operator ends it.
+    pub next_try: Option<Time>,
+    /// The one try is under way.
+    pub half_open: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastExit {
+    pub exit: Exit,
+    pub oom: bool,
+    pub run: RunId,
+    pub at_wall: Time,
+}
+
+/// One link of the chain that `why` tells: a sentence with its time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    pub at_wall: Time,
+    pub text: String,
+}

@@ -1,0 +1,62 @@
+//! What others may see of the engine: plain data, borrowed where it is large.
+
+use super::memory::Memory;
+use super::plan::ServicePlan;
+use super::types::{ReplicaId, StateName, Time};
+
+/// One service as `status`, `tree`, `why` and the metrics show it.
+#[derive(Clone, Debug)]
+pub struct ServiceView<'a> {
+    pub plan: &'a ServicePlan,
+    /// Some replica is wanted up.
+    pub wanted: bool,
+    /// The service's own word: `ready` while one replica is, else the state of the replica that is furthest from it.
+    pub state: StateName,
+    /// Why it is not `ready` (or `done`); `None` when it is.
+    pub why: Option<String>,
+    pub replicas: Vec<ReplicaView<'a>>,
+    pub edges: Vec<EdgeView<'a>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ReplicaView<'a> {
+    pub id: ReplicaId,
+    pub memory: &'a Memory,
+    pub state: StateName,
+    pub pid: Option<i32>,
+    /// Many changes of state within a short time.
+    pub flapping: bool,
+    /// Runs with an older configuration than the accepted one.
+    pub pending_restart: bool,
+    pub why: Option<String>,
+    /// What happens next by itself, and when (mono).
+    pub next: Option<(String, Time)>,
+    /// Of the latest run that ended.
+    pub last_lines: &'a [String],
+}
+
+/// One dependency of a service.
+#[derive(Clone, Debug)]
+pub struct EdgeView<'a> {
+    pub to: &'a str,
+    pub kind: EdgeKind,
+    /// This edge holds the service back now.
+    pub blocking: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EdgeKind {
+    Requires,
+    Wants,
+    After,
+    RestartWith,
+}
+
+/// Counters for the metrics and the recorder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Counters {
+    pub steps: u64,
+    /// Answers of an old run or generation that were dropped.
+    pub stale_events: u64,
+    pub log_lines_dropped: u64,
+}

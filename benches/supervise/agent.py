@@ -5,9 +5,7 @@ import json
 import os
 import pathlib
 import re
-import signal
 import socket
-import time
 
 from harness import START_DEADLINE_S, BenchError, wait_until
 from peers import LOG_FILE_BYTES, LOG_FILES, STOP_TIMEOUT_S, Fleet, by_age
@@ -126,12 +124,6 @@ class Mainstay(Fleet):
     def log_files(self, service):
         # The current file ends in `.log`; a rotated one has something after or before that.
         return by_age(self.log_dir, f"{service.name}.*")
-
-    def end_in_order(self, deadline_s):
-        """TERM, as an init sends it: the exit code and the seconds that it took."""
-        began = time.monotonic()
-        os.kill(self.child.pid, signal.SIGTERM)
-        return self.child.exit_code(deadline_s), time.monotonic() - began
 
     def remove(self):
         if self.group is None or not self.group.exists():

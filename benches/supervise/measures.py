@@ -19,6 +19,8 @@ UPTIME_BEFORE_KILL_S = 1.3
 RESPAWN_DEADLINE_S = 30
 INSTANT_EXITS = 300
 MASS_KILL = 100
+# runsvdir looks for runsv processes that are gone every five seconds.
+AFTERMATH_S = 7
 LINE_BYTES = 128
 WRITERS = 20
 LINES_PER_SECOND = 200
@@ -260,7 +262,7 @@ def kill_peer(peer, harness, leaf):
             fleet.child.kill()
             time.sleep(0.1)
             fleet.launch()
-        time.sleep(4)
+        time.sleep(AFTERMATH_S)
         lost, duplicates = writers.census(originals)
         writers.silence(2)
         return {"lost": lost, "duplicates": duplicates, **writers.account(2)}

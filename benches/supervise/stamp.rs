@@ -66,7 +66,10 @@ fn now() -> u64 {
 }
 
 fn sleep(nanoseconds: u64) {
-    let time = Timespec { seconds: (nanoseconds / 1_000_000_000) as c_long, nanoseconds: (nanoseconds % 1_000_000_000) as c_long };
+    let time = Timespec {
+        seconds: (nanoseconds / 1_000_000_000) as c_long,
+        nanoseconds: (nanoseconds % 1_000_000_000) as c_long,
+    };
     unsafe { nanosleep(&raw const time, std::ptr::null_mut()) };
 }
 

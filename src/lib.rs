@@ -3,4 +3,5 @@
 pub mod checks;
 pub mod engine;
 pub mod logs;
+pub mod sample;
 pub mod sys;

@@ -4,6 +4,7 @@
 pub mod caps;
 pub mod child;
 pub mod clock;
+pub mod connect;
 pub mod connection;
 pub mod epoll;
 pub mod fallbacks;
@@ -11,6 +12,7 @@ pub mod fifo;
 pub mod files;
 pub mod group;
 pub mod host;
+pub mod inherited;
 pub mod listen;
 pub mod notify;
 pub mod packet;

@@ -1,5 +1,6 @@
 //! mainstay keeps the services of one Linux host alive.
 
+pub mod api;
 pub mod checks;
 pub mod engine;
 pub mod logs;

@@ -2,7 +2,12 @@
 //!
 //! The shell calls [`Engine::step`] with what happened and performs the actions that come back, in order.
 
-#![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::wildcard_enum_match_arm, clippy::float_arithmetic)]
+#![deny(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::wildcard_enum_match_arm,
+    clippy::float_arithmetic
+)]
 
 pub mod action;
 pub mod event;

@@ -1,1 +1,25 @@
+//! One thin, safe function per kernel facility. No policy, and nothing else of ours is used here. What allocates, waits or may fail
+//! says so. All `unsafe` of the crate lives below this module.
 
+pub mod caps;
+pub mod child;
+pub mod clock;
+pub mod connect;
+pub mod connection;
+pub mod epoll;
+pub mod fallbacks;
+pub mod fifo;
+pub mod files;
+pub mod group;
+pub mod host;
+pub mod inherited;
+pub mod listen;
+pub mod notify;
+pub mod packet;
+pub mod process;
+pub mod rlimit;
+pub mod signal;
+pub mod spawn;
+pub mod users;
+
+pub use fallbacks::Fallbacks;

@@ -4,4 +4,5 @@ pub mod api;
 pub mod checks;
 pub mod engine;
 pub mod logs;
+pub mod sample;
 pub mod sys;

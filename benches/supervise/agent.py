@@ -52,6 +52,7 @@ class Mainstay(Fleet):
         self.log_dir = self.disk / "log"
         self.socket = self.run_dir / "mainstay.sock"
         parent = unified_group()
+        self.unanswered = None
         self.group = parent / f"mainstay-bench-{os.getpid()}-{self.harness.rounds}" if parent else None
         cgroup = f"Path({ron(self.group)})" if self.group else "Off"
         policy = "Always" if self.restart else "Never"
@@ -82,11 +83,13 @@ class Mainstay(Fleet):
             connection.close()
 
     def replicas(self):
-        """service name -> its one replica as the API shows it; empty while no agent answers."""
+        """service name -> its one replica as the API shows it; empty while no agent answers, with the reason in `unanswered`."""
         try:
             listed = json.loads(self.get("/v1/services"))["services"]
-        except (OSError, http.client.HTTPException):
+        except (OSError, ValueError, http.client.HTTPException, BenchError) as error:
+            self.unanswered = f"{type(error).__name__}: {error}"
             return {}
+        self.unanswered = None
         return {service["name"]: service["replicas"][0] for service in listed}
 
     def settled(self, deadline_s):
@@ -104,7 +107,7 @@ class Mainstay(Fleet):
             wait_until(all_ready, deadline_s, "mainstay: every service ready in /v1/services")
         except BenchError as error:
             states = {name: (replica["state"], replica["pid"]) for name, replica in self.replicas().items()}
-            raise BenchError(f"{error}: {str(states)[:400]}; its last words: {self.last_words()}") from error
+            raise BenchError(f"{error}: {self.unanswered or str(states)[:400]}; its last words: {self.last_words()}") from error
 
     def start_again(self):
         """A new agent after the death of the old one."""

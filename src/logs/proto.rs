@@ -47,18 +47,39 @@ pub enum ToLogs {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
 pub enum FromLogs {
-    Hello { pid: i32, last_seq: u64 },
-    Matched { stream: Stream, run: u32 },
+    Hello {
+        pid: i32,
+        last_seq: u64,
+    },
+    Matched {
+        stream: Stream,
+        run: u32,
+    },
     /// The pipe of an ended run is empty; its last lines (at most 10, at most 1 KiB each).
-    Drained { stream: Stream, run: u32, tail: Vec<String> },
+    Drained {
+        stream: Stream,
+        run: u32,
+        tail: Vec<String>,
+    },
     /// Lines that were dropped since the last report, and why (rate guard, full disk, slow disk).
-    Dropped { stream: Stream, lines: u64, reason: String },
-    Persisted { decision: u64, error: Option<String> },
+    Dropped {
+        stream: Stream,
+        lines: u64,
+        reason: String,
+    },
+    Persisted {
+        decision: u64,
+        error: Option<String>,
+    },
     /// The packet carries the descriptors.
-    Kept { key: String },
+    Kept {
+        key: String,
+    },
     KeptAll,
     /// Something an operator should know of the log disk (once per change).
-    Trouble { text: String },
+    Trouble {
+        text: String,
+    },
 }
 
 /// One replica's output.

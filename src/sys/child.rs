@@ -95,13 +95,11 @@ fn wait_for_stranger(pidfd: BorrowedFd<'_>, fallbacks: Fallbacks) -> io::Result<
     if polled[0].revents().is_none_or(|ready| ready.is_empty()) {
         return Ok(None);
     }
-    if fallbacks.no_pidfd_info {
-        return Ok(Some(Ended::Unknown));
-    }
     if let Some(ended) = exit_of_zombie(pidfd) {
         return Ok(Some(ended));
     }
-    Ok(Some(exit_information(pidfd).map_or(Ended::Unknown, Ended::from_wait_status)))
+    let status = if fallbacks.no_pidfd_info { None } else { exit_information(pidfd) };
+    Ok(Some(status.map_or(Ended::Unknown, Ended::from_wait_status)))
 }
 
 fn exit_of_zombie(pidfd: BorrowedFd<'_>) -> Option<Ended> {

@@ -41,7 +41,7 @@ fn sample_ends_as_it_is_told() {
         assert_eq!(killed_by, Some(number), "{name}");
     }
     assert_eq!(output(start(&owner, "--exit-after 10ms")).0, Some(0));
-    assert_eq!(output(start(&owner, "--no-such-knob")).0, Some(2));
+    assert!(output(start(&owner, "--no-such-knob")).0.is_some_and(|code| code != 0));
 }
 
 #[test]

@@ -188,12 +188,18 @@ impl Agent {
         process.wait().unwrap();
     }
 
+    /// How the agent ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.process.as_mut().expect("the agent runs").try_wait().unwrap()?;
+        self.process = None;
+        Some(status)
+    }
+
     /// Waits for the end of an agent that was told to end.
     pub(crate) fn wait_exit(&mut self, patience: Duration) -> ExitStatus {
         let deadline = Instant::now() + patience;
         loop {
-            if let Some(status) = self.process.as_mut().expect("the agent runs").try_wait().unwrap() {
-                self.process = None;
+            if let Some(status) = self.ended() {
                 return status;
             }
             assert!(Instant::now() < deadline, "the agent did not end within {patience:?}\n{}", tail(&self.dir));

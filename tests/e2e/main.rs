@@ -15,5 +15,6 @@ mod nasty;
 mod readiness;
 mod reload;
 mod restart;
+mod sampled;
 mod stop;
 mod unprivileged;

@@ -78,7 +78,7 @@ impl Agent {
     /// A directory, and nothing started.
     pub(crate) fn prepared(who: As) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let tag = format!("e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let tag = format!("e2e-{}-{:04}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(format!("mainstay-{tag}"));
         // A directory of an earlier test program with the same process number.
         let _ = fs::remove_dir_all(&dir);
@@ -188,12 +188,18 @@ impl Agent {
         process.wait().unwrap();
     }
 
+    /// How the agent ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.process.as_mut().expect("the agent runs").try_wait().unwrap()?;
+        self.process = None;
+        Some(status)
+    }
+
     /// Waits for the end of an agent that was told to end.
     pub(crate) fn wait_exit(&mut self, patience: Duration) -> ExitStatus {
         let deadline = Instant::now() + patience;
         loop {
-            if let Some(status) = self.process.as_mut().expect("the agent runs").try_wait().unwrap() {
-                self.process = None;
+            if let Some(status) = self.ended() {
                 return status;
             }
             assert!(Instant::now() < deadline, "the agent did not end within {patience:?}\n{}", tail(&self.dir));
@@ -338,29 +344,38 @@ fn tail(dir: &Path) -> String {
     format!("the agent's last lines:\n  {last}")
 }
 
+impl Agent {
+    /// Kills, by number, every process that carries the tag, and every role, which is known by the run directory on its command
+    /// line. One that forks faster than it is found is hunted until it was not seen for a while.
+    fn end_strays(&self) {
+        let variable = format!("E2E_TAG={}", self.tag);
+        let dir = self.dir.to_string_lossy().into_owned();
+        let mut not_seen = 0;
+        for _ in 0..300 {
+            let mut seen = false;
+            for pid in proc::all() {
+                if proc::environment(pid).contains(&variable) || proc::command_line(pid).contains(&dir) {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                    seen = true;
+                }
+            }
+            not_seen = if seen { 0 } else { not_seen + 1 };
+            if not_seen == 3 {
+                return;
+            }
+        }
+    }
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         if let Some(mut process) = self.process.take() {
             end(&mut process);
         }
-        let dir = self.dir.to_str().unwrap_or_default().to_owned();
-        // A service may fork faster than it is found: again until nothing is left.
-        for _ in 0..200 {
-            let survivors = self.survivors().into_iter().map(|(pid, _)| pid);
-            // Roles are known by the run directory on their command line.
-            let roles = proc::all().filter(|pid| proc::command_line(*pid).contains(&dir));
-            let left: Vec<i32> = survivors.chain(roles).collect();
-            if left.is_empty() {
-                break;
-            }
-            for pid in left {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
         if let Some(group) = &self.cgroup {
             proc::remove_group(group);
         }
+        self.end_strays();
         if std::env::var_os("E2E_KEEP").is_none() {
             let _ = fs::remove_dir_all(&self.dir);
         }

@@ -268,7 +268,16 @@ def kill_peer(peer, harness, leaf):
         return {"lost": lost, "duplicates": duplicates, **writers.account(2)}
 
 
-def kill_agent(peer, harness, rounds, seed):
+def kill_everything(fleet):
+    """The agent and all its roles at once; none of them can restart another."""
+    victims = fleet.harness.supervisors()
+    for process in victims:
+        kill_exactly(process)
+    fleet.child.kill()
+    wait_until(lambda: not any(still_there(process) for process in victims), 10, "the roles outlive SIGKILL")
+
+
+def kill_agent(peer, harness, rounds, seed, roles_too=False):
     """SIGKILL of the agent again and again under load; every other time before the new one can have adopted anything."""
     rng = random.Random(seed)
     with writing_fleet(peer, harness) as (fleet, writers):
@@ -276,7 +285,10 @@ def kill_agent(peer, harness, rounds, seed):
         lost = duplicates = 0
         back = []
         for number in range(rounds):
-            fleet.child.kill()
+            if roles_too:
+                kill_everything(fleet)
+            else:
+                fleet.child.kill()
             began = time.monotonic()
             fleet.start_again()
             if number % 2 and number + 1 < rounds:

@@ -47,7 +47,7 @@ class Row:
         if middle is None:
             return "-"
         text = f"{middle:.{self.digits}f}"
-        if len(self.values[name]) > 1:
+        if min(self.values[name]) < max(self.values[name]):
             text += f" ({min(self.values[name]):.{self.digits}f}-{max(self.values[name]):.{self.digits}f})"
         return text
 

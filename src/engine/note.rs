@@ -91,7 +91,9 @@ impl NoteKind {
     }
 
     /// What follows `service NAME: `.
-    fn text(&self) -> String {
+    /// The sentence without its object.
+    #[must_use]
+    pub fn text(&self) -> String {
         match self {
             Self::Started { run, pid } => format!("started, run {}, pid {pid}", run.0),
             Self::Ready { took, .. } => format!("ready after {}", human(*took)),
@@ -201,7 +203,9 @@ impl NoteKind {
 }
 
 impl Next {
-    fn text(&self) -> String {
+    /// The sentence without its object.
+    #[must_use]
+    pub fn text(&self) -> String {
         match self {
             Self::Restart { in_, attempt, of } => {
                 let of = of.map(|of| format!(" of {of}")).unwrap_or_default();
@@ -232,7 +236,9 @@ impl Verb {
 }
 
 impl Caller {
-    fn text(&self) -> String {
+    /// The sentence without its object.
+    #[must_use]
+    pub fn text(&self) -> String {
         match self {
             Self::Api { uid, pid, comm } => format!("uid {uid} ({comm}, pid {pid})"),
             Self::Signal(name) => name.clone(),

@@ -1,5 +1,8 @@
 //! Capabilities by name and number (capabilities(7)).
 
+use std::fs;
+use std::io;
+
 /// In the order of their numbers.
 const NAMES: [&str; 41] = [
     "CHOWN",
@@ -56,6 +59,14 @@ pub fn number(name: &str) -> Option<u8> {
 #[must_use]
 pub fn name(number: u8) -> Option<&'static str> {
     NAMES.get(usize::from(number)).copied()
+}
+
+/// The capabilities that this process may hand on: the permitted set of /proc/self/status, bit N is number N.
+pub fn permitted() -> io::Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let set = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+    let set = set.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+    set.ok_or_else(|| io::Error::other("/proc/self/status has no CapPrm"))
 }
 
 #[cfg(test)]

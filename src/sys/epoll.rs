@@ -149,6 +149,6 @@ mod tests {
 /// Readable when one of its descriptors is ready: an epoll can be watched by another.
 impl std::os::fd::AsFd for Epoll {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.0.0.as_fd()
     }
 }

@@ -68,7 +68,7 @@ pub fn protect_from_oom(score: i32) -> io::Result<()> {
 }
 
 /// This process's own score, read once; `None` where /proc cannot tell.
-pub(super) fn oom_score_adj() -> Option<i32> {
+pub fn oom_score_adj() -> Option<i32> {
     let known = SCORE.load(Ordering::Relaxed);
     if known != SCORE_NOT_READ {
         return Some(known);

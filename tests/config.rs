@@ -130,7 +130,8 @@ fn findings_are_shown_with_their_line_and_a_caret() {
         4 |         (name: "api", command: ["true"], requires: ["dbb"]),
           |                                                     ^^^^^
           = at services[1].requires[0]
-          = help: did you mean "db"?"#]].assert_eq(&shown.join("\n\n"));
+          = help: did you mean "db"?"#]]
+    .assert_eq(&shown.join("\n\n"));
     let json = serde_json::to_string(&findings).unwrap();
     assert_eq!(serde_json::from_str::<Vec<Diagnostic>>(&json).unwrap(), findings);
 }
@@ -174,7 +175,8 @@ fn a_text_that_is_no_ron_says_where() {
             error test.ron:1:8 : unclosed block comment
         "(agent: [])"
             error test.ron:1:9 agent: expected keys in round brackets, such as (key: value)
-    "#]].assert_eq(&out);
+    "#]]
+    .assert_eq(&out);
 }
 
 #[test]
@@ -190,7 +192,8 @@ fn keys_of_the_file() {
         error test.ron:4:32 copies: `copies` is not built yet (remove it; this version supervises services only)
         error test.ron:4:44 alerts: `alerts` is not built yet (remove it; this version supervises services only)
         error test.ron:6:1 agent: the key `agent` is given twice
-    "#]].assert_eq(&short(&result, &host.root));
+    "#]]
+    .assert_eq(&short(&result, &host.root));
 }
 
 #[test]
@@ -436,11 +439,14 @@ fn the_environment() {
             error test.ron:3:70 services[0].env_file: /nosuch is refused: cannot read it: No such file or directory (os error 2)
         "#]],
     );
-    keys_of_service("cwd: \"srv\", env_file: \"etc/x\", env: {\"PORT\": 8080}", &expect![[r#"
+    keys_of_service(
+        "cwd: \"srv\", env_file: \"etc/x\", env: {\"PORT\": 8080}",
+        &expect![[r#"
         error test.ron:2:6 services[0].cwd: "srv" is not an absolute path (it must start with /)
         error test.ron:2:23 services[0].env_file: "etc/x" is not an absolute path (it must start with /)
         error test.ron:2:46 services[0].env["PORT"]: expected a text in quotes (write "8080")
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -609,7 +615,8 @@ fn the_agent() {
     expect![[r#"
         warning test.ron:1:1 services: there are no services: the agent would have nothing to do
         accepted
-    "#]].assert_eq(&short(&host.load_text("()"), &host.root));
+    "#]]
+    .assert_eq(&short(&host.load_text("()"), &host.root));
     let plan = host.load_text("(agent: (run_dir: \"//run//x/\", cgroup: Off), services: [])").unwrap().plan;
     assert_eq!((plan.agent.run_dir.as_path(), plan.agent.admin_gid), (Path::new("/run/x"), Some(999)));
 }
@@ -678,11 +685,13 @@ fn findings_name_the_file_they_are_in() {
     let missing = load(&host.root.join("none.ron"), &host.context(host.own_uid()));
     expect![[r#"
         error ROOT/none.ron:0:0 : ROOT/none.ron is refused: cannot read it: No such file or directory (os error 2)
-    "#]].assert_eq(&short(&missing, &host.root));
+    "#]]
+    .assert_eq(&short(&missing, &host.root));
     let directory = load(&host.root, &host.context(host.own_uid()));
     expect![[r#"
         error ROOT:0:0 : ROOT is refused: it is not a regular file
-    "#]].assert_eq(&short(&directory, &host.root));
+    "#]]
+    .assert_eq(&short(&directory, &host.root));
 }
 
 #[test]
@@ -693,11 +702,13 @@ fn files_that_include_each_other_are_refused() {
     let result = load(&main, &host.context(host.own_uid()));
     expect![[r#"
         error ROOT/a.ron:1:12 include[0]: files include each other: ROOT/main.ron -> ROOT/a.ron -> ROOT/main.ron
-    "#]].assert_eq(&short(&result, &host.root));
+    "#]]
+    .assert_eq(&short(&result, &host.root));
     let built_in = host.load_text("(include: [\"a.ron\"])");
     expect![[r#"
         error test.ron:1:12 include[0]: a built-in configuration cannot include files
-    "#]].assert_eq(&short(&built_in, &host.root));
+    "#]]
+    .assert_eq(&short(&built_in, &host.root));
 }
 
 #[test]
@@ -742,7 +753,8 @@ fn files_of_the_wrong_sort_are_refused() {
         error ROOT/binary.ron:0:0 : ROOT/binary.ron is refused: line 2 is not UTF-8
         error ROOT/large.ron:0:0 : ROOT/large.ron is refused: it is larger than 4194304 bytes
         error ROOT/fifo.ron:0:0 : ROOT/fifo.ron is refused: it is not a regular file
-    "#]].assert_eq(&out);
+    "#]]
+    .assert_eq(&out);
 }
 
 #[test]
@@ -878,7 +890,8 @@ fn an_explanation_shows_what_will_be_run() {
           user               the agent's own
           umask              0o022
           logs               files of 10MiB, 5 kept, no limit of lines
-    "#]].assert_eq(&explain(&host.load_text(text).unwrap().plan));
+    "#]]
+    .assert_eq(&explain(&host.load_text(text).unwrap().plan));
 }
 
 /// A small generator of our own (xorshift64*), so that a failure can be repeated by its seed.

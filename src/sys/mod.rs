@@ -22,8 +22,9 @@ pub mod rlimit;
 pub mod signal;
 pub mod spawn;
 mod spawn_child;
+pub mod terminal;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod unix;
 pub mod users;
 

@@ -88,9 +88,17 @@ all_well() { mainstay status; }
 # The control group of a process as a folder.
 group_of() { echo "/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$1/cgroup")"; }
 
-# The agent as /proc knows it: its roles have other command lines.
+# The agent as /proc knows it: its roles and the commands of this test have other words.
 agent_pid() {
-    grep -l '^/usr/bin/mainstay.run.--config' /proc/[0-9]*/cmdline 2>/dev/null | sed 's|/proc/\([0-9]*\)/.*|\1|' | head -n 1
+    for agent_comm in $(grep -lx mainstay /proc/[0-9]*/comm 2>/dev/null); do
+        case $(tr '\0' ' ' <"${agent_comm%comm}cmdline") in
+            "/usr/bin/mainstay run --config "*) ;;
+            *) continue ;;
+        esac
+        agent_comm=${agent_comm#/proc/}
+        echo "${agent_comm%/comm}"
+        return
+    done 2>/dev/null
 }
 
 # A new agent is another process that answers.

@@ -162,6 +162,6 @@ def file_system(path):
 def linkage(binary):
     """PT_INTERP is program header type 3: a binary without one is static."""
     data = pathlib.Path(binary).read_bytes()[: 1 << 16]
-    offset, size, count = int.from_bytes(data[32:40], "little"), int.from_bytes(data[54:56], "little"), int.from_bytes(data[56:58], "little")
+    offset, size, count = (int.from_bytes(data[at:to], "little") for at, to in ((32, 40), (54, 56), (56, 58)))
     types = [int.from_bytes(data[offset + index * size:][:4], "little") for index in range(count)]
     return "dynamic: figures are not those of the published binary" if 3 in types else "static"

@@ -344,3 +344,7 @@ impl Lines {
         self.stream.buffer().contains(&b'\n')
     }
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

@@ -140,9 +140,12 @@ fn fish_offer(offer: Offer) -> Option<String> {
 
 fn fish_option(option: &Opt) -> String {
     let short = option.short.map_or_else(String::new, |short| format!(" -s {short}"));
-    let value = option.value.map_or_else(String::new, |_| {
-        fish_offer(option.offer).map_or_else(|| " -x".to_owned(), |offer| format!(" -r {offer}"))
-    });
+    let value = match (option.value, fish_offer(option.offer)) {
+        (None, _) => String::new(),
+        (Some(_), Some(offer)) if option.offer == Offer::Files => format!(" -r {offer}"),
+        (Some(_), Some(offer)) => format!(" -x {offer}"),
+        (Some(_), None) => " -x".to_owned(),
+    };
     format!("-l {}{short}{value} -d '{}'", option.long, fish_quote(option.help))
 }
 

@@ -243,3 +243,31 @@ fn child_without_clone3_is_the_same() {
     assert_eq!(read_all(&reader), "here\n");
     assert_eq!(exit_of(&child.pidfd), Ended::Code(3));
 }
+
+#[test]
+fn better_than_the_default_is_refused_without_privileges() {
+    let capabilities = status(std::process::id().cast_signed())["CapEff"].clone();
+    let has = |number: u32| u64::from_str_radix(&capabilities, 16).unwrap() & (1 << number) != 0;
+    const SYS_NICE: u32 = 23;
+    const SYS_RESOURCE: u32 = 24;
+    let (_reader, output) = fifo::pipe().unwrap();
+    let outcome_of = |request: &SpawnRequest<'_>| {
+        let child = spawn(request).unwrap();
+        child.gate.open().unwrap();
+        let outcome = outcome(&child);
+        exit_of(&child.pidfd);
+        outcome
+    };
+    if has(SYS_RESOURCE) {
+        eprintln!("skipped: may lower oom_score_adj");
+    } else {
+        let precious = SpawnRequest { oom_score_adj: -500, ..shell("exit 0", &output) };
+        assert_eq!(outcome_of(&precious), ExecStatus::Failed { step: "oom_score_adj", errno: Errno::EACCES });
+    }
+    if has(SYS_NICE) {
+        eprintln!("skipped: may lower nice");
+    } else {
+        let urgent = SpawnRequest { nice: -5, ..shell("exit 0", &output) };
+        assert_eq!(outcome_of(&urgent), ExecStatus::Failed { step: "setpriority", errno: Errno::EACCES });
+    }
+}

@@ -84,3 +84,29 @@ pub(super) fn ignored() -> u64 {
     IGNORED.store(ignored, Ordering::Relaxed);
     ignored
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::sys::testing::await_ready;
+
+    #[test]
+    fn blocked_signal_arrives_at_the_descriptor() {
+        let signals = Signals::agent().unwrap();
+        assert_eq!(signals.next().unwrap(), None);
+        nix::sys::signal::raise(Signal::SIGUSR2).unwrap();
+        nix::sys::signal::raise(Signal::SIGHUP).unwrap();
+        await_ready(signals.as_fd());
+        // The lowest number first, and each once.
+        assert_eq!(signals.next().unwrap(), Some(libc::SIGHUP));
+        assert_eq!(signals.next().unwrap(), Some(libc::SIGUSR2));
+        assert_eq!(signals.next().unwrap(), None);
+    }
+
+    #[test]
+    fn runtime_ignores_a_broken_pipe_and_that_is_known() {
+        assert_ne!(ignored() & (1 << (libc::SIGPIPE - 1)), 0);
+    }
+}

@@ -52,8 +52,9 @@ pub struct SpawnRequest<'a> {
     /// Soft and hard value; `u64::MAX` is unlimited. Without `Nofile` the child gets what this process had before
     /// [`host::raise_nofile`].
     pub rlimits: Vec<(Resource, u64, u64)>,
+    /// Without privileges nice and score cannot be lowered: a child that asks for 0 or more keeps this process's then, one that asks for
+    /// less fails.
     pub nice: i32,
-    /// Written only where it differs from this process's own, so that no privilege is needed to keep it.
     pub oom_score_adj: i32,
     pub no_new_privileges: bool,
     /// `Some`: exactly these (bounding, permitted, inheritable, effective and ambient).

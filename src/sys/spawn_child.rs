@@ -138,7 +138,8 @@ fn prepare(plan: &mut Plan<'_>) -> Result<(), Failure> {
         write_at(Step::Group, directory, c"cgroup.procs", b"0")?;
     }
     if let Some((text, length)) = &plan.oom_score_adj {
-        write_at(Step::OomScore, libc::AT_FDCWD, c"/proc/self/oom_score_adj", &text[..*length])?;
+        let written = write_at(Step::OomScore, libc::AT_FDCWD, c"/proc/self/oom_score_adj", &text[..*length]);
+        unless_refused(written, text[0] != b'-')?;
     }
     descriptors(plan)?;
     nice(plan.nice)?;
@@ -164,6 +165,16 @@ fn prepare(plan: &mut Plan<'_>) -> Result<(), Failure> {
         write_pid(digits);
     }
     Ok(())
+}
+
+/// Nice and the score of the OOM killer can be lowered only with privileges. What an unprivileged agent was started with (a session of systemd
+/// gives 100 or 200) then holds for its children where they ask for nothing better than the default; to ask for more and not get it is
+/// a failure.
+fn unless_refused(outcome: Result<(), Failure>, default_or_worse: bool) -> Result<(), Failure> {
+    match outcome {
+        Err((_, Errno::EACCES | Errno::EPERM)) if default_or_worse => Ok(()),
+        other => other,
+    }
 }
 
 #[expect(unsafe_code, reason = "system call")]
@@ -237,7 +248,8 @@ fn nice(wanted: i32) -> Result<(), Failure> {
         return Ok(());
     }
     // SAFETY: numbers only.
-    check(Step::Nice, unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, wanted) }).map(drop)
+    let set = check(Step::Nice, unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, wanted) });
+    unless_refused(set.map(drop), wanted >= 0)
 }
 
 #[expect(unsafe_code, reason = "system call")]

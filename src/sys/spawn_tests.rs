@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 use super::child::{self, Ended};
 use super::rlimit::Resource;
 use super::spawn::{Child, Credentials, ExecStatus, SpawnRequest, spawn, spawn_with};
-use super::testing::{TempDir, exit_of, outcome, read_all, root_or_skip, shell, start};
+use super::testing::{TempDir, eventually, exit_of, outcome, read_all, root_or_skip, shell, start};
 use super::{Fallbacks, fifo};
 
 fn status(pid: i32) -> BTreeMap<String, String> {
@@ -38,6 +38,16 @@ fn end(child: &Child) {
 
 const WAIT: &str = "exec sleep 60";
 
+/// Starts [`WAIT`] and sees it asleep: exec tells its parent early, and the loader opens files of its own.
+fn start_waiting(request: &SpawnRequest<'_>) -> Child {
+    let child = start(request);
+    eventually(|| {
+        let now = super::process::process(child.pid).unwrap();
+        (now.comm == "sleep" && now.state == 'S').then_some(())
+    });
+    child
+}
+
 #[test]
 fn child_is_clean_whatever_the_parent_is() {
     let mut blocked = SigSet::empty();
@@ -45,7 +55,7 @@ fn child_is_clean_whatever_the_parent_is() {
     blocked.add(Signal::SIGTERM);
     blocked.thread_block().unwrap();
     let (_reader, output) = fifo::pipe().unwrap();
-    let child = start(&SpawnRequest { umask: 0o027, ..shell(WAIT, &output) });
+    let child = start_waiting(&SpawnRequest { umask: 0o027, ..shell(WAIT, &output) });
     blocked.thread_unblock().unwrap();
     let status = status(child.pid);
     assert_eq!(status["SigBlk"], "0000000000000000");
@@ -67,7 +77,7 @@ fn every_setting_is_applied() {
     let directory = TempDir::new();
     let cwd = CString::new(directory.path().as_os_str().as_bytes()).unwrap();
     let (_reader, output) = fifo::pipe().unwrap();
-    let child = start(&SpawnRequest {
+    let child = start_waiting(&SpawnRequest {
         cwd: Some(cwd),
         credentials: Some(Credentials { uid: 1234, gid: 1235, groups: vec![1235, 4, 113] }),
         umask: 0o077,
@@ -109,13 +119,17 @@ fn user_without_capabilities_has_none() {
     }
     let (_reader, output) = fifo::pipe().unwrap();
     let user = Credentials { uid: 1234, gid: 1235, groups: Vec::new() };
-    let plain = start(&SpawnRequest { credentials: Some(user.clone()), ..shell(WAIT, &output) });
-    let bare = start(&SpawnRequest { credentials: Some(user), capabilities: Some(Vec::new()), ..shell(WAIT, &output) });
+    let plain = start_waiting(&SpawnRequest { credentials: Some(user.clone()), ..shell(WAIT, &output) });
+    let bare = start_waiting(&SpawnRequest {
+        credentials: Some(user),
+        capabilities: Some(Vec::new()),
+        ..shell(WAIT, &output)
+    });
     assert_eq!(status(plain.pid)["CapEff"], "0000000000000000");
     assert_eq!(status(plain.pid)["Groups"], "");
     assert_eq!(status(bare.pid)["CapBnd"], "0000000000000000");
     // Root with a list is root with that list, after exec too.
-    let root = start(&SpawnRequest { capabilities: Some(vec![0]), ..shell(WAIT, &output) });
+    let root = start_waiting(&SpawnRequest { capabilities: Some(vec![0]), ..shell(WAIT, &output) });
     assert_eq!(status(root.pid)["CapEff"], "0000000000000001");
     for child in [plain, bare, root] {
         end(&child);
@@ -131,7 +145,7 @@ fn descriptors_get_their_numbers_although_these_are_taken_by_each_other() {
     };
     let (one, other) = (file("one"), file("other"));
     let (_reader, output) = fifo::pipe().unwrap();
-    let child = start(&SpawnRequest {
+    let child = start_waiting(&SpawnRequest {
         descriptors: vec![
             (one.as_fd(), other.as_raw_fd()),
             (other.as_fd(), one.as_raw_fd()),
@@ -217,7 +231,7 @@ fn child_that_is_killed_at_its_gate_has_not_executed() {
     // And one whose gate was opened without it having seen that.
     let stopped = spawn(&shell(WAIT, &output)).unwrap();
     child::signal(stopped.pidfd.as_fd(), libc::SIGSTOP).unwrap();
-    super::testing::eventually(|| (super::process::process(stopped.pid).unwrap().state == 'T').then_some(()));
+    eventually(|| (super::process::process(stopped.pid).unwrap().state == 'T').then_some(()));
     stopped.gate.open().unwrap();
     end(&stopped);
     assert_eq!(outcome(&stopped), gone);
@@ -242,4 +256,32 @@ fn child_without_clone3_is_the_same() {
     drop(output);
     assert_eq!(read_all(&reader), "here\n");
     assert_eq!(exit_of(&child.pidfd), Ended::Code(3));
+}
+
+#[test]
+fn better_than_the_default_is_refused_without_privileges() {
+    let capabilities = status(std::process::id().cast_signed())["CapEff"].clone();
+    let has = |number: u32| u64::from_str_radix(&capabilities, 16).unwrap() & (1 << number) != 0;
+    const SYS_NICE: u32 = 23;
+    const SYS_RESOURCE: u32 = 24;
+    let (_reader, output) = fifo::pipe().unwrap();
+    let outcome_of = |request: &SpawnRequest<'_>| {
+        let child = spawn(request).unwrap();
+        child.gate.open().unwrap();
+        let outcome = outcome(&child);
+        exit_of(&child.pidfd);
+        outcome
+    };
+    if has(SYS_RESOURCE) {
+        eprintln!("skipped: may lower oom_score_adj");
+    } else {
+        let precious = SpawnRequest { oom_score_adj: -500, ..shell("exit 0", &output) };
+        assert_eq!(outcome_of(&precious), ExecStatus::Failed { step: "oom_score_adj", errno: Errno::EACCES });
+    }
+    if has(SYS_NICE) {
+        eprintln!("skipped: may lower nice");
+    } else {
+        let urgent = SpawnRequest { nice: -5, ..shell("exit 0", &output) };
+        assert_eq!(outcome_of(&urgent), ExecStatus::Failed { step: "setpriority", errno: Errno::EACCES });
+    }
 }

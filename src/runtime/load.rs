@@ -32,7 +32,14 @@ pub const EMBEDDED_DEMO: &str = "demo";
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Answer {
     Accepted(Box<Accepted>),
-    Refused(Vec<Diagnostic>),
+    Refused(Refused),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Refused {
+    pub diagnostics: Vec<Diagnostic>,
+    /// Where the agent's sockets and records are by this file, as far as that can be read, else by default.
+    pub run_dir: PathBuf,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,7 +62,11 @@ pub fn answer(path: Option<&Path>) -> Answer {
     };
     let loaded = match loaded {
         Ok(loaded) => loaded,
-        Err(diagnostics) => return Answer::Refused(diagnostics),
+        Err(diagnostics) => {
+            let dirs = path.and_then(|path| config::load_dirs(path, &context).ok());
+            let run_dir = dirs.unwrap_or_else(|| context.default_dirs()).run_dir;
+            return Answer::Refused(Refused { diagnostics, run_dir });
+        }
     };
     let mut remarks = Vec::new();
     let mut decisions = Vec::new();

@@ -20,6 +20,7 @@ pub mod recorder;
 mod reload;
 mod request;
 pub mod roles;
+mod saved_plan;
 mod serve;
 mod shell;
 mod shutdown;

@@ -100,6 +100,7 @@ fn send_signal(shell: &mut Shell, replica: ReplicaId, run: RunId, signal: i32, w
 
 fn kill_tree(shell: &mut Shell, replica: ReplicaId, run: RunId) {
     let Some(live) = shell.stations.get_mut(&replica).and_then(|station| station.live_run(run)) else { return };
+    live.killing = true;
     if let Some(group) = &live.group
         && let Err(error) = group.kill()
     {
@@ -147,7 +148,10 @@ fn release(shell: &mut Shell, replica: ReplicaId, run: RunId) {
     }
     shell.polled_trees.retain(|polled| *polled != replica);
     if let Some(mut group) = live.group.take() {
-        if let Ok(Some(events)) = group.watch() {
+        // INVARIANT: out of epoll before the descriptor is closed.
+        if live.tree_registered
+            && let Ok(Some(events)) = group.watch()
+        {
             shell.forget(events);
         }
         if group.remove().is_err() {
@@ -226,12 +230,13 @@ pub(super) fn await_tree(shell: &mut Shell, replica: ReplicaId) {
     let key = Key::Tree(slot, live.run.0);
     let events = live.group.as_mut().map(|group| group.watch());
     match events {
-        Some(Ok(Some(events))) => {
-            if let Err(error) = shell.epoll.add(events, key.encode(), Interest::PRIORITY) {
+        Some(Ok(Some(events))) => match shell.epoll.add(events, key.encode(), Interest::PRIORITY) {
+            Ok(()) => live.tree_registered = true,
+            Err(error) => {
                 log::warn!("agent: cannot watch a group, polling it instead: {error}");
                 shell.polled_trees.push(replica);
             }
-        }
+        },
         Some(Ok(None) | Err(_)) | None => shell.polled_trees.push(replica),
     }
 }

@@ -1,8 +1,9 @@
 //! `reload`: a loader child looks at the configuration; the engine applies it, or nothing changes.
 
 use super::key::Key;
-use super::load::{self, Accepted, Answer, Loader};
+use super::load::{self, Accepted, Answer, Loader, Refused};
 use super::roles;
+use super::saved_plan;
 use super::serve::{self, ReloadAsked};
 use super::{Agent, now};
 use crate::api::error::{ApiError, Code};
@@ -52,7 +53,7 @@ impl Agent {
         let Some(asked) = self.end_loader() else { return };
         match answer {
             Ok(Answer::Accepted(accepted)) => self.accept(asked, *accepted),
-            Ok(Answer::Refused(diagnostics)) => {
+            Ok(Answer::Refused(Refused { diagnostics, .. })) => {
                 self.remark_refusal(&format!("{} errors, the first: {}", diagnostics.len(), first_line(&diagnostics)));
                 self.respond_reload(&asked, Err(&diagnostics));
             }
@@ -96,6 +97,7 @@ impl Agent {
             return self.respond_reload(&asked, Ok(&changes));
         }
         let plan = self.keep_fixed_settings(plan);
+        saved_plan::save(&self.shell.directories.run, &self.shell.boot_id, &roles::without_roles(&plan));
         self.about.config_loaded = true;
         let request = asked.connection.map(|connection| serve::expect_reload(&mut self.answers, connection));
         self.shell.events.push_back(Event::Reload { request, caller: asked.caller, plan: Box::new(plan) });

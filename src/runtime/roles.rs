@@ -38,6 +38,13 @@ pub fn with_roles(mut plan: Plan, privileged: bool) -> Plan {
     plan
 }
 
+/// The plan as the configuration has it.
+#[must_use]
+pub fn without_roles(plan: &Plan) -> Plan {
+    let services = plan.services.iter().filter(|service| service.launch == Launch::Command).cloned().collect();
+    Plan { agent: plan.agent.clone(), services }
+}
+
 fn role_plan(role: Role, privileged: bool) -> ServicePlan {
     let mut plan = ServicePlan::with_defaults(role.service_name(), &[]);
     plan.launch = Launch::Role(role);

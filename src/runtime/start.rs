@@ -13,11 +13,12 @@ use super::adopt::{self, Adopted};
 use super::error::RunError;
 use super::journal::Journal;
 use super::links::{Gone, Importance, Link};
-use super::load::{self, Accepted, Answer};
+use super::load::{self, Accepted, Answer, Refused};
 use super::perform;
 use super::probes::Probes;
 use super::record;
 use super::roles;
+use super::saved_plan;
 use super::serve::About;
 use super::shell::{Directories, Shell};
 use super::sockets::Sockets;
@@ -26,6 +27,7 @@ use super::station::{Live, Main};
 use super::wait;
 use super::{Agent, RunOptions};
 use crate::api::server::Server;
+use crate::config::Context;
 use crate::engine::Engine;
 use crate::engine::action::Level;
 use crate::engine::event::{Event, FoundProcess};
@@ -61,8 +63,9 @@ pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
     if plan.agent.starting_max.is_none() {
         plan.agent.starting_max = u32::try_from(2 * host::cpus()).ok();
     }
-    let plan = roles::with_roles(plan, host::uid() == 0);
     let (mut shell, limits) = make_shell(directories, &plan.agent.cgroup, last_seq)?;
+    saved_plan::save(&shell.directories.run, &shell.boot_id, &plan);
+    let plan = roles::with_roles(plan, host::uid() == 0);
     let early = claim(&mut shell);
     let records =
         record::read_all(&shell.directories.run, &shell.boot_id, &shell.instance).map_err(setup("the records"))?;
@@ -136,12 +139,33 @@ fn make_shell(directories: Directories, cgroup: &CgroupPlan, last_seq: u64) -> R
     Ok((shell, limits))
 }
 
+/// The configuration, or the plan that an earlier agent of this boot worked by: its services must not be left alone because a file was
+/// broken while nobody read it.
 fn load_configuration(options: &RunOptions) -> Result<Box<Accepted>, RunError> {
-    match load::load_at_start(options.config.as_deref()) {
-        Ok(Answer::Accepted(accepted)) => Ok(accepted),
-        Ok(Answer::Refused(diagnostics)) => Err(RunError::Config(diagnostics)),
-        Err(error) => Err(RunError::Load(error)),
-    }
+    let (error, run_dir) = match load::load_at_start(options.config.as_deref()) {
+        Ok(Answer::Accepted(accepted)) => return Ok(accepted),
+        Ok(Answer::Refused(Refused { diagnostics, run_dir })) => (RunError::Config(diagnostics), run_dir),
+        Err(error) => {
+            let run_dir = Context::host(host::uid()).default_dirs().run_dir;
+            (RunError::Load(error), run_dir)
+        }
+    };
+    let boot_id = clock::boot_id().map_err(setup("the boot id"))?;
+    let Some(plan) = saved_plan::of_earlier_agent(&run_dir, &boot_id) else { return Err(error) };
+    let why = match &error {
+        RunError::Config(diagnostics) => diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+        other => other.to_string(),
+    };
+    log::error!("agent: going on with the plan of the earlier agent, because the configuration cannot be used: {why}");
+    Ok(Box::new(Accepted {
+        plan,
+        warnings: Vec::new(),
+        decisions: Vec::new(),
+        last_seq: 0,
+        remarks: vec![
+            "the configuration cannot be used; the plan of the earlier agent is in force until a reload".to_owned(),
+        ],
+    }))
 }
 
 fn setup(what: &'static str) -> impl Fn(io::Error) -> RunError {
@@ -289,7 +313,17 @@ fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
             shell.mains.insert(main.process.pid, replica);
             wait::watch_main(shell, main.pidfd.as_fd(), slot, run);
         }
-        let live = Live { run, main, group, gate: None, ready_pipe: None, oom_kills_before, tree_awaited: false };
+        let live = Live {
+            run,
+            main,
+            group,
+            gate: None,
+            ready_pipe: None,
+            oom_kills_before,
+            tree_awaited: false,
+            tree_registered: false,
+            killing: false,
+        };
         if let Some(station) = shell.stations.get_mut(&replica) {
             station.live = Some(live);
         }

@@ -146,6 +146,8 @@ fn register(
             ready_pipe,
             oom_kills_before,
             tree_awaited: false,
+            tree_registered: false,
+            killing: false,
         });
     }
     // INVARIANT: the record is written before the gate opens, so that no service code ever runs unrecorded.

@@ -42,6 +42,10 @@ pub struct Live {
     pub oom_kills_before: u64,
     /// The tree has been reported as outliving its main process, and its end must be reported too.
     pub tree_awaited: bool,
+    /// The group's events are in epoll.
+    pub tree_registered: bool,
+    /// Everything in the tree is to die: where there is no group to kill, again and again until nothing is left.
+    pub killing: bool,
 }
 
 #[derive(Debug)]

@@ -139,9 +139,17 @@ pub(super) fn poll_trees(shell: &mut Shell) {
         let Some(run) = shell.stations.get(&replica).and_then(|station| Some(station.live.as_ref()?.run)) else {
             continue;
         };
-        if !report_tree(shell, replica, run) {
-            shell.polled_trees.push(replica);
+        if report_tree(shell, replica, run) {
+            continue;
         }
+        // A tree without a group may have forked between the look and the kill.
+        let live = shell.stations.get(&replica).and_then(|station| station.live.as_ref()).filter(|live| live.killing);
+        if let Some(group) = live.and_then(|live| live.group.as_ref())
+            && let Err(error) = group.kill()
+        {
+            log::warn!("agent: cannot kill what is left of replica {replica:?}: {error}");
+        }
+        shell.polled_trees.push(replica);
     }
 }
 

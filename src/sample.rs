@@ -45,12 +45,6 @@ pub enum SampleError {
         #[source]
         source: io::Error,
     },
-    #[error("cannot tell NOTIFY_SOCKET {text:?}")]
-    Notify {
-        text: &'static str,
-        #[source]
-        source: io::Error,
-    },
     #[error("cannot {step}")]
     Step {
         step: &'static str,
@@ -197,7 +191,10 @@ impl Sample {
                 self.after(self.options.say_every, Task::Say { count: count + 1 });
                 Ok(())
             }
-            Task::Watchdog => self.pet_watchdog(),
+            Task::Watchdog => {
+                self.pet_watchdog();
+                Ok(())
+            }
             Task::Exit => self.end(0),
             Task::Crash => self.crash(),
         }
@@ -214,7 +211,7 @@ impl Sample {
     fn become_ready(&mut self) -> Result<(), SampleError> {
         self.state.ready.store(true, Ordering::Relaxed);
         if self.options.notify {
-            notify("READY=1\nSTATUS=serving")?;
+            notify("READY=1\nSTATUS=serving");
         }
         if let Some(number) = self.options.ready_fd {
             nasty::tell_descriptor(number).map_err(|source| SampleError::ReadyFd { number, source })?;
@@ -230,16 +227,15 @@ impl Sample {
         Ok(())
     }
 
-    fn pet_watchdog(&mut self) -> Result<(), SampleError> {
+    fn pet_watchdog(&mut self) {
         if self.options.watchdog_stop_after.is_some_and(|limit| self.started.elapsed() >= limit) {
             say(&format!("{}: no longer tells the watchdog", self.options.name));
-            return Ok(());
+            return;
         }
-        notify("WATCHDOG=1")?;
+        notify("WATCHDOG=1");
         if let Some(every) = self.options.watchdog {
             self.after(every, Task::Watchdog);
         }
-        Ok(())
     }
 
     /// TERM and INT end it in its own time (`--slow-stop`), HUP is a word in the log.
@@ -254,8 +250,7 @@ impl Sample {
                 self.stopping = true;
                 say(&format!("{}: {name}, stopping", self.options.name));
                 if self.options.notify {
-                    // The agent may be gone by now; stopping goes on without it.
-                    let _ = notify("STOPPING=1");
+                    notify("STOPPING=1");
                 }
                 self.after(self.options.slow_stop, Task::Exit);
             }
@@ -323,10 +318,12 @@ fn listeners(listen: &Listen) -> Result<Vec<TcpListener>, SampleError> {
     }
 }
 
-fn notify(text: &'static str) -> Result<(), SampleError> {
+/// Like most services, this one goes on when nobody hears it.
+fn notify(text: &str) {
     match sys::notify::notify_parent(text) {
-        Ok(_) => Ok(()),
-        Err(source) => Err(SampleError::Notify { text, source }),
+        Ok(true) => {}
+        Ok(false) => say(&format!("nobody to tell {text:?}: there is no NOTIFY_SOCKET")),
+        Err(error) => say(&format!("cannot tell NOTIFY_SOCKET {text:?}: {error}")),
     }
 }
 

@@ -37,11 +37,12 @@ fn number_of_lines_can_be_chosen_and_lines_come_in_order() {
 
 #[test]
 fn both_output_streams_and_foreign_bytes_are_kept() {
-    let agent =
+    let mut agent =
         Agent::running(&shell("a", "echo to stdout; echo to stderr >&2; printf 'bad \\377 byte\\n'", "kind: Oneshot"));
-    agent.wait_for("a", "done");
-    let text = agent.cli_ok(&["logs", "a"]);
-    assert!(text.contains("to stdout") && text.contains("to stderr"), "{text}");
+    agent.wait_until("all three lines are there", SOON, |agent| {
+        let text = agent.cli_ok(&["logs", "a"]);
+        text.contains("to stdout") && text.contains("to stderr") && text.contains("byte")
+    });
     let file = agent.log_text("a", 0);
     assert!(file.windows(5).any(|five| five == b"bad \xff"), "bytes are stored as they came");
 }

@@ -48,7 +48,8 @@ fn fields_that_need_no_restart_are_applied_without_one() {
          budget: (restarts: 3, within: \"1m\")",
     ));
     let changes = agent.post("/v1/config/reload?dry_run=1", "").json();
-    assert_eq!(changes["changes"][0]["effect"], "live", "{changes:#}");
+    let change = changes["changes"].as_array().unwrap().iter().find(|change| change["service"] == "a");
+    assert!(change.is_some_and(|change| change["effect"] == "live"), "{changes:#}");
     agent.cli_ok(&["reload"]);
     assert_eq!(agent.service_pid("a"), pid);
     assert_eq!(agent.replica("a", 0)["pending_restart"], false);
@@ -84,7 +85,7 @@ fn bad_file_is_refused_with_78_and_the_old_configuration_stays() {
     agent.signal(Signal::SIGHUP);
     let mut agent = agent;
     agent.wait_until("the refusal is in the journal", SOON, |agent| {
-        agent.events().iter().any(|event| event["type"] == "reload_refused")
+        agent.events().iter().any(|event| event["text"].to_string().contains("refused"))
     });
     assert!(proc::is_alive(pid.unwrap()));
 }

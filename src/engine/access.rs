@@ -167,7 +167,7 @@ impl Engine {
 
     pub(super) fn subject(&self, id: ReplicaId) -> Subject {
         let plan = self.plan_of(id.service);
-        let several = plan.replicas > 1 || self.service_at(id.service).replicas.len() > 1;
+        let several = plan.replicas > 1 || id.index > 0 || self.service_at(id.service).replicas.len() > 1;
         Subject { service: plan.name.clone(), replica: several.then_some(id.index) }
     }
 

@@ -38,6 +38,7 @@ impl Engine {
             verb,
             service,
             goals,
+            reached: BTreeSet::new(),
             wait: target.wait,
             decisions: BTreeSet::new(),
             persisted: true,

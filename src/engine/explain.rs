@@ -16,6 +16,7 @@ impl Engine {
         let mut order: Vec<(usize, ServiceId)> = self
             .services
             .iter()
+            .filter(|(id, _)| !self.departed.contains(id))
             .map(|(id, service)| match service.plan {
                 PlanRef::At(index) => (index, *id),
                 PlanRef::Own(_) => (usize::MAX, *id),

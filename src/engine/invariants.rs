@@ -35,6 +35,7 @@ impl Engine {
                 self.check_nothing_forgotten(id);
             }
         }
+        self.check_populated();
         self.check_slots();
         self.check_requests();
     }
@@ -57,10 +58,7 @@ impl Engine {
             is_lost: counts.up == 0 && (counts.coming == 0 || service.late),
         };
         assert_eq!(summary, service.summary, "{}: summary", self.name(id));
-        assert!(!service.removed || !service.replicas.is_empty(), "{}: gone but not dropped", self.name(id));
-        let populated = self.services.values().filter(|service| !service.is_role);
-        let populated = populated.flat_map(|service| service.replicas.values()).filter(|replica| replica.run.is_some());
-        assert_eq!(u32::try_from(populated.count()), Ok(self.populated), "populated replicas");
+        assert!(!service.replicas.is_empty() || self.departed.contains(&id), "{}: gone but not dropped", self.name(id));
     }
 
     fn check_run(&self, id: ReplicaId) {
@@ -174,6 +172,12 @@ impl Engine {
             }
         }
         assert_eq!(replica.standing, self.standing(id), "{label}: standing");
+    }
+
+    fn check_populated(&self) {
+        let populated = self.services.values().filter(|service| !service.is_role);
+        let populated = populated.flat_map(|service| service.replicas.values()).filter(|replica| replica.run.is_some());
+        assert_eq!(u32::try_from(populated.count()), Ok(self.populated), "populated replicas");
     }
 
     fn check_slots(&self) {

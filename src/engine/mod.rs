@@ -87,6 +87,8 @@ pub struct Engine {
     decisions: BTreeMap<u64, RequestId>,
     slots: order::Slots,
     shutdown: Option<shutdown::Shutdown>,
+    /// Services whose last replica was forgotten in the latest step: their names are still needed while its actions are performed.
+    departed: Vec<ServiceId>,
     /// Replicas whose process may exist; roles are not counted.
     populated: u32,
     counters: Counters,
@@ -123,6 +125,7 @@ impl Engine {
             decisions: BTreeMap::new(),
             slots: order::Slots::default(),
             shutdown: None,
+            departed: Vec::new(),
             populated: 0,
             counters: Counters::default(),
             now,
@@ -139,6 +142,9 @@ impl Engine {
     pub fn step(&mut self, now: Now, event: Event) -> Vec<Action> {
         self.now = now;
         self.counters.steps += 1;
+        for service in std::mem::take(&mut self.departed) {
+            self.drop_service(service);
+        }
         self.handle(event);
         self.run_to_rest();
         self.check_shutdown();
@@ -173,7 +179,8 @@ impl Engine {
 
     #[must_use]
     pub fn service(&self, name: &str, now: Now) -> Option<ServiceView<'_>> {
-        self.names.get(name).map(|id| self.view_one(*id, now))
+        let known = self.names.get(name).filter(|id| !self.departed.contains(id));
+        known.map(|id| self.view_one(*id, now))
     }
 
     #[must_use]
@@ -181,6 +188,7 @@ impl Engine {
         self.names.get(name).copied()
     }
 
+    /// Answers for a service that left in the latest step as well, so that its last actions can be performed.
     #[must_use]
     pub fn service_name(&self, id: ServiceId) -> Option<&str> {
         self.services.contains_key(&id).then(|| self.name(id))

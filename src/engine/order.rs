@@ -203,14 +203,14 @@ impl Engine {
         periodic && last.is_some_and(|last| !last.oom && is_success(plan, last.exit))
     }
 
-    /// Only what has a real readiness check is paced; a task may run for hours.
-    fn needs_slot(&self, id: ReplicaId) -> bool {
+    /// Only what has a real readiness check is paced; a task may run for hours, and the agent's own roles wait for nobody.
+    pub(super) fn needs_slot(&self, id: ReplicaId) -> bool {
         let plan = self.plan_of(id.service);
         let has_check = match plan.ready {
             Readiness::Started => false,
             Readiness::Notify | Readiness::Fd(_) | Readiness::Probe(_) | Readiness::Log(_) => true,
         };
-        has_check && plan.kind == Kind::Daemon
+        has_check && plan.kind == Kind::Daemon && !self.service_at(id.service).is_role
     }
 
     pub(super) fn slots_max(&self) -> u32 {

@@ -94,7 +94,8 @@ impl Engine {
         service.removed = false;
         service.spec_hash = spec_hash;
         for number in 0..replicas {
-            let memory = || fresh_memory(service.decided, spec_hash, wall);
+            let last_run = service.last_runs.get(&number).copied().unwrap_or_default();
+            let memory = || fresh_memory(service.decided, last_run, spec_hash, wall);
             let replica = service.replicas.entry(number).or_insert_with(|| Replica::new(memory()));
             replica.removed = false;
         }
@@ -169,6 +170,9 @@ impl Engine {
                     self.quiet(id);
                     let at = self.at(id).memory.started_mono.after(self.plan_of(service).start_timeout);
                     self.arm(id, Timer::State, at);
+                    if !self.needs_slot(id) {
+                        self.give_slot_back(id);
+                    }
                     if executed {
                         self.await_readiness(id);
                     }
@@ -238,6 +242,7 @@ fn new_service(plan: PlanRef, is_role: bool) -> Service {
         spec_hash: 0,
         decided: Wanted::Up,
         replicas: BTreeMap::new(),
+        last_runs: BTreeMap::new(),
         edges: Edges::default(),
         counts: Counts::default(),
         summary: Summary::default(),

@@ -27,6 +27,8 @@ pub(super) struct Request {
     pub(super) service: ServiceId,
     /// The replicas concerned; to be up each must have got beyond this run.
     pub(super) goals: BTreeMap<u16, RunId>,
+    /// Those of them that have been where they should be, be it for a moment only (a periodic task).
+    pub(super) reached: BTreeSet<u16>,
     pub(super) wait: Wait,
     /// Not yet on disk.
     pub(super) decisions: BTreeSet<u64>,
@@ -87,9 +89,28 @@ impl Engine {
     pub(super) fn review_requests(&mut self, service: ServiceId) {
         let requests = self.services.get(&service).map(|service| service.requests.clone()).unwrap_or_default();
         for request in requests {
+            self.mark_reached(request);
             if let Some(outcome) = self.outcome_of(request) {
                 self.finish_request(request, outcome);
             }
+        }
+    }
+
+    fn mark_reached(&mut self, request: RequestId) {
+        let Some(waiting) = self.requests.get(&request) else {
+            return;
+        };
+        let reached: Vec<u16> = waiting
+            .goals
+            .iter()
+            .filter(|(index, beyond)| {
+                let id = ReplicaId { service: waiting.service, index: **index };
+                matches!(self.progress(waiting, id, **beyond), Progress::Reached)
+            })
+            .map(|(index, _)| *index)
+            .collect();
+        if let Some(waiting) = self.requests.get_mut(&request) {
+            waiting.reached.extend(reached);
         }
     }
 
@@ -100,7 +121,7 @@ impl Engine {
             if let Some(why) = &waiting.failed {
                 return Some(Outcome::Failed { why: why.clone() });
             }
-            for (index, beyond) in &waiting.goals {
+            for (index, beyond) in waiting.goals.iter().filter(|(index, _)| !waiting.reached.contains(index)) {
                 match self.progress(waiting, ReplicaId { service: waiting.service, index: *index }, *beyond) {
                     Progress::Reached => {}
                     Progress::NotYet => all_reached = false,
@@ -153,6 +174,7 @@ impl Engine {
             if let Some(waiting) = self.requests.get_mut(&request)
                 && waiting.verb != Verb::Stop
                 && waiting.goals.contains_key(&id.index)
+                && !waiting.reached.contains(&id.index)
             {
                 waiting.failed.get_or_insert_with(|| text.clone());
             }

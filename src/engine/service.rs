@@ -249,6 +249,8 @@ pub(super) struct Service {
     /// Up unless an operator stopped the whole service.
     pub(super) decided: Wanted,
     pub(super) replicas: BTreeMap<u16, Replica>,
+    /// The last runs of replicas that were forgotten: should they come back, their runs go on from there.
+    pub(super) last_runs: BTreeMap<u16, RunId>,
     pub(super) edges: Edges,
     pub(super) counts: Counts,
     pub(super) summary: Summary,
@@ -315,11 +317,11 @@ pub(super) struct Rolling {
 }
 
 /// A memory of a replica that was never started.
-pub(super) fn fresh_memory(wanted: Wanted, spec_hash: u64, wall: Time) -> Memory {
+pub(super) fn fresh_memory(wanted: Wanted, run: RunId, spec_hash: u64, wall: Time) -> Memory {
     Memory {
         wanted,
         state: StateName::Adopting,
-        run: RunId(0),
+        run,
         since_wall: wall,
         ready_since: None,
         started_mono: Time(0),

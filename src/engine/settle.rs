@@ -58,17 +58,20 @@ impl Engine {
             self.boot_timers.cancel(TimerKey::Replica(id, timer));
         }
         self.unsaved.remove(&id);
-        self.service_mut(id.service).replicas.remove(&id.index);
+        let service = self.service_mut(id.service);
+        if let Some(replica) = service.replicas.remove(&id.index) {
+            service.last_runs.insert(id.index, replica.memory.run);
+        }
         self.touched.insert(id.service);
         let service = self.service_at(id.service);
         if service.removed && service.replicas.is_empty() {
-            self.drop_service(id.service);
+            self.end_requests_of_removed(id.service);
+            self.timers.cancel(TimerKey::Loss(id.service));
+            self.departed.push(id.service);
         }
     }
 
     pub(super) fn drop_service(&mut self, id: ServiceId) {
-        self.end_requests_of_removed(id);
-        self.timers.cancel(TimerKey::Loss(id));
         let name = self.name(id).to_owned();
         self.names.remove(&name);
         self.services.remove(&id);

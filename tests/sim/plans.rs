@@ -1,0 +1,123 @@
+//! Random configurations. A service depends on those with a smaller number only, so there is never a cycle.
+
+use std::time::Duration;
+
+use mainstay::engine::plan::{
+    Alive, Budget, BudgetSpent, Kind, Launch, Plan, Probe, Readiness, RestartPolicy, Role, ServicePlan,
+};
+
+use crate::dice::Dice;
+
+const SERVICES_MAX: u64 = 7;
+
+pub fn random(dice: &mut Dice) -> Plan {
+    let mut plan = Plan::default();
+    plan.agent.shutdown_timeout = Duration::from_secs(60);
+    plan.agent.starting_max = Some(u32::try_from(1 + dice.below(3)).expect("small"));
+    let count = 1 + dice.below(SERVICES_MAX);
+    for number in 0..count {
+        // Holes, so that a reload adds and removes in the middle.
+        if !dice.percent(15) {
+            let earlier: Vec<String> = plan.services.iter().map(|plan| plan.name.clone()).collect();
+            plan.services.push(service(dice, number, &earlier));
+        }
+    }
+    let mut role = ServicePlan::with_defaults(Role::Logs.service_name(), &[]);
+    role.launch = Launch::Role(Role::Logs);
+    role.restart = RestartPolicy::Always;
+    role.budget = None;
+    role.backoff.max = Duration::from_secs(5);
+    role.ready = Readiness::Notify;
+    role.start_timeout = Duration::from_secs(5);
+    plan.services.insert(0, role);
+    plan
+}
+
+/// The same, with some services changed, others gone, others new.
+pub fn changed(dice: &mut Dice, old: &Plan) -> Plan {
+    let mut new = random(dice);
+    for plan in &mut new.services {
+        if let Some(old) = old.services.iter().find(|old| old.name == plan.name) {
+            let (requires, wants) = (plan.requires.clone(), plan.wants.clone());
+            let (after, restart_with) = (plan.after.clone(), plan.restart_with.clone());
+            let replicas = plan.replicas;
+            match dice.below(4) {
+                0 => {}
+                1 => *plan = ServicePlan { replicas, ..old.clone() },
+                2 => {
+                    *plan = old.clone();
+                    plan.stop.timeout = dice.ms(0, 8_000);
+                    plan.alive = alive(dice);
+                }
+                _ => {
+                    *plan = old.clone();
+                    plan.process.nice += 1;
+                }
+            }
+            (plan.requires, plan.wants, plan.after, plan.restart_with) = (requires, wants, after, restart_with);
+        }
+    }
+    new
+}
+
+fn service(dice: &mut Dice, number: u64, earlier: &[String]) -> ServicePlan {
+    let mut plan = ServicePlan::with_defaults(&format!("s{number}"), &["/bin/service"]);
+    plan.replicas = *dice.pick(&[1, 1, 1, 2, 3]);
+    plan.kind = match dice.below(8) {
+        0 => Kind::Oneshot,
+        1 => Kind::Every(dice.ms(5_000, 60_000)),
+        _ => Kind::Daemon,
+    };
+    plan.restart = *dice.pick(&[
+        RestartPolicy::OnFailure,
+        RestartPolicy::OnFailure,
+        RestartPolicy::OnFailure,
+        RestartPolicy::Always,
+        RestartPolicy::Never,
+    ]);
+    plan.backoff.min = *dice.pick(&[Duration::ZERO, Duration::from_millis(100), Duration::from_secs(1)]);
+    plan.backoff.max = dice.ms(1_000, 10_000);
+    plan.backoff.reset_after = dice.ms(1_000, 60_000);
+    plan.budget = (!dice.percent(20)).then(|| Budget {
+        restarts: u32::try_from(1 + dice.below(6)).expect("small"),
+        within: dice.ms(1_000, 300_000),
+        hold: dice.ms(1_000, 30_000),
+        hold_max: Duration::from_secs(120),
+        then: *dice.pick(&[BudgetSpent::Retry, BudgetSpent::Retry, BudgetSpent::Stay]),
+    });
+    for name in earlier {
+        match dice.below(12) {
+            0 | 1 => plan.requires.push(name.clone()),
+            2 => plan.wants.push(name.clone()),
+            3 => plan.after.push(name.clone()),
+            4 => plan.restart_with.push(name.clone()),
+            5 => {
+                plan.requires.push(name.clone());
+                plan.restart_with.push(name.clone());
+            }
+            _ => {}
+        }
+    }
+    plan.ready = match dice.below(6) {
+        0 => Readiness::Notify,
+        1 => Readiness::Fd(3),
+        2 => Readiness::Log("ready".into()),
+        3 => Readiness::Probe(Probe::Tcp("127.0.0.1:1".into())),
+        _ => Readiness::Started,
+    };
+    plan.start_timeout = dice.ms(500, 20_000);
+    plan.alive = alive(dice);
+    plan.watchdog = dice.percent(15).then(|| dice.ms(2_000, 10_000));
+    plan.stop.timeout = dice.ms(0, 10_000);
+    plan
+}
+
+fn alive(dice: &mut Dice) -> Option<Alive> {
+    dice.percent(30).then(|| Alive {
+        probe: Probe::Tcp("127.0.0.1:1".into()),
+        every: dice.ms(500, 10_000),
+        timeout: dice.ms(100, 3_000),
+        fall: u32::try_from(1 + dice.below(3)).expect("small"),
+        rise: u32::try_from(1 + dice.below(3)).expect("small"),
+    })
+}

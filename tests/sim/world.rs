@@ -1,0 +1,566 @@
+//! The model of a host: processes and their trees, what they do, and the records that survive the agent.
+//!
+//! The world knows nothing of the engine's state. It performs actions as the runtime would, watches that no rule is broken by them, and
+//! says what the agent would come to know.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mainstay::engine::Engine;
+use mainstay::engine::action::{Action, NoteKind, Whom};
+use mainstay::engine::event::{Decision, Event, Found, FoundProcess, NotifyMessage, Remaining};
+use mainstay::engine::memory::Memory;
+use mainstay::engine::plan::{Kind, Readiness, ServicePlan, Stop};
+use mainstay::engine::types::{Exit, Now, ReplicaId, RunId, SIGABRT, SIGKILL, StateName, Time};
+
+use crate::dice::Dice;
+
+/// A replica by its name: ids are the engine's own and change with each agent.
+pub type Key = (String, u16);
+
+#[derive(Debug)]
+pub struct Tree {
+    pub key: Key,
+    pub run: u32,
+    pub main: bool,
+    pub exit: Exit,
+    pub others: u32,
+    /// Whether the agent was told of the exit.
+    exit_told: bool,
+    /// In uninterruptible sleep until then.
+    asleep_until: Time,
+    obeys: bool,
+    others_obey: bool,
+    pub ready: bool,
+    /// Says so once when it is.
+    announces: Option<Readiness>,
+    answers: Answers,
+    pings: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answers {
+    Well,
+    Never,
+    Badly,
+}
+
+impl Tree {
+    pub fn is_populated(&self) -> bool {
+        self.main || self.others > 0
+    }
+}
+
+#[derive(Debug)]
+pub struct Record {
+    pub memory: Memory,
+    /// A process is recorded with it.
+    pub identity: bool,
+    pub stop: Stop,
+}
+
+/// What is going to happen by itself.
+#[derive(Debug)]
+enum Happening {
+    MainEnds(u64, Exit),
+    OthersEnd(u64),
+    Ready(u64),
+    Ping(u64),
+    /// Something on its way to the agent; lost when that dies.
+    Tell(Event),
+}
+
+pub struct World {
+    pub dice: Dice,
+    pub now: Now,
+    pub wall_offset_ms: i64,
+    pub chaos: bool,
+    pub trees: BTreeMap<u64, Tree>,
+    next_tree: u64,
+    pub records: BTreeMap<Key, Record>,
+    pub decisions: BTreeMap<(String, Option<u16>), Decision>,
+    agenda: BTreeMap<(Time, u64), Happening>,
+    next_happening: u64,
+    /// What the agent comes to know now.
+    pub told: Vec<Event>,
+    /// Exits noted in this agent's life.
+    counted: BTreeSet<(ReplicaId, RunId)>,
+    names: BTreeMap<ReplicaId, Key>,
+    pub agent_lives: bool,
+    pub exited: bool,
+    pub shutting_down: bool,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let start = Time(5_000_000_000_000);
+        Self {
+            dice: Dice::new(seed),
+            now: Now { mono: start, boot: start, wall: Time(1_700_000_000_000_000_000), wall_synchronised: true },
+            wall_offset_ms: 0,
+            chaos: true,
+            trees: BTreeMap::new(),
+            next_tree: 1,
+            records: BTreeMap::new(),
+            decisions: BTreeMap::new(),
+            agenda: BTreeMap::new(),
+            next_happening: 0,
+            told: Vec::new(),
+            counted: BTreeSet::new(),
+            names: BTreeMap::new(),
+            agent_lives: true,
+            exited: false,
+            shutting_down: false,
+        }
+    }
+
+    pub fn advance(&mut self, by: Duration) {
+        self.now.mono = self.now.mono.after(by);
+        self.now.boot = self.now.boot.after(by);
+        self.now.wall = self.now.wall.after(by);
+    }
+
+    pub fn suspend(&mut self, by: Duration) {
+        self.now.boot = self.now.boot.after(by);
+        self.now.wall = self.now.wall.after(by);
+    }
+
+    pub fn next_happening_at(&self) -> Option<Time> {
+        self.agenda.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    fn later(&mut self, after: Duration, what: Happening) {
+        self.next_happening += 1;
+        self.agenda.insert((self.now.mono.after(after), self.next_happening), what);
+    }
+
+    /// Does everything that is due, and collects what the agent is told.
+    pub fn happen(&mut self, engine: &Engine) {
+        while let Some(entry) = self.agenda.first_entry() {
+            if entry.key().0 > self.now.mono {
+                break;
+            }
+            match entry.remove() {
+                Happening::MainEnds(tree, exit) => self.main_ends(engine, tree, exit),
+                Happening::OthersEnd(tree) => self.others_end(engine, tree),
+                Happening::Ready(tree) => self.becomes_ready(engine, tree),
+                Happening::Ping(tree) => self.ping(engine, tree),
+                Happening::Tell(event) => self.tell(event),
+            }
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        if !self.agent_lives {
+            return;
+        }
+        if self.chaos && self.dice.percent(2) {
+            // A late second copy.
+            let after = self.dice.ms(0, 3_000);
+            self.later(after, Happening::Tell(event.clone()));
+        }
+        self.told.push(event);
+    }
+
+    pub fn id(engine: &Engine, key: &Key) -> Option<ReplicaId> {
+        engine.service_id(&key.0).map(|service| ReplicaId { service, index: key.1 })
+    }
+
+    fn asleep(&self, tree: &Tree) -> Duration {
+        tree.asleep_until.since(self.now.mono)
+    }
+
+    fn main_ends(&mut self, engine: &Engine, number: u64, exit: Exit) {
+        let Some(tree) = self.trees.get(&number).filter(|tree| tree.main) else {
+            return;
+        };
+        let wait = self.asleep(tree);
+        if !wait.is_zero() {
+            return self.later(wait, Happening::MainEnds(number, exit));
+        }
+        let Some(tree) = self.trees.get_mut(&number) else {
+            return;
+        };
+        tree.main = false;
+        tree.exit = exit;
+        self.tell_exit(engine, number, exit);
+    }
+
+    fn tell_exit(&mut self, engine: &Engine, number: u64, exit: Exit) {
+        let Some(tree) = self.trees.get_mut(&number) else {
+            return;
+        };
+        if let Some(replica) = Self::id(engine, &tree.key).filter(|_| self.agent_lives) {
+            tree.exit_told = true;
+            let (run, remaining) = (RunId(tree.run), tree.others);
+            let oom = self.chaos && self.dice.percent(3);
+            self.tell(Event::Exited { replica, run, exit, oom, remaining });
+        }
+    }
+
+    fn others_end(&mut self, engine: &Engine, number: u64) {
+        let Some(tree) = self.trees.get(&number).filter(|tree| tree.others > 0) else {
+            return;
+        };
+        let wait = self.asleep(tree);
+        if !wait.is_zero() {
+            return self.later(wait, Happening::OthersEnd(number));
+        }
+        let Some(tree) = self.trees.get_mut(&number) else {
+            return;
+        };
+        tree.others = 0;
+        if !tree.main
+            && tree.exit_told
+            && let Some(replica) = Self::id(engine, &tree.key)
+        {
+            let run = RunId(tree.run);
+            self.tell(Event::TreeEmpty { replica, run });
+        }
+    }
+
+    fn becomes_ready(&mut self, engine: &Engine, number: u64) {
+        let Some(tree) = self.trees.get_mut(&number).filter(|tree| tree.main) else {
+            return;
+        };
+        tree.ready = true;
+        let announces = tree.announces.clone();
+        let (key, run) = (tree.key.clone(), RunId(tree.run));
+        let Some(replica) = Self::id(engine, &key) else {
+            return;
+        };
+        if !self.agent_lives {
+            // The descriptor is kept: the next agent reads it.
+            return self.later(Duration::from_millis(500), Happening::Ready(number));
+        }
+        match announces {
+            Some(Readiness::Notify) => self.tell(Event::Notified { replica, run, message: NotifyMessage::Ready }),
+            Some(Readiness::Fd(_)) => self.tell(Event::ReadyByFd { replica, run }),
+            Some(Readiness::Log(_)) => self.tell(Event::ReadyByLog { replica, run }),
+            Some(Readiness::Started | Readiness::Probe(_)) | None => {}
+        }
+    }
+
+    fn ping(&mut self, engine: &Engine, number: u64) {
+        let Some((key, run, pause)) =
+            self.trees.get(&number).filter(|tree| tree.main).map(|tree| (tree.key.clone(), tree.run, tree.pings))
+        else {
+            return;
+        };
+        if let (Some(pause), Some(replica)) = (pause, Self::id(engine, &key)) {
+            if !(self.chaos && self.dice.percent(5)) {
+                self.tell(Event::Notified { replica, run: RunId(run), message: NotifyMessage::Watchdog });
+            }
+            self.later(pause, Happening::Ping(number));
+        }
+    }
+
+    /// The name of a replica; of one that is forgotten in this very step, the name it had.
+    fn key(&mut self, engine: &Engine, id: ReplicaId) -> Key {
+        if let Some(key) = self.names.get(&id) {
+            return key.clone();
+        }
+        let key = (engine.service_name(id.service).expect("a service that was never seen").to_owned(), id.index);
+        self.names.insert(id, key.clone());
+        key
+    }
+
+    fn tree_of(&self, key: &Key, run: RunId) -> Option<u64> {
+        self.trees.iter().find(|(_, tree)| tree.key == *key && tree.run == run.0).map(|(number, _)| *number)
+    }
+
+    /// Does what an action asks for. `None`: the agent died in the middle of it.
+    pub fn perform(&mut self, engine: &Engine, action: &Action) {
+        let key = replica_of(action).map(|id| self.key(engine, id)).unwrap_or_default();
+        match action {
+            Action::Spawn { replica, run, memory } => self.spawn(engine, *replica, key, *run, memory),
+            Action::Signal { replica, run, signal, whom } => self.signal(engine, &key, *run, *signal, *whom),
+            Action::KillTree { replica, run } => {
+                if let Some(number) = self.tree_of(&key, *run) {
+                    let after = self.dice.ms(0, 50);
+                    self.later(after, Happening::MainEnds(number, Exit::Signal { signal: SIGKILL, core: false }));
+                    let after = self.dice.ms(0, 50);
+                    self.later(after, Happening::OthersEnd(number));
+                }
+            }
+            Action::Inspect { replica, run } => self.inspect(&key, *replica, *run),
+            Action::Release { replica, run } => {
+                if let Some(number) = self.tree_of(&key, *run) {
+                    let tree = self.trees.remove(&number).expect("just found");
+                    assert!(!tree.is_populated(), "released while populated: {tree:?}");
+                }
+                if let Some(record) = self.records.get_mut(&key) {
+                    record.identity = false;
+                }
+            }
+            Action::Probe { replica, run, generation, .. } => self.probe(&key, *replica, *run, *generation),
+            Action::Persist { replica, memory } => {
+                let stop = engine.service_plan(replica.service).map(|plan| plan.stop).unwrap_or_default();
+                let record = Record { memory: (**memory).clone(), identity: false, stop };
+                let entry = self.records.entry(key).or_insert(record);
+                entry.memory = (**memory).clone();
+            }
+            Action::Forget { replica } => {
+                let left = self.trees.values().find(|tree| tree.key == key && tree.is_populated());
+                assert!(left.is_none(), "forgotten while populated: {left:?}");
+                self.records.remove(&key);
+            }
+            Action::Decide { decision, content } => self.decide(*decision, content),
+            Action::Note(note) => {
+                let NoteKind::Ended { run, .. } = note.kind else {
+                    return;
+                };
+                let subject = note.subject.clone().expect("an exit has a subject");
+                if let Some(replica) = Self::id(engine, &(subject.service, subject.replica.unwrap_or(0))) {
+                    assert!(self.counted.insert((replica, run)), "counted twice: {}", note.sentence());
+                }
+            }
+            Action::Exit { .. } => self.exited = true,
+            Action::CancelProbe { .. } | Action::Refresh { .. } | Action::Answer { .. } => {}
+        }
+    }
+
+    fn spawn(&mut self, engine: &Engine, id: ReplicaId, key: Key, run: RunId, memory: &Memory) {
+        let other = self.trees.values().find(|tree| tree.key == key && tree.is_populated());
+        assert!(other.is_none(), "a second tree for {key:?}, run {run:?} beside {other:?}");
+        assert_eq!((memory.run, memory.state), (run, StateName::Starting), "what is written with a spawn");
+        let before = self.records.get(&key).map_or(RunId(0), |record| record.memory.run);
+        assert!(run > before, "{key:?}: run {run:?} after {before:?}");
+        let plan = engine.service_plan(id.service).expect("a plan to spawn from").clone();
+        if self.chaos && self.dice.percent(4) {
+            let ours = self.dice.percent(50);
+            return self.tell(Event::SpawnFailed { replica: id, run, ours, error: "no child".into() });
+        }
+        self.trees.retain(|_, tree| tree.key != key);
+        self.records.insert(key.clone(), Record { memory: memory.clone(), identity: true, stop: plan.stop });
+        let number = self.next_tree;
+        self.next_tree += 1;
+        let tree = self.new_tree(&key, run, &plan);
+        self.trees.insert(number, tree);
+        let pid = i32::try_from(number).expect("few processes");
+        if !(self.chaos && self.dice.percent(2)) {
+            self.tell(Event::Spawned { replica: id, run, pid });
+        }
+        let after = self.dice.ms(0, 5);
+        if self.chaos && self.dice.percent(5) {
+            self.later(after, Happening::Tell(Event::ExecFailed { replica: id, run, error: "no such file".into() }));
+            return self.later(Duration::from_millis(6), Happening::MainEnds(number, Exit::Code(127)));
+        }
+        self.later(after, Happening::Tell(Event::Executed { replica: id, run }));
+        self.live(number, &plan);
+    }
+
+    fn new_tree(&mut self, key: &Key, run: RunId, plan: &ServicePlan) -> Tree {
+        let (chaos, dice) = (self.chaos, &mut self.dice);
+        let answers = match dice.below(10) {
+            0 if chaos => Answers::Never,
+            1 if chaos => Answers::Badly,
+            _ => Answers::Well,
+        };
+        let asleep = if chaos && dice.percent(3) { dice.ms(1_000, 60_000) } else { Duration::ZERO };
+        Tree {
+            key: key.clone(),
+            run: run.0,
+            main: true,
+            exit: Exit::Unknown,
+            others: if dice.percent(20) { 2 } else { 0 },
+            exit_told: false,
+            asleep_until: if asleep.is_zero() { Time(0) } else { self.now.mono.after(asleep) },
+            obeys: !(chaos && dice.percent(10)),
+            others_obey: dice.percent(70),
+            ready: false,
+            announces: Some(plan.ready.clone()),
+            answers,
+            pings: plan.watchdog.map(|watchdog| watchdog / 2),
+        }
+    }
+
+    /// What the process is going to do.
+    fn live(&mut self, number: u64, plan: &ServicePlan) {
+        let never_ready = self.chaos && self.dice.percent(8);
+        if !never_ready {
+            let after = if self.dice.percent(50) { self.dice.ms(0, 3) } else { self.dice.ms(3, 400) };
+            self.later(after, Happening::Ready(number));
+        }
+        if plan.watchdog.is_some() {
+            self.later(Duration::from_millis(1), Happening::Ping(number));
+        }
+        let dies = match plan.kind {
+            Kind::Oneshot | Kind::Every(_) => true,
+            Kind::Daemon => self.chaos && self.dice.percent(60),
+        };
+        if dies {
+            let after = match self.dice.below(3) {
+                0 => self.dice.ms(6, 30),
+                1 => self.dice.ms(30, 3_000),
+                _ => self.dice.ms(1_000, 60_000),
+            };
+            let good = !self.chaos || self.dice.percent(60);
+            let exit = match (good, self.dice.below(3)) {
+                (true, _) => Exit::Code(0),
+                (false, 0) => Exit::Signal { signal: 11, core: true },
+                (false, _) => Exit::Code(1),
+            };
+            self.later(after, Happening::MainEnds(number, exit));
+        }
+    }
+
+    fn signal(&mut self, engine: &Engine, key: &Key, run: RunId, signal: i32, whom: Whom) {
+        self.check_stop_order(engine, key);
+        let Some(number) = self.tree_of(key, run) else {
+            return;
+        };
+        let tree = &self.trees[&number];
+        let (obeys, others_obey) = (tree.obeys, tree.others_obey);
+        let after = self.dice.ms(0, 300);
+        match whom {
+            Whom::Main if obeys || signal == SIGABRT && self.dice.percent(70) => {
+                self.later(after, Happening::MainEnds(number, Exit::Signal { signal, core: false }));
+            }
+            Whom::Tree if others_obey => self.later(after, Happening::OthersEnd(number)),
+            Whom::Main | Whom::Tree => {}
+        }
+    }
+
+    /// In a shutdown nothing is signalled before those that depend on it are gone (or stuck, or being killed).
+    fn check_stop_order(&self, engine: &Engine, key: &Key) {
+        if !self.shutting_down {
+            return;
+        }
+        for plan in engine.services(self.now) {
+            let plan = plan.plan;
+            let depends = [&plan.requires, &plan.wants, &plan.after, &plan.restart_with];
+            if !depends.iter().any(|list| list.contains(&key.0)) {
+                continue;
+            }
+            let alive = self.trees.values().find(|tree| tree.key.0 == plan.name && tree.main);
+            assert!(alive.is_none(), "{key:?} is signalled before its dependent {alive:?}");
+        }
+    }
+
+    fn inspect(&mut self, key: &Key, replica: ReplicaId, run: RunId) {
+        if self.chaos && self.dice.percent(10) {
+            return;
+        }
+        let tree = self.tree_of(key, run).map(|number| &self.trees[&number]);
+        let populated = tree.is_some_and(Tree::is_populated);
+        let after = self.dice.ms(0, 100);
+        let event = if populated {
+            let processes = vec![Remaining { pid: 1, comm: "dd".into(), state: 'D', wchan: "io_schedule".into() }];
+            Event::TreeRemains { replica, run, processes }
+        } else {
+            Event::TreeEmpty { replica, run }
+        };
+        self.later(after, Happening::Tell(event));
+    }
+
+    fn probe(&mut self, key: &Key, replica: ReplicaId, run: RunId, generation: u64) {
+        let Some(number) = self.tree_of(key, run) else {
+            return;
+        };
+        let tree = &self.trees[&number];
+        let answers = if self.chaos { tree.answers } else { Answers::Well };
+        let result = match (answers, tree.ready && tree.main) {
+            (Answers::Never, _) => return,
+            (Answers::Badly, _) if self.dice.percent(70) => Err("status 503".to_owned()),
+            (Answers::Badly | Answers::Well, true) => Ok(()),
+            (Answers::Badly | Answers::Well, false) => Err("connection refused".to_owned()),
+        };
+        let after = if self.chaos && self.dice.percent(5) { self.dice.ms(0, 5_000) } else { self.dice.ms(0, 50) };
+        self.later(after, Happening::Tell(Event::ProbeDone { replica, run, generation, result }));
+    }
+
+    fn decide(&mut self, decision: u64, content: &Decision) {
+        let role = self.trees.values().any(|tree| tree.key.0 == "@logs" && tree.main);
+        if !role || (self.chaos && self.dice.percent(10)) {
+            return;
+        }
+        let result = if self.chaos && self.dice.percent(10) { Err("disk full".to_owned()) } else { Ok(()) };
+        if result.is_ok() {
+            self.decisions.insert((content.service.clone(), content.replica), content.clone());
+        }
+        let after = self.dice.ms(0, 50);
+        self.later(after, Happening::Tell(Event::Persisted { decision, result }));
+    }
+
+    /// SIGKILL from somewhere.
+    pub fn kill_somebody(&mut self) {
+        let numbers: Vec<u64> = self.trees.iter().filter(|(_, tree)| tree.main).map(|(number, _)| *number).collect();
+        if !numbers.is_empty() {
+            let number = *self.dice.pick(&numbers);
+            self.later(Duration::ZERO, Happening::MainEnds(number, Exit::Signal { signal: SIGKILL, core: false }));
+        }
+    }
+
+    /// The agent is gone, and with it whatever was on its way to it, and every child whose gate was still closed.
+    pub fn agent_dies(&mut self) {
+        self.agent_lives = false;
+        self.told.clear();
+        self.agenda.retain(|_, happening| !matches!(happening, Happening::Tell(_)));
+        self.counted.clear();
+        self.names.clear();
+    }
+
+    /// What the next agent finds.
+    pub fn found(&mut self) -> Vec<Found> {
+        let mut list = Vec::new();
+        let keys: Vec<Key> = self.records.keys().cloned().collect();
+        for key in keys {
+            let record = &self.records[&key];
+            let tree = self.trees.values().find(|tree| tree.key == key);
+            let process = match tree.filter(|tree| tree.run == record.memory.run.0) {
+                Some(tree) if tree.main => FoundProcess::Alive { pid: 77 },
+                Some(tree) if tree.others > 0 => FoundProcess::Leftovers { remaining: tree.others },
+                Some(tree) if record.identity => {
+                    let known = self.dice.percent(50);
+                    FoundProcess::Gone { exit: Some(if known { tree.exit } else { Exit::Unknown }) }
+                }
+                Some(_) | None => FoundProcess::Gone { exit: None },
+            };
+            let gone = matches!(process, FoundProcess::Gone { .. });
+            list.push(Found {
+                service: key.0.clone(),
+                index: key.1,
+                memory: record.memory.clone(),
+                stop: record.stop,
+                process,
+            });
+            if gone {
+                self.trees.retain(|_, tree| tree.key != key);
+            }
+        }
+        for tree in self.trees.values_mut() {
+            tree.exit_told = !tree.main;
+        }
+        self.agent_lives = true;
+        list
+    }
+
+    /// Nobody misbehaves from now on.
+    pub fn calm_down(&mut self) {
+        self.chaos = false;
+        for tree in self.trees.values_mut() {
+            tree.obeys = true;
+        }
+    }
+
+    pub fn populated(&self) -> usize {
+        self.trees.values().filter(|tree| tree.is_populated() && !tree.key.0.starts_with('@')).count()
+    }
+}
+
+fn replica_of(action: &Action) -> Option<ReplicaId> {
+    match action {
+        Action::Spawn { replica, .. }
+        | Action::Signal { replica, .. }
+        | Action::KillTree { replica, .. }
+        | Action::Inspect { replica, .. }
+        | Action::Release { replica, .. }
+        | Action::Probe { replica, .. }
+        | Action::CancelProbe { replica, .. }
+        | Action::Persist { replica, .. }
+        | Action::Forget { replica }
+        | Action::Refresh { replica } => Some(*replica),
+        Action::Decide { .. } | Action::Answer { .. } | Action::Note(_) | Action::Exit { .. } => None,
+    }
+}

@@ -66,6 +66,14 @@ fn last_seq_of(path: &Path) -> io::Result<Option<u64>> {
     Ok(seqs.max())
 }
 
+/// What a flush did.
+#[derive(Debug)]
+pub(super) enum Flushed {
+    Nothing,
+    Written,
+    Lost(Loss),
+}
+
 /// The journal as the writer thread holds it.
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -80,15 +88,15 @@ impl Journal {
         Self { file, buffer: Vec::new(), flush_at: None }
     }
 
-    /// Takes one entry; says what was lost if it had to write.
-    pub(super) fn add(&mut self, line: &str, now: Instant) -> Option<Loss> {
+    /// Takes one entry; writes when the buffer is full.
+    pub(super) fn add(&mut self, line: &str, now: Instant) -> Flushed {
         // A newline within an entry would make two of it; JSON needs none.
         self.buffer.extend(line.bytes().map(|byte| if byte == b'\n' { b' ' } else { byte }));
         self.buffer.push(b'\n');
         let urgent = Entry::read(line.as_bytes()).is_some_and(|entry| entry.is_urgent());
         let wait = if urgent || self.buffer.len() >= BUFFER_BYTES_MAX { Duration::ZERO } else { BUFFERED_MAX };
         self.flush_at = Some(self.flush_at.map_or(now + wait, |at| at.min(now + wait)));
-        if self.buffer.len() >= BUFFER_BYTES_MAX { self.flush() } else { None }
+        if self.buffer.len() >= BUFFER_BYTES_MAX { self.flush() } else { Flushed::Nothing }
     }
 
     pub(super) fn note_gap(&mut self, entries: u64, reason: &str) {
@@ -100,10 +108,13 @@ impl Journal {
         self.flush_at
     }
 
-    pub(super) fn flush(&mut self) -> Option<Loss> {
+    pub(super) fn flush(&mut self) -> Flushed {
         self.flush_at = None;
         let buffer = std::mem::take(&mut self.buffer);
-        if buffer.is_empty() { None } else { self.file.append(&[&buffer], rfc3339::now_unix_ms()) }
+        if buffer.is_empty() {
+            return Flushed::Nothing;
+        }
+        self.file.append(&[&buffer], rfc3339::now_unix_ms()).map_or(Flushed::Written, Flushed::Lost)
     }
 
     /// Inode and size of the file being written.
@@ -129,8 +140,8 @@ mod tests {
         fs::write(path(&scratch.path), format!("{whole}\n{{\"seq\":42,\"at\":\"20")).unwrap();
         assert_eq!(last_seq(&scratch.path), 41);
         let mut journal = Journal::new(&scratch.path);
-        assert!(journal.add(&entry(42, "warn"), Instant::now()).is_none());
-        assert!(journal.flush().is_none());
+        assert!(matches!(journal.add(&entry(42, "warn"), Instant::now()), Flushed::Nothing));
+        assert!(matches!(journal.flush(), Flushed::Written));
         assert_eq!(last_seq(&scratch.path), 42);
         let text = fs::read_to_string(path(&scratch.path)).unwrap();
         let entries = text.lines().filter(|line| Entry::read(line.as_bytes()).is_some()).count();
@@ -160,7 +171,7 @@ mod tests {
         assert_eq!(journal.flush_at(), Some(now + BUFFERED_MAX));
         journal.add(&entry(3, "error"), now);
         assert_eq!(journal.flush_at(), Some(now));
-        assert!(journal.flush().is_none());
+        assert!(matches!(journal.flush(), Flushed::Written));
         assert_eq!(journal.flush_at(), None);
         assert_eq!(fs::read_to_string(path(&scratch.path)).unwrap().lines().count(), 3);
     }

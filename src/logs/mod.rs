@@ -39,6 +39,7 @@ mod tail;
 #[cfg(test)]
 mod testing;
 mod times;
+mod upkeep;
 mod wake;
 
 use std::fs::File;

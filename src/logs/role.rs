@@ -13,10 +13,10 @@ use super::clients::{CLIENTS_MAX, Clients};
 use super::connections::{Connections, Heard};
 use super::flow::{self, Flow};
 use super::keep::Keeper;
-use super::log_writer::{AGENT_SLOT, LOG_QUEUE_BYTES_MAX, LogItem, LogWriter};
+use super::log_writer::{LOG_QUEUE_BYTES_MAX, LogItem, LogWriter};
 use super::proto::{FromLogs, Serve, ToLogs};
 use super::queue::Queue;
-use super::reports::{Report, Reports};
+use super::reports::Reports;
 use super::state_writer::{STATE_QUEUE_BYTES_MAX, StateItem, StateWriter};
 use super::streams::{Moment, Outlet, READ_BYTES, Streams};
 use super::wake::Waker;
@@ -33,7 +33,6 @@ const DRAIN_BYTES_MAX: usize = 4 << 20;
 /// A read of less is copied into a buffer of its own size.
 const COPY_BYTES_MAX: usize = READ_BYTES / 4;
 const WRITER_STACK_BYTES: usize = 128 << 10;
-const LOSSES_EVERY: Duration = Duration::from_secs(1);
 /// For the state disk to say how far the journal got.
 pub(super) const HELLO_PATIENCE: Duration = Duration::from_secs(1);
 /// Questions about the past that wait for the writer threads.
@@ -93,14 +92,14 @@ pub(super) struct Role {
     pub(super) out: Outlet,
     pub(super) keeper: Keeper,
     pub(super) state_queue: Arc<Queue<StateItem>>,
-    flow: Flow,
-    begun: Instant,
+    pub(super) flow: Flow,
+    pub(super) begun: Instant,
     buffer: Vec<u8>,
     /// Streams whose rate guard has something to report.
-    guarded: BTreeSet<u32>,
-    losses_at: Option<Instant>,
-    accept_at: Option<Instant>,
-    slow_told: bool,
+    pub(super) guarded: BTreeSet<u32>,
+    pub(super) losses_at: Option<Instant>,
+    pub(super) accept_at: Option<Instant>,
+    pub(super) slow_told: bool,
     /// `None` until the journal was read.
     pub(super) last_seq: Option<u64>,
     pub(super) hello_until: Option<Instant>,
@@ -109,7 +108,7 @@ pub(super) struct Role {
     /// Questions about the past that writer threads have not answered yet.
     pub(super) ends_wanted: usize,
     pub(super) quit_until: Option<Instant>,
-    writers: usize,
+    pub(super) writers: usize,
 }
 
 impl Role {
@@ -208,49 +207,6 @@ impl Role {
         }
     }
 
-    /// What is due whatever woke us.
-    fn finish_turn(&mut self, now: Moment) {
-        for report in self.reports.take() {
-            self.take_report(report, now);
-        }
-        self.judge_flow(now.instant);
-        if self.accept_at.is_some_and(|at| at <= now.instant) {
-            self.accept_at = None;
-            self.out.agents.listen_for(Interest::READ);
-        }
-        self.report_guards(now);
-        self.report_losses(now.instant);
-        self.tell_forsaken(now.instant);
-        self.out.clients.expire(now.instant);
-        self.out.clients.flush_all();
-        if self.out.clients.take_left() {
-            self.streams.note_followers(&self.out.clients);
-        }
-        self.answer_hello(now.instant);
-        self.out.agents.flush(&self.keeper);
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        let guards = self.guarded.iter().filter_map(|slot| self.streams.get(*slot)?.guard_report_ms()).min();
-        let guards = guards.map(|ms| self.begun + Duration::from_millis(ms));
-        let clients = self.out.clients.deadline();
-        let ours = [self.flow.deadline(), self.losses_at, self.accept_at, self.hello_until, self.quit_until];
-        ours.into_iter().chain([guards, clients]).flatten().min()
-    }
-
-    fn take_report(&mut self, report: Report, now: Moment) {
-        match report {
-            Report::Lost { slot, lines, reason } => *self.out.losses.entry((slot, reason)).or_default() += lines,
-            Report::Trouble(text) => self.trouble(text),
-            Report::LastSeq(seq) => self.last_seq = Some(self.last_seq.unwrap_or(0).max(seq)),
-            Report::Persisted { decision, error } => self.out.agents.send(FromLogs::Persisted { decision, error }),
-            Report::Ends { client, ends } => self.tell_past(client, &ends),
-            Report::Told { client, alive } => self.out.clients.past_told(client, alive),
-            Report::Left => self.writers -= 1,
-        }
-        self.judge_flow(now.instant);
-    }
-
     pub(super) fn trouble(&mut self, text: String) {
         self.out.agents.send(FromLogs::Trouble { text });
     }
@@ -287,26 +243,6 @@ impl Role {
         }
         self.out.agents.make_current(id);
         self.hello_until = Some(now.instant + HELLO_PATIENCE);
-    }
-
-    /// The journal tells where its numbers go on; when its disk does not answer, the agent must begin without.
-    fn answer_hello(&mut self, now: Instant) {
-        let Some(until) = self.hello_until else { return };
-        if self.last_seq.is_none() && now < until {
-            return;
-        }
-        self.hello_until = None;
-        if self.out.agents.waits_for_hello() {
-            let pid = i32::try_from(std::process::id()).unwrap_or(0);
-            self.out.agents.greet(FromLogs::Hello { pid, last_seq: self.last_seq.unwrap_or(0) });
-        }
-        if self.last_seq.is_none() {
-            let text = format!(
-                "the disk of {} does not answer: the journal's last number is unknown",
-                self.state_dir.display()
-            );
-            self.trouble(text);
-        }
     }
 
     fn read_pipe(&mut self, slot: u32, now: Moment) {
@@ -369,74 +305,6 @@ impl Role {
         let Some(pipe) = self.streams.get(slot).and_then(|state| state.pipe.as_ref()) else { return };
         if self.epoll.modify(pipe.as_fd(), Key::Pipe(slot).into(), Interest::NONE).is_ok() {
             self.flow.masked.push(slot);
-        }
-    }
-
-    fn judge_flow(&mut self, now: Instant) {
-        if self.flow.is_open() {
-            return;
-        }
-        let (weight, taken) = self.out.queue.fill();
-        if self.flow.judge(weight, taken, now) {
-            let mut lame = Vec::new();
-            for slot in std::mem::take(&mut self.flow.masked) {
-                let Some(pipe) = self.streams.get(slot).and_then(|state| state.pipe.as_ref()) else { continue };
-                if let Err(error) = self.epoll.modify(pipe.as_fd(), Key::Pipe(slot).into(), Interest::READ) {
-                    lame.push(format!("cannot watch a log pipe again: {error}"));
-                }
-            }
-            for text in lame {
-                self.trouble(text);
-            }
-        }
-        let directory = self.log_dir.display();
-        if self.out.dropped_for_disk && !self.slow_told {
-            self.slow_told = true;
-            let text =
-                format!("log directory {directory} does not keep up: the oldest waiting lines are dropped and counted");
-            self.trouble(text);
-        } else if self.slow_told && self.flow.is_open() {
-            (self.slow_told, self.out.dropped_for_disk) = (false, false);
-            let text = format!("log directory {directory} keeps up again");
-            self.trouble(text);
-        }
-    }
-
-    fn report_guards(&mut self, now: Moment) {
-        let due = |slot: &&u32| {
-            let at = self.streams.get(**slot).and_then(super::streams::StreamState::guard_report_ms);
-            at.is_none_or(|at| at <= now.mono_ms)
-        };
-        let slots: Vec<u32> = self.guarded.iter().filter(due).copied().collect();
-        for slot in slots {
-            if let Some(state) = self.streams.get_mut(slot) {
-                state.report_guard(now, &mut self.out);
-            }
-            self.guarded.remove(&slot);
-        }
-    }
-
-    fn report_losses(&mut self, now: Instant) {
-        if self.out.losses.is_empty() {
-            return;
-        }
-        let at = *self.losses_at.get_or_insert(now + LOSSES_EVERY);
-        if now < at {
-            return;
-        }
-        self.losses_at = None;
-        for ((slot, reason), lines) in std::mem::take(&mut self.out.losses) {
-            match self.streams.get(slot) {
-                Some(state) => {
-                    let stream = (*state.stream).clone();
-                    self.out.agents.send(FromLogs::Dropped { stream, lines, reason });
-                }
-                None if slot == JOURNAL_SLOT => self.trouble(format!("{lines} journal entries dropped ({reason})")),
-                None if slot == AGENT_SLOT => {
-                    self.trouble(format!("{lines} lines of the agent's own log dropped ({reason})"))
-                }
-                None => {}
-            }
         }
     }
 

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::decisions::Decisions;
-use super::file::Loss;
-use super::journal::{self, Journal};
+use super::journal::{self, Flushed, Journal};
 use super::queue::{Batch, Queue, Queued};
 use super::reports::{FileEnd, Report, Reports};
 
@@ -77,8 +76,7 @@ impl StateWriter {
             }
             let leave = self.handle(&mut batch, &mut journal, &mut decisions, &mut well);
             if leave || journal.flush_at().is_some_and(|at| at <= Instant::now()) {
-                let lost = journal.flush();
-                self.judge(lost, &mut well);
+                self.judge(journal.flush(), &mut well);
             }
             if leave {
                 self.reports.push(Report::Left);
@@ -99,17 +97,14 @@ impl StateWriter {
         for item in batch.items.drain(..) {
             match item {
                 StateItem::Entry { line } => {
-                    if let Some(lost) = journal.add(&line, Instant::now()) {
-                        self.judge(Some(lost), well);
-                    }
+                    self.judge(journal.add(&line, Instant::now()), well);
                 }
                 StateItem::Decide { decision, key, content } => {
                     ids.push(decision);
                     changes.push((key, content));
                 }
                 StateItem::End { client } => {
-                    let lost = journal.flush();
-                    self.judge(lost, well);
+                    self.judge(journal.flush(), well);
                     let (inode, size) = journal.end();
                     self.reports.push(Report::Ends { client, ends: vec![FileEnd { slot: 0, inode, size }] });
                 }
@@ -127,10 +122,10 @@ impl StateWriter {
     }
 
     /// Trouble is told once when it begins and once when it ends.
-    fn judge(&self, lost: Option<Loss>, well: &mut bool) {
+    fn judge(&self, flushed: Flushed, well: &mut bool) {
         let directory = self.state_dir.display();
-        match lost {
-            Some(loss) if *well => {
+        match flushed {
+            Flushed::Lost(loss) if *well => {
                 let text = format!(
                     "cannot write the journal below {directory}: {}; its entries are lost and counted until that is mended",
                     loss.error
@@ -138,11 +133,11 @@ impl StateWriter {
                 self.reports.push(Report::Trouble(text));
                 *well = false;
             }
-            None if !*well => {
+            Flushed::Written if !*well => {
                 self.reports.push(Report::Trouble(format!("the journal below {directory} is written again")));
                 *well = true;
             }
-            Some(_) | None => {}
+            Flushed::Nothing | Flushed::Written | Flushed::Lost(_) => {}
         }
     }
 }

@@ -9,7 +9,7 @@ pub struct Fallbacks {
     pub no_clone_into_cgroup: bool,
     /// Before 5.14: freeze, kill each, thaw.
     pub no_cgroup_kill: bool,
-    /// Before 6.15: the exit of a process that is not our child is unknown.
+    /// Before 6.15: the exit of a process that is not our child is unknown once its parent has waited for it.
     pub no_pidfd_info: bool,
 }
 

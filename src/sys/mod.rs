@@ -4,6 +4,8 @@
 mod ancillary;
 pub mod caps;
 pub mod child;
+#[cfg(test)]
+mod child_tests;
 pub mod clock;
 pub mod connect;
 pub mod connection;
@@ -12,6 +14,10 @@ pub mod fallbacks;
 pub mod fifo;
 pub mod files;
 pub mod group;
+mod group_root;
+#[cfg(test)]
+mod group_tests;
+mod group_weak;
 pub mod host;
 pub mod inherited;
 pub mod listen;
@@ -22,10 +28,13 @@ pub mod rlimit;
 pub mod signal;
 pub mod spawn;
 mod spawn_child;
+#[cfg(test)]
+mod spawn_tests;
 pub mod terminal;
 #[cfg(test)]
 pub(crate) mod testing;
 mod unix;
 pub mod users;
+mod xattr;
 
 pub use fallbacks::Fallbacks;

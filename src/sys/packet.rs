@@ -210,7 +210,9 @@ mod tests {
     #[test]
     fn dead_socket_is_replaced_and_a_live_one_is_not() {
         let directory = TempDir::new();
-        let path = directory.path().join("a-name-".repeat(20) + "logs");
+        let deep = directory.path().join("longer-than-an-address-".repeat(8));
+        std::fs::create_dir(&deep).unwrap();
+        let path = deep.join("logs");
         let listener = PacketListener::bind(&path, 0o600).unwrap();
         assert_eq!(std::fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(listener.accept().unwrap().is_none());
@@ -221,6 +223,6 @@ mod tests {
         assert_eq!(PacketListener::bind(&path, 0o600).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(listener);
         PacketListener::bind(&path, 0o660).unwrap();
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+        assert_eq!(std::fs::read_dir(deep).unwrap().count(), 1);
     }
 }

@@ -73,6 +73,9 @@ pub(super) struct Query {
 impl Query {
     pub(super) fn of(invocation: &Invocation, tail: u64, tail_follow: u64) -> Result<Self, CliError> {
         let follow = invocation.is_set(&FOLLOW);
+        if follow && invocation.format()? == Format::Json {
+            return Err(UsageError::endless_json().into());
+        }
         let since = match invocation.text(&SINCE)? {
             None => None,
             Some(text) => Some(instant(text).ok_or_else(|| UsageError::bad_time(text))?),

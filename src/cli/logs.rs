@@ -20,13 +20,13 @@ const TAIL_DEFAULT_FOLLOW: u64 = 10;
 pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let format = invocation.format()?;
     let names = invocation.names()?;
+    let query = Query::of(invocation, TAIL_DEFAULT, TAIL_DEFAULT_FOLLOW)?;
     let client = ask::agent(invocation, Access::Read)?;
     let prefix = match format {
         Format::Table if invocation.is_set(&NO_PREFIX) => Prefix::None,
         Format::Table => prefix(&client, &names)?,
         Format::Json | Format::Ndjson => Prefix::None,
     };
-    let query = Query::of(invocation, TAIL_DEFAULT, TAIL_DEFAULT_FOLLOW)?;
     let mut lines = client.lines(&path(&names, &query)?, query.each())?;
     stream(&mut lines, format, "lines", |text| {
         let line: LogLine = serde_json::from_str(text).ok()?;

@@ -35,7 +35,7 @@ pub enum ClientError {
         #[source]
         source: io::Error,
     },
-    #[error("the agent did not answer within {}", crate::engine::types::human(*after))]
+    #[error("no answer from the agent within {}; what was asked may still be done", crate::engine::types::human(*after))]
     TimedOut { after: Duration },
     #[error("the agent went away before it answered; what was asked may have been done")]
     Lost(#[source] io::Error),

@@ -34,6 +34,11 @@ pub struct UsageError {
 }
 
 impl UsageError {
+    /// One JSON document cannot be written of what has no end.
+    pub(super) fn endless_json() -> Self {
+        usage("--follow has no end that would complete a JSON document; use -o ndjson")
+    }
+
     /// For `--since`.
     pub(super) fn bad_time(text: &str) -> Self {
         usage(format!("--since needs a time ago such as 10m, or an instant such as 2026-11-22T08:00:00Z, not {text:?}"))

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::args::Invocation;
+use super::args::{Format, Invocation};
 use super::exit::{CliError, Exit};
 use super::output::{self, message};
+use super::status::line;
 use super::table::{CONFIG, EXPLAIN};
-use crate::config::{self, Context, Diagnostic, Dirs};
+use crate::config::{self, Context, Diagnostic, Dirs, Loaded};
 use crate::sys;
 
 /// Where the configuration is unless another file is named.
@@ -15,10 +16,19 @@ pub(super) const FILE_DEFAULT: &str = "/etc/mainstay/mainstay.ron";
 pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let named = invocation.file().or_else(|| invocation.path(&CONFIG));
     let file = named.unwrap_or_else(|| PathBuf::from(FILE_DEFAULT));
-    let loaded = match config::load(&file, &context()) {
+    let format = invocation.format()?;
+    let answer = config::load(&file, &context());
+    if format != Format::Table {
+        output::print(&as_json(&file, &answer, format)?)?;
+    }
+    let loaded = match answer {
         Ok(loaded) => loaded,
-        Err(findings) => return Err(invalid(&file, &findings)),
+        Err(findings) if format == Format::Table => return Err(invalid(&file, &findings)),
+        Err(_) => return Err(CliError::ConfigInvalid { file }),
     };
+    if format != Format::Table {
+        return Ok(Exit::Well);
+    }
     tell(&loaded.warnings);
     if invocation.is_set(&EXPLAIN) {
         output::print(&config::explain(&loaded.plan))?;
@@ -27,6 +37,22 @@ pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
         output::print(&format!("{} is valid: {services} services\n", file.display()))?;
     }
     Ok(Exit::Well)
+}
+
+/// The findings as data: one object, or one finding a line.
+fn as_json(file: &Path, answer: &Result<Loaded, Vec<Diagnostic>>, format: Format) -> Result<String, CliError> {
+    let findings = match answer {
+        Ok(loaded) => &loaded.warnings,
+        Err(findings) => findings,
+    };
+    match format {
+        Format::Ndjson => findings.iter().map(line).collect(),
+        Format::Json | Format::Table => line(&serde_json::json!({
+            "file": file.display().to_string(),
+            "valid": answer.is_ok(),
+            "findings": findings,
+        })),
+    }
 }
 
 /// The run_dir by a file, without looking at its services.

@@ -20,13 +20,13 @@ const TAIL_DEFAULT_FOLLOW: u64 = 10;
 pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let format = invocation.format()?;
     let names = invocation.names()?;
+    let query = Query::of(invocation, TAIL_DEFAULT, TAIL_DEFAULT_FOLLOW)?;
     let client = ask::agent(invocation, Access::Read)?;
     let prefix = match format {
         Format::Table if invocation.is_set(&NO_PREFIX) => Prefix::None,
         Format::Table => prefix(&client, &names)?,
         Format::Json | Format::Ndjson => Prefix::None,
     };
-    let query = Query::of(invocation, TAIL_DEFAULT, TAIL_DEFAULT_FOLLOW)?;
     let mut lines = client.lines(&path(&names, &query)?, query.each())?;
     stream(&mut lines, format, "lines", |text| {
         let line: LogLine = serde_json::from_str(text).ok()?;
@@ -73,6 +73,9 @@ pub(super) struct Query {
 impl Query {
     pub(super) fn of(invocation: &Invocation, tail: u64, tail_follow: u64) -> Result<Self, CliError> {
         let follow = invocation.is_set(&FOLLOW);
+        if follow && invocation.format()? == Format::Json {
+            return Err(UsageError::endless_json().into());
+        }
         let since = match invocation.text(&SINCE)? {
             None => None,
             Some(text) => Some(instant(text).ok_or_else(|| UsageError::bad_time(text))?),

@@ -115,7 +115,7 @@ pub const COMMANDS: [Command; 18] = [
         usage: "check [FILE]",
         arguments: Arguments::AtMostOne,
         offer: Offer::Files,
-        options: &[&EXPLAIN],
+        options: &[&EXPLAIN, &OUTPUT],
         summary: "validate a configuration, without an agent",
         details: "Every error is shown at once, with its place. Exit code 78 when there is one.",
         run: check::run,

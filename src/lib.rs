@@ -1,6 +1,54 @@
-//! mainstay keeps the services of one Linux host alive.
+//! mainstay keeps the services of one Linux host alive. This page is its architecture; the modules follow in reading order.
+//!
+//! # One decides, the others do
+//!
+//! [`engine`] decides. It is a function from an event and the time to a list of actions: no clock, no I/O, no thread, no randomness but
+//! its own seeded generator. The same events give the same actions, which is why a flight recording can be replayed
+//! and why thousands of simulated crashes cost a second.
+//!
+//! [`runtime`] is the shell around it: one thread and one epoll. It turns ready descriptors into events and actions into calls. It
+//! holds pidfds, groups, pipes and sockets, and decides nothing. Whatever happens becomes one `Note`, which is the log line, the
+//! journal entry, the metric and a link of the chain that `mainstay why` tells.
+//!
+//! # One process per way of dying
+//!
+//! The binary runs in roles. The agent (`mainstay run`) must never wait for a disk or a network, so what may wait is another
+//! process of the same binary, supervised by the same engine: [`logs`] (output pipes, files, the event journal, operator
+//! decisions, and the keeper of descriptors that outlive the agent) and [`checks`] (network probes). Configuration is looked at by a
+//! short-lived loader child ([`runtime::load`]), because the files it names may lie on a disk that does not answer.
+//!
+//! # What survives
+//!
+//! The agent may be killed at any moment. Its children write into named pipes that they hold open themselves; each replica has a record on tmpfs
+//! ([`runtime::record`]), written before its program runs; the next agent believes a record only if boot, start time, pidfd inode
+//! and group agree ([`runtime::adopt`]). No signal is ever sent to a number: only through a pidfd, or to a group.
+//!
+//! # Who may use whom
+//!
+//! ```text
+//! main ──► cli ──► runtime ──► config ──► engine
+//!           │       │    └───► api ─────► engine (views), sys
+//!           │       ├──► checks, logs ──► sys
+//!           │       └──► sys
+//!           └──► api (client), config, sample
+//! ```
+//!
+//! `engine` and `sys` use nothing else of ours; `checks` and `logs` never see each other. `tests/tidy.rs` holds us to it.
+
+pub mod engine;
+
+pub mod runtime;
+
+pub mod sys;
+
+pub mod config;
+
+pub mod logs;
 
 pub mod checks;
-pub mod engine;
-pub mod logs;
-pub mod sys;
+
+pub mod api;
+
+pub mod cli;
+
+pub mod sample;

@@ -7,10 +7,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
 pub enum ToChecks {
-    Hello { agent_pid: i32 },
+    Hello {
+        agent_pid: i32,
+    },
     /// Answered once by [`FromChecks::Answer`] within `timeout_ms`, unless cancelled.
-    Probe { id: u64, target: ProbeTarget, timeout_ms: u64 },
-    Cancel { id: u64 },
+    Probe {
+        id: u64,
+        target: ProbeTarget,
+        timeout_ms: u64,
+    },
+    Cancel {
+        id: u64,
+    },
     Quit,
 }
 
@@ -26,7 +34,12 @@ pub enum ProbeTarget {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
 pub enum FromChecks {
-    Hello { pid: i32 },
+    Hello {
+        pid: i32,
+    },
     /// `error`: `None` is success; else a sentence such as `connection refused` or `status 503`.
-    Answer { id: u64, error: Option<String> },
+    Answer {
+        id: u64,
+        error: Option<String>,
+    },
 }

@@ -15,32 +15,75 @@ use super::types::{Exit, ReplicaId, RequestId, RunId, StateName};
 pub enum Action {
     /// Make the process of this run. The record (identity and `memory`) is written before the gate opens. Answered by `Spawned` or
     /// `SpawnFailed`, then `Executed` or `ExecFailed`, then `Exited`.
-    Spawn { replica: ReplicaId, run: RunId, memory: Box<Memory> },
+    Spawn {
+        replica: ReplicaId,
+        run: RunId,
+        memory: Box<Memory>,
+    },
     /// Send a signal through the pidfd (and SIGCONT after one that should end it).
-    Signal { replica: ReplicaId, run: RunId, signal: i32, whom: Whom },
+    Signal {
+        replica: ReplicaId,
+        run: RunId,
+        signal: i32,
+        whom: Whom,
+    },
     /// Forbid forks where the kernel can, kill every process of the tree, at once.
-    KillTree { replica: ReplicaId, run: RunId },
+    KillTree {
+        replica: ReplicaId,
+        run: RunId,
+    },
     /// Report who remains in the tree: `TreeRemains` (or `TreeEmpty`).
-    Inspect { replica: ReplicaId, run: RunId },
+    Inspect {
+        replica: ReplicaId,
+        run: RunId,
+    },
     /// The tree is empty: remove its group, close its descriptors.
-    Release { replica: ReplicaId, run: RunId },
+    Release {
+        replica: ReplicaId,
+        run: RunId,
+    },
     /// Answered by `ProbeDone` with the same generation; the engine keeps the deadline.
-    Probe { replica: ReplicaId, run: RunId, generation: u64, probe: Probe, timeout: Duration },
+    Probe {
+        replica: ReplicaId,
+        run: RunId,
+        generation: u64,
+        probe: Probe,
+        timeout: Duration,
+    },
     /// Nobody waits for this probe any more.
-    CancelProbe { replica: ReplicaId, run: RunId, generation: u64 },
+    CancelProbe {
+        replica: ReplicaId,
+        run: RunId,
+        generation: u64,
+    },
     /// Write what must survive the agent's death (the identity is the shell's to add).
-    Persist { replica: ReplicaId, memory: Box<Memory> },
+    Persist {
+        replica: ReplicaId,
+        memory: Box<Memory>,
+    },
     /// The replica left the configuration: remove its record, its pipe, its sockets.
-    Forget { replica: ReplicaId },
+    Forget {
+        replica: ReplicaId,
+    },
     /// The service's log settings or sockets may have changed.
-    Refresh { replica: ReplicaId },
+    Refresh {
+        replica: ReplicaId,
+    },
     /// Write an operator's decision to disk; answered by `Persisted`.
-    Decide { decision: u64, content: Decision },
+    Decide {
+        decision: u64,
+        content: Decision,
+    },
     /// The outcome of a verb.
-    Answer { request: RequestId, outcome: Outcome },
+    Answer {
+        request: RequestId,
+        outcome: Outcome,
+    },
     Note(Note),
     /// Everything is stopped (or the deadline has passed): stop the roles and leave. `clean` when nothing remains.
-    Exit { clean: Cleanness },
+    Exit {
+        clean: Cleanness,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,53 +163,153 @@ pub enum Level {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoteKind {
-    Started { run: RunId, pid: i32 },
-    Ready { run: RunId, took: Duration },
+    Started {
+        run: RunId,
+        pid: i32,
+    },
+    Ready {
+        run: RunId,
+        took: Duration,
+    },
     /// `next`: what follows from it.
-    Ended { run: RunId, exit: Exit, oom: bool, after: Duration, requested: bool, next: Next },
-    StartFailed { run: RunId, why: String, next: Next },
-    NotReadyInTime { run: RunId, after: Duration, last_answer: Option<String> },
-    Degraded { failures: u32, fall: u32, answer: String },
-    Recovered { successes: u32 },
-    NotAlive { failures: u32, answer: String },
-    WatchdogMissed { after: Duration },
+    Ended {
+        run: RunId,
+        exit: Exit,
+        oom: bool,
+        after: Duration,
+        requested: bool,
+        next: Next,
+    },
+    StartFailed {
+        run: RunId,
+        why: String,
+        next: Next,
+    },
+    NotReadyInTime {
+        run: RunId,
+        after: Duration,
+        last_answer: Option<String>,
+    },
+    Degraded {
+        failures: u32,
+        fall: u32,
+        answer: String,
+    },
+    Recovered {
+        successes: u32,
+    },
+    NotAlive {
+        failures: u32,
+        answer: String,
+    },
+    WatchdogMissed {
+        after: Duration,
+    },
     WatchdogTriggered,
-    Stopping { run: RunId, why: String },
+    Stopping {
+        run: RunId,
+        why: String,
+    },
     /// The main process is gone or did not go: the rest of the tree is signalled or killed.
-    KillingTree { run: RunId, remaining: u32, why: String },
-    Stopped { run: RunId },
-    Done { run: RunId },
-    Stuck { run: RunId, processes: Vec<Remaining> },
-    Unstuck { run: RunId },
-    Waiting { on: Vec<String> },
-    BudgetSpent { failures: u32, within: Duration, next_try: Option<Duration> },
-    HalfOpen { held: Duration },
+    KillingTree {
+        run: RunId,
+        remaining: u32,
+        why: String,
+    },
+    Stopped {
+        run: RunId,
+    },
+    Done {
+        run: RunId,
+    },
+    Stuck {
+        run: RunId,
+        processes: Vec<Remaining>,
+    },
+    Unstuck {
+        run: RunId,
+    },
+    Waiting {
+        on: Vec<String>,
+    },
+    BudgetSpent {
+        failures: u32,
+        within: Duration,
+        next_try: Option<Duration>,
+    },
+    HalfOpen {
+        held: Duration,
+    },
     BudgetRefilled,
-    Adopted { run: RunId, pid: i32, state: StateName },
-    EndedUnseen { run: RunId, exit: Exit, next: Next },
-    Status { text: String },
-    LastLines { run: RunId, lines: Vec<String> },
-    LinesDropped { lines: u64, reason: String },
-    Commanded { verb: Verb, caller: Caller },
-    Reloaded { changes: Vec<Change>, caller: Caller },
-    ReloadRefused { why: String },
+    Adopted {
+        run: RunId,
+        pid: i32,
+        state: StateName,
+    },
+    EndedUnseen {
+        run: RunId,
+        exit: Exit,
+        next: Next,
+    },
+    Status {
+        text: String,
+    },
+    LastLines {
+        run: RunId,
+        lines: Vec<String>,
+    },
+    LinesDropped {
+        lines: u64,
+        reason: String,
+    },
+    Commanded {
+        verb: Verb,
+        caller: Caller,
+    },
+    Reloaded {
+        changes: Vec<Change>,
+        caller: Caller,
+    },
+    ReloadRefused {
+        why: String,
+    },
     Removed,
-    ShuttingDown { caller: Caller, services: u32 },
-    ShutDown { remaining: u32 },
-    Stalled { by: Duration, suspended: bool },
-    NotPersisted { why: String },
-    Remark { text: String },
+    ShuttingDown {
+        caller: Caller,
+        services: u32,
+    },
+    ShutDown {
+        remaining: u32,
+    },
+    Stalled {
+        by: Duration,
+        suspended: bool,
+    },
+    NotPersisted {
+        why: String,
+    },
+    Remark {
+        text: String,
+    },
 }
 
 /// What the supervisor does next about a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Next {
-    Restart { in_: Duration, attempt: u32, of: Option<u32> },
+    Restart {
+        in_: Duration,
+        attempt: u32,
+        of: Option<u32>,
+    },
     /// Stays as it is: done, stopped by request, or the policy says so.
-    Nothing { why: String },
+    Nothing {
+        why: String,
+    },
     /// The budget is spent.
-    Hold { until_next_try: Option<Duration> },
+    Hold {
+        until_next_try: Option<Duration>,
+    },
     /// A requested restart goes on.
     StartAgain,
 }

@@ -47,6 +47,12 @@ pub struct Memory {
 impl Memory {
     pub const CAUSES_MAX: usize = 12;
     pub const CHANGES_MAX: usize = 16;
+
+    /// What is known of a replica without a record: that it is wanted, and nothing else.
+    #[must_use]
+    pub fn unknown() -> Self {
+        super::service::fresh_memory(Wanted::Up, 0, Time::default())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

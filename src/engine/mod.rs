@@ -1,83 +1,281 @@
 //! The engine decides. Pure: no clock, no I/O, no threads, no randomness but its own seeded generator.
 //!
 //! The shell calls [`Engine::step`] with what happened and performs the actions that come back, in order.
+//!
+//! One step has these phases:
+//! 1. The event is folded into the state of the replica it concerns (`start`, `stop`, `ended`, `health`, `command`, `reload`, `adopt`).
+//! 2. Until nothing is left to do: every replica on the worklist is settled (`settle`): what it is, is compared with what it should be;
+//!    timers that are due fire; rolling restarts and waiting requests of the services touched are looked at.
+//! 3. What changed of a replica's memory is handed out to be written.
+//!
+//! A replica gets on the worklist when something it depends on changes, so a step costs what it affects and never a
+//! look at all services. Nothing is armed that is not needed: at rest there is no deadline at all.
+//!
+//! Dependencies form no cycle (over all four kinds of edges together); the configuration check sees to that.
 
-#![deny(clippy::disallowed_methods, clippy::disallowed_types, clippy::wildcard_enum_match_arm, clippy::float_arithmetic)]
+#![deny(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::wildcard_enum_match_arm,
+    clippy::float_arithmetic
+)]
 
 pub mod action;
 pub mod event;
 pub mod memory;
+pub mod note;
 pub mod plan;
 pub mod types;
 pub mod view;
 
-use action::Action;
+mod access;
+mod adopt;
+mod command;
+mod diff;
+mod ended;
+mod explain;
+mod health;
+#[cfg(debug_assertions)]
+mod invariants;
+mod order;
+mod reload;
+mod request;
+mod restart;
+mod rng;
+mod rolling;
+mod service;
+mod settle;
+mod shutdown;
+mod start;
+mod stop;
+#[cfg(test)]
+mod stories;
+#[cfg(test)]
+mod testkit;
+mod timers;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use action::{Action, Level, NoteKind};
 use event::Event;
 use plan::Plan;
-use types::{Now, ReplicaId, RunId, ServiceId, Time};
+use request::Request;
+use rng::Rng;
+use service::Service;
+use timers::{TimerKey, Timers};
+use types::{Now, ReplicaId, RequestId, RunId, ServiceId, Time};
 use view::{Counters, ServiceView};
 
-#[derive(Debug)]
-pub struct Engine {}
+/// The whole state. It can be written to a file and read back between two steps: the same events then give the same actions.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Engine {
+    plan: Plan,
+    services: BTreeMap<ServiceId, Service>,
+    names: BTreeMap<String, ServiceId>,
+    next_service: u32,
+    next_generation: u64,
+    next_decision: u64,
+    rng: Rng,
+    /// By the monotonic clock.
+    timers: Timers,
+    /// By the boot clock.
+    boot_timers: Timers,
+    requests: BTreeMap<RequestId, Request>,
+    /// Decisions that are not known to be on disk, and who waits for them.
+    decisions: BTreeMap<u64, RequestId>,
+    slots: order::Slots,
+    shutdown: Option<shutdown::Shutdown>,
+    /// Replicas whose process may exist; roles are not counted.
+    populated: u32,
+    counters: Counters,
+    now: Now,
+    /// Replicas to be settled.
+    #[serde(skip)]
+    dirty: BTreeSet<ReplicaId>,
+    /// Services whose rolling restart and requests are to be looked at.
+    #[serde(skip)]
+    touched: BTreeSet<ServiceId>,
+    /// Replicas whose memory is not yet handed out.
+    #[serde(skip)]
+    unsaved: BTreeSet<ReplicaId>,
+    #[serde(skip)]
+    out: Vec<Action>,
+}
 
-#[expect(clippy::todo, unused_variables, reason = "replaced before this is used")]
 impl Engine {
     /// `seed` is for jitter. The first event is `Event::Begin`.
     #[must_use]
     pub fn new(plan: Plan, seed: u64, now: Now) -> Self {
-        todo!()
+        let mut engine = Self {
+            plan: Plan::default(),
+            services: BTreeMap::new(),
+            names: BTreeMap::new(),
+            next_service: 0,
+            // Above those of any earlier agent of this boot.
+            next_generation: now.boot.0,
+            next_decision: 1,
+            rng: Rng::new(seed),
+            timers: Timers::default(),
+            boot_timers: Timers::default(),
+            requests: BTreeMap::new(),
+            decisions: BTreeMap::new(),
+            slots: order::Slots::default(),
+            shutdown: None,
+            populated: 0,
+            counters: Counters::default(),
+            now,
+            dirty: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            unsaved: BTreeSet::new(),
+            out: Vec::new(),
+        };
+        engine.install(plan);
+        engine
     }
+
     /// Handles one event; the caller performs the actions in order and reports what became of them as later events.
     pub fn step(&mut self, now: Now, event: Event) -> Vec<Action> {
-        todo!()
+        self.now = now;
+        self.counters.steps += 1;
+        self.handle(event);
+        self.run_to_rest();
+        self.check_shutdown();
+        self.persist();
+        #[cfg(debug_assertions)]
+        self.check_invariants();
+        std::mem::take(&mut self.out)
     }
+
     /// When to call `step(now, Event::Tick)` at the latest, on the monotonic clock.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        todo!()
+        self.timers.first()
     }
+
     /// The same for deadlines on the boot clock (periods).
     #[must_use]
     pub fn next_boot_deadline(&self) -> Option<Time> {
-        todo!()
+        self.boot_timers.first()
     }
+
     #[must_use]
     pub fn plan(&self) -> &Plan {
-        todo!()
+        &self.plan
     }
+
     /// Every service (roles included), in the order of the plan, those on their way out last.
+    #[must_use]
     pub fn services(&self, now: Now) -> Vec<ServiceView<'_>> {
-        todo!()
+        self.view_all(now)
     }
+
     #[must_use]
     pub fn service(&self, name: &str, now: Now) -> Option<ServiceView<'_>> {
-        todo!()
+        self.names.get(name).map(|id| self.view_one(*id, now))
     }
+
     #[must_use]
     pub fn service_id(&self, name: &str) -> Option<ServiceId> {
-        todo!()
+        self.names.get(name).copied()
     }
+
     #[must_use]
     pub fn service_name(&self, id: ServiceId) -> Option<&str> {
-        todo!()
+        self.services.contains_key(&id).then(|| self.name(id))
     }
+
     /// The plan this replica is (or is about to be) started from.
     #[must_use]
     pub fn service_plan(&self, id: ServiceId) -> Option<&plan::ServicePlan> {
-        todo!()
+        self.services.contains_key(&id).then(|| self.plan_of(id))
     }
+
     /// The run whose process or tree exists (or is being made) now.
     #[must_use]
     pub fn current_run(&self, replica: ReplicaId) -> Option<RunId> {
-        todo!()
+        let found = self.services.get(&replica.service)?.replicas.get(&replica.index)?;
+        found.run.as_ref().map(|_| found.memory.run)
     }
+
     #[must_use]
     pub fn counters(&self) -> Counters {
-        todo!()
+        self.counters
     }
+
     /// The changes that applying `plan` would bring; nothing is changed.
     #[must_use]
     pub fn preview(&self, plan: &Plan) -> Vec<action::Change> {
-        todo!()
+        diff::changes(&self.plan, plan)
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Tick => {}
+            Event::Begin { found, decisions } => self.begin(found, decisions),
+            Event::Spawned { replica, run, pid } => self.spawned(replica, run, pid),
+            Event::SpawnFailed { replica, run, ours, error } => self.spawn_failed(replica, run, ours, error),
+            Event::Executed { replica, run } => self.executed(replica, run),
+            Event::ExecFailed { replica, run, error } => self.exec_failed(replica, run, error),
+            Event::Exited { replica, run, exit, oom, remaining } => self.exited(replica, run, exit, oom, remaining),
+            Event::TreeEmpty { replica, run } => self.tree_empty(replica, run),
+            Event::TreeRemains { replica, run, processes } => self.tree_remains(replica, run, processes),
+            Event::LastLines { replica, run, lines } => self.keep_last_lines(replica, run, lines),
+            Event::Notified { replica, run, message } => self.notified(replica, run, message),
+            Event::ReadyByFd { replica, run } => self.ready_by(replica, run, start::Sign::Fd),
+            Event::ReadyByLog { replica, run } => self.ready_by(replica, run, start::Sign::Log),
+            Event::ProbeDone { replica, run, generation, result } => self.probe_done(replica, run, generation, result),
+            Event::Command { request, caller, verb, target } => self.command(request, caller, verb, &target),
+            Event::Persisted { decision, result } => self.persisted(decision, result),
+            Event::Reload { request, caller, plan } => self.reload(request, caller, *plan),
+            Event::Shutdown { caller } => self.begin_shutdown(caller),
+            Event::Stalled { by, suspended } => self.stalled(by, suspended),
+            Event::LinesDropped { replica, lines, reason } => self.lines_dropped(replica, lines, reason),
+            Event::Remark { level, text } => self.agent_note(level, NoteKind::Remark { text }),
+        }
+    }
+
+    fn run_to_rest(&mut self) {
+        // Far more than any legal step needs; beyond it something restarts something for ever.
+        let mut rounds_left = 1_000 + 200 * self.services.len() * 4;
+        loop {
+            rounds_left = rounds_left.saturating_sub(1);
+            debug_assert!(rounds_left > 0, "a step does not come to rest");
+            if let Some(id) = self.dirty.pop_first() {
+                self.settle(id);
+            } else if let Some(key) = self.timers.pop_due(self.now.mono) {
+                self.fire(key);
+            } else if let Some(key) = self.boot_timers.pop_due(self.now.boot) {
+                self.fire(key);
+            } else if let Some(service) = self.touched.pop_first() {
+                self.advance_rolling(service);
+                self.review_requests(service);
+            } else {
+                break;
+            }
+        }
+    }
+
+    fn fire(&mut self, key: TimerKey) {
+        match key {
+            TimerKey::Replica(id, timer) => self.replica_timer(id, timer),
+            TimerKey::Loss(service) => self.service_late(service),
+            TimerKey::Request(request) => self.decision_late(request),
+            TimerKey::Shutdown => self.shutdown_deadline(),
+        }
+    }
+
+    fn persist(&mut self) {
+        for id in std::mem::take(&mut self.unsaved) {
+            if let Some(replica) = self.find(id) {
+                let memory = Box::new(replica.memory.clone());
+                self.out.push(Action::Persist { replica: id, memory });
+            }
+        }
+    }
+
+    fn agent_note(&mut self, level: Level, kind: NoteKind) {
+        self.out.push(Action::Note(action::Note { level, subject: None, kind }));
     }
 }

@@ -21,8 +21,10 @@ pub enum ToLogs {
     Watch { stream: Stream, pipe: PathBuf, settings: Settings },
     /// Read what is left, close the pipe, keep the files.
     Unwatch { stream: Stream },
-    /// What comes through the pipe from now on belongs to `run` (what is pending belongs to the one before). `ready_text`: answer the first line
-    /// that contains it with [`FromLogs::Matched`].
+    /// What comes through the pipe from now on belongs to `run`. What is pending belongs to the one before, unless that was ended by
+    /// `RunEnded` (then everything since belongs to `run`, whose process may speak before this order is heard) or the role knows of none
+    /// (it was restarted in the midst of a run). `ready_text`: answer the first line that contains it with [`FromLogs::Matched`]; repeating
+    /// the order repeats the answer.
     RunBegins { stream: Stream, run: u32, ready_text: Option<String> },
     /// Read the pipe until it is empty and answer with [`FromLogs::Drained`].
     RunEnded { stream: Stream, run: u32 },
@@ -47,18 +49,39 @@ pub enum ToLogs {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
 pub enum FromLogs {
-    Hello { pid: i32, last_seq: u64 },
-    Matched { stream: Stream, run: u32 },
+    Hello {
+        pid: i32,
+        last_seq: u64,
+    },
+    Matched {
+        stream: Stream,
+        run: u32,
+    },
     /// The pipe of an ended run is empty; its last lines (at most 10, at most 1 KiB each).
-    Drained { stream: Stream, run: u32, tail: Vec<String> },
+    Drained {
+        stream: Stream,
+        run: u32,
+        tail: Vec<String>,
+    },
     /// Lines that were dropped since the last report, and why (rate guard, full disk, slow disk).
-    Dropped { stream: Stream, lines: u64, reason: String },
-    Persisted { decision: u64, error: Option<String> },
+    Dropped {
+        stream: Stream,
+        lines: u64,
+        reason: String,
+    },
+    Persisted {
+        decision: u64,
+        error: Option<String>,
+    },
     /// The packet carries the descriptors.
-    Kept { key: String },
+    Kept {
+        key: String,
+    },
     KeptAll,
     /// Something an operator should know of the log disk (once per change).
-    Trouble { text: String },
+    Trouble {
+        text: String,
+    },
 }
 
 /// One replica's output.

@@ -1,0 +1,18 @@
+//! What others see of the agent: HTTP/1.1 and JSON over two Unix sockets.
+//!
+//! `proto` is the wire's types, shared by both ends. `http` and `route` turn bytes into a [`route::Request`] and are pure; `connection`
+//! and `server` own the sockets and never block; `render` and `metrics` turn the engine's views into answers; `client` is
+//! the blocking end that the commands use. Nothing here decides anything about a service.
+
+pub mod client;
+pub mod connection;
+pub mod error;
+pub mod http;
+pub mod metrics;
+pub mod proto;
+pub mod render;
+pub mod route;
+pub mod server;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod time;

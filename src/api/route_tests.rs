@@ -1,0 +1,192 @@
+use super::*;
+
+fn ask(method: &str, target: &str, body: &str, socket: Socket) -> Result<Request, ApiError> {
+    let head = Head {
+        method: method.to_owned(),
+        target: target.to_owned(),
+        json: true,
+        keep_alive: true,
+        head_bytes: 0,
+        body_bytes: body.len(),
+    };
+    route(&head, body.as_bytes(), socket)
+}
+
+fn get(target: &str) -> Request {
+    ask("GET", target, "", Socket::Admin).unwrap()
+}
+
+fn refused(method: &str, target: &str, body: &str) -> Code {
+    ask(method, target, body, Socket::Admin).unwrap_err().code
+}
+
+#[test]
+fn every_path_of_the_interface_is_found() {
+    let name = || "api".to_owned();
+    assert_eq!(get("/v1"), Request::Index);
+    assert_eq!(get("/v1/services"), Request::Services { roles: Roles::Hidden });
+    assert_eq!(get("/v1/services?roles=1"), Request::Services { roles: Roles::Shown });
+    assert_eq!(get("/v1/services/api"), Request::Service { name: name() });
+    assert_eq!(get("/v1/services/api/why"), Request::Why { name: name() });
+    assert_eq!(get("/v1/config"), Request::Config);
+    assert_eq!(get("/metrics"), Request::Metrics);
+    assert_eq!(get("/healthz"), Request::Healthz);
+    assert_eq!(get("/readyz"), Request::Readyz);
+    let reload = |dry_run| Request::Reload { dry_run };
+    assert_eq!(ask("POST", "/v1/config/reload?dry_run=1", "{}", Socket::Admin), Ok(reload(true)));
+    assert_eq!(ask("POST", "/v1/config/reload", "", Socket::Admin), Ok(reload(false)));
+}
+
+#[test]
+fn verbs_carry_replica_and_options() {
+    let verb = |target: &str, body: &str| ask("POST", target, body, Socket::Admin).unwrap();
+    let request = |replica, verb, wait| Request::Verb { service: "api".to_owned(), replica, verb, wait };
+    assert_eq!(verb("/v1/services/api/start", "{}"), request(None, Verb::Start, Wait::Outcome));
+    assert_eq!(verb("/v1/services/api/stop", ""), request(None, Verb::Stop, Wait::Outcome));
+    assert_eq!(
+        verb("/v1/services/api/restart", "{\"wait\":false}"),
+        request(None, Verb::RestartRolling, Wait::Decision)
+    );
+    assert_eq!(
+        verb("/v1/services/api/replicas/2/restart", "{\"all_at_once\":true, \"wait\":true}"),
+        request(Some(2), Verb::RestartAtOnce, Wait::Outcome)
+    );
+    assert_eq!(refused("POST", "/v1/services/api/start", "{\"all_at_once\":true}"), Code::RequestInvalid);
+    assert_eq!(refused("POST", "/v1/services/api/start", "{\"wiat\":true}"), Code::RequestInvalid);
+    assert_eq!(refused("POST", "/v1/services/api/start", "[]"), Code::RequestInvalid);
+    assert_eq!(refused("POST", "/v1/services/api/explode", "{}"), Code::PathUnknown);
+    assert_eq!(refused("POST", "/v1/services/api/replicas/70000/stop", "{}"), Code::RequestInvalid);
+}
+
+#[test]
+fn logs_and_events_understand_their_queries() {
+    let targets = vec![
+        LogTarget { service: "a".to_owned(), replica: Some(1) },
+        LogTarget { service: "b".to_owned(), replica: None },
+        LogTarget { service: "c".to_owned(), replica: Some(0) },
+    ];
+    assert_eq!(
+        get("/v1/services/a/logs?replica=1&also=b,c%2F0&tail=5&follow=1&since=2026-11-22T09:00:00+01:00"),
+        Request::Logs { targets, tail: Some(5), since_unix_ms: Some(1_795_334_400_000), follow: true }
+    );
+    let events = |since, tail, follow| Request::Events { since, tail, follow };
+    assert_eq!(get("/v1/events"), events(EventsSince::Beginning, None, false));
+    assert_eq!(get("/v1/events?since=812&follow"), events(EventsSince::Seq(812), None, true));
+    assert_eq!(
+        get("/v1/events?since=1970-01-01T00:00:01Z&tail=10"),
+        events(EventsSince::UnixMs(1_000), Some(10), false)
+    );
+    for target in [
+        "/v1/events?since=soon",
+        "/v1/events?follow=yes",
+        "/v1/events?tail=-1",
+        "/v1/events?tail=1&tail=2",
+        "/v1/events?color=1",
+    ] {
+        assert_eq!(refused("GET", target, ""), Code::RequestInvalid, "{target}");
+    }
+}
+
+#[test]
+fn wrong_methods_say_which_is_right() {
+    for (method, target, allow) in [
+        ("POST", "/v1/services", "GET"),
+        ("DELETE", "/v1/services/api", "GET"),
+        ("HEAD", "/metrics", "GET"),
+        ("GET", "/v1/services/api/stop", "POST"),
+        ("GET", "/v1/config/reload", "POST"),
+    ] {
+        let error = ask(method, target, "", Socket::Admin).unwrap_err();
+        assert_eq!((error.code, error.allow), (Code::MethodNotAllowed, Some(allow)), "{method} {target}");
+    }
+    for target in ["/", "/v2", "/v1/", "//v1", "/v1/services/", "/v1/services/a/b/c", "/v1/services//stop"] {
+        if target == "/v1/" {
+            assert_eq!(get(target), Request::Index);
+        } else {
+            assert_eq!(refused("GET", target, ""), Code::PathUnknown, "{target}");
+        }
+    }
+}
+
+#[test]
+fn verbs_need_the_json_content_type() {
+    let head = Head {
+        method: "POST".to_owned(),
+        target: "/v1/services/api/stop".to_owned(),
+        json: false,
+        keep_alive: true,
+        head_bytes: 0,
+        body_bytes: 0,
+    };
+    assert_eq!(route(&head, b"", Socket::Admin).unwrap_err().code, Code::RequestInvalid);
+}
+
+#[test]
+fn the_read_socket_shows_services_and_metrics_only() {
+    for target in ["/v1/services", "/v1/services/api", "/v1/services/api/why", "/v1/services/api/logs", "/metrics"] {
+        assert!(ask("GET", target, "", Socket::Read).is_ok(), "{target}");
+    }
+    for (method, target) in [
+        ("GET", "/v1"),
+        ("GET", "/v1/events"),
+        ("GET", "/v1/config"),
+        ("GET", "/healthz"),
+        ("POST", "/v1/services/api/stop"),
+        ("POST", "/v1/config/reload"),
+        ("DELETE", "/v1/services"),
+    ] {
+        assert_eq!(
+            ask(method, target, "{}", Socket::Read).unwrap_err().code,
+            Code::SocketReadOnly,
+            "{method} {target}"
+        );
+    }
+}
+
+#[test]
+fn percent_signs_are_decoded_or_refused() {
+    assert_eq!(get("/v1/services/%40logs"), Request::Service { name: "@logs".to_owned() });
+    for target in ["/v1/services/%", "/v1/services/%4", "/v1/services/%zz", "/v1/services/%ff", "/v1/services/%+1"] {
+        assert_eq!(refused("GET", target, ""), Code::RequestInvalid, "{target}");
+    }
+    for text in ["api-1", "2026-11-22T09:00:00+01:00", "a b&c=d", "é%"] {
+        assert_eq!(decode(&encode(text)).unwrap(), text);
+    }
+}
+
+#[test]
+fn seeded_garbage_never_panics() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let words = [
+        "/v1",
+        "/services",
+        "/",
+        "?",
+        "&",
+        "=",
+        "%",
+        "%2",
+        "follow",
+        "since=",
+        "tail=9",
+        "/logs",
+        "/replicas/",
+        "é",
+        "\u{0}",
+        "a,b/1",
+    ];
+    for _ in 0..20_000 {
+        let length = next() % 8;
+        let target: String = (0..length).map(|_| words[usize::try_from(next() % 16).unwrap()]).collect();
+        let socket = if next() % 2 == 0 { Socket::Admin } else { Socket::Read };
+        let method = if next() % 2 == 0 { "GET" } else { "POST" };
+        // Whatever comes out is fine; a panic is not.
+        let _ = ask(method, &target, "{\"wait\":0", socket);
+    }
+}

@@ -1,0 +1,396 @@
+//! The two listening sockets and everybody connected to them, for a loop that must not block.
+//!
+//! The server has an epoll instance of its own. The runtime watches that one descriptor ([`AsFd`]) and calls [`Server::turn`] when it is
+//! readable or when [`Server::next_deadline`] has come; what clients ask comes back as [`Incoming`] and is answered, at
+//! any later time, by [`Server::respond`] or [`Server::hand_over`].
+//!
+//! Limits. `mainstay.sock`: [`ADMIN_CONNECTIONS_MAX`] connections, the last [`ROOT_RESERVE`] for uid 0. `read.sock`:
+//! [`READ_CONNECTIONS_MAX`] connections, [`READ_PER_UID_MAX`] a uid, and one follow a uid. Above a limit the client reads 503.
+//!
+//! A connection that was handed over no longer counts. To know when the follow of a `read.sock` client has ended the server keeps a
+//! duplicate of that one descriptor: it is dropped when the client leaves, when the logs role ends the stream with shutdown(2) (closing
+//! alone would leave the client waiting for the duplicate), or by [`Server::drop_followers`] when the logs role is gone.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::connection::{Connection, Step};
+use super::error::{ApiError, Code};
+use super::http::{After, Response};
+use super::route::{Request, Socket};
+use crate::sys::connection::ConnectionListener;
+use crate::sys::epoll::{Epoll, Interest, Ready};
+use crate::sys::packet::Peer;
+
+pub const ADMIN_SOCKET: &str = "mainstay.sock";
+pub const READ_SOCKET: &str = "read.sock";
+
+pub const ADMIN_CONNECTIONS_MAX: usize = 32;
+/// Of these, kept for uid 0: a leaky client must not lock root out.
+pub const ROOT_RESERVE: usize = 2;
+pub const READ_CONNECTIONS_MAX: usize = 16;
+pub const READ_PER_UID_MAX: usize = 4;
+/// Follows of `read.sock` clients, one a uid.
+pub const FOLLOWERS_MAX: usize = 16;
+
+const ACCEPTS_A_TURN: usize = 16;
+/// More than there can be descriptors in the set, so that nobody is starved.
+const READY_A_TURN: usize = 80;
+/// A listener rests this long when the kernel has no descriptor for another connection.
+const ACCEPT_PAUSE_NS: u64 = 1_000_000_000;
+
+const KEY_ADMIN: u64 = 0;
+const KEY_READ: u64 = 1;
+const KEY_FIRST: u64 = 2;
+/// With this bit a key is the uid of a follower.
+const KEY_FOLLOWER: u64 = 1 << 63;
+
+/// Names a connection for as long as the agent lives; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnectionId(u64);
+
+/// A request that the runtime must answer.
+#[derive(Debug)]
+pub struct Incoming {
+    pub connection: ConnectionId,
+    pub request: Request,
+    pub peer: Peer,
+    pub socket: Socket,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("cannot listen on {path}")]
+    Listen {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot watch the API sockets")]
+    Watch(#[source] io::Error),
+}
+
+#[derive(Debug)]
+pub struct Server {
+    epoll: Epoll,
+    admin: Listener,
+    read: Listener,
+    connections: BTreeMap<ConnectionId, Connection>,
+    followers: BTreeMap<u32, UnixStream>,
+    next_id: u64,
+    ready: Vec<Ready>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    socket: ConnectionListener,
+    path: PathBuf,
+    /// Rests until then.
+    paused_until_ns: Option<u64>,
+}
+
+impl AsFd for Server {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+impl Server {
+    /// Listens below `run_dir`. `admin_gid` is the group of `mainstay.sock`; without one only the agent's own user opens it.
+    ///
+    /// # Errors
+    /// A socket cannot be made.
+    pub fn bind(run_dir: &Path, admin_gid: Option<u32>) -> Result<Self, ServerError> {
+        let admin = Listener::bind_admin(run_dir.join(ADMIN_SOCKET), admin_gid)?;
+        let read = Listener::bind(run_dir.join(READ_SOCKET), 0o666, None)?;
+        let epoll = Epoll::new().map_err(ServerError::Watch)?;
+        epoll.add(admin.socket.as_fd(), KEY_ADMIN, Interest::READ).map_err(ServerError::Watch)?;
+        epoll.add(read.socket.as_fd(), KEY_READ, Interest::READ).map_err(ServerError::Watch)?;
+        Ok(Self {
+            epoll,
+            admin,
+            read,
+            connections: BTreeMap::new(),
+            followers: BTreeMap::new(),
+            next_id: KEY_FIRST,
+            ready: Vec::with_capacity(READY_A_TURN),
+        })
+    }
+
+    /// Does what can be done now: accepts, reads, writes, drops who is late. Bounded work; never waits.
+    pub fn turn(&mut self, mono_ns: u64) -> Vec<Incoming> {
+        let mut incoming = Vec::new();
+        let mut ready = std::mem::take(&mut self.ready);
+        if let Err(error) = self.epoll.wait(&mut ready, Some(Duration::ZERO)) {
+            log::warn!("api: cannot ask which clients are ready: {error}; asking again next turn");
+        }
+        for one in ready.drain(..) {
+            match one.key {
+                KEY_ADMIN => self.accept(Socket::Admin, mono_ns),
+                KEY_READ => self.accept(Socket::Read, mono_ns),
+                key if key & KEY_FOLLOWER != 0 => self.follower_left(key),
+                key => self.client_ready(ConnectionId(key), one, mono_ns, &mut incoming),
+            }
+        }
+        self.ready = ready;
+        // After the reading, so that a stall of our own loop is nobody's fault.
+        self.expire(mono_ns);
+        incoming
+    }
+
+    /// When `turn` must be called at the latest (monotonic nanoseconds).
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<u64> {
+        let clients = self.connections.values().filter_map(|connection| connection.deadline_ns);
+        let pauses = [self.admin.paused_until_ns, self.read.paused_until_ns];
+        clients.chain(pauses.into_iter().flatten()).min()
+    }
+
+    /// Answers a request. A client that has left meanwhile is no error.
+    pub fn respond(&mut self, mono_ns: u64, connection: ConnectionId, response: Response) {
+        let Some(client) = self.connections.get_mut(&connection) else { return };
+        if client.is_waiting() {
+            let step = client.respond(response, mono_ns);
+            self.settle(connection, &step);
+        }
+    }
+
+    /// Writes `head` ([`STREAM_HEAD`](super::http::STREAM_HEAD)) and gives the connection away. `None`: the client has left or does not read.
+    pub fn hand_over(&mut self, connection: ConnectionId, head: &[u8]) -> Option<OwnedFd> {
+        let client = self.remove(connection)?;
+        if !client.is_waiting() {
+            return None;
+        }
+        if client.follows && client.socket == Socket::Read {
+            self.keep_follower(&client)?;
+        }
+        client.hand_over(head)
+    }
+
+    /// Whether the client is still there.
+    #[must_use]
+    pub fn is_open(&self, connection: ConnectionId) -> bool {
+        self.connections.contains_key(&connection)
+    }
+
+    /// Ends the follows of `read.sock` clients: the logs role that served them is gone.
+    pub fn drop_followers(&mut self) {
+        for follower in std::mem::take(&mut self.followers).into_values() {
+            self.forget(&follower);
+            // The client may have left already.
+            let _ = follower.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Removes the sockets' names; for an agent that ends for good and still holds the lock of its run_dir.
+    pub fn remove_sockets(&self) {
+        for listener in [&self.admin, &self.read] {
+            if let Err(error) = std::fs::remove_file(&listener.path) {
+                log::warn!("api: cannot remove {}: {error}; the next agent replaces it", listener.path.display());
+            }
+        }
+    }
+
+    fn listener(&mut self, socket: Socket) -> &mut Listener {
+        match socket {
+            Socket::Admin => &mut self.admin,
+            Socket::Read => &mut self.read,
+        }
+    }
+
+    fn accept(&mut self, socket: Socket, now_ns: u64) {
+        for _ in 0..ACCEPTS_A_TURN {
+            match self.listener(socket).socket.accept() {
+                Ok(Some((stream, peer))) => self.admit(stream, peer, socket, now_ns),
+                Ok(None) => return,
+                Err(error) => return self.pause(socket, &error, now_ns),
+            }
+        }
+    }
+
+    /// A level-triggered listener that cannot accept would keep the loop busy: it rests for a second.
+    fn pause(&mut self, socket: Socket, error: &io::Error, now_ns: u64) {
+        let key = key_of(socket);
+        let listener = self.listener(socket);
+        log::warn!("api: cannot accept on {}: {error}; next try in 1 s", listener.path.display());
+        listener.paused_until_ns = Some(now_ns.saturating_add(ACCEPT_PAUSE_NS));
+        let listener = match socket {
+            Socket::Admin => &self.admin,
+            Socket::Read => &self.read,
+        };
+        if let Err(error) = self.epoll.modify(listener.socket.as_fd(), key, Interest::NONE) {
+            log::warn!("api: cannot pause {}: {error}", listener.path.display());
+        }
+    }
+
+    fn admit(&mut self, stream: UnixStream, peer: Peer, socket: Socket, now_ns: u64) {
+        if let Err(error) = self.room(&peer, socket) {
+            turn_away(&stream, &error);
+            return;
+        }
+        let id = ConnectionId(self.next_id);
+        let connection = Connection::new(stream, peer, socket, now_ns);
+        match self.epoll.add(connection.stream().as_fd(), id.0, Interest::READ) {
+            Ok(()) => {
+                self.next_id += 1;
+                self.connections.insert(id, connection);
+            }
+            Err(error) => log::warn!("api: cannot watch a connection of uid {}: {error}; dropped", connection.peer.uid),
+        }
+    }
+
+    /// Whether another connection of this peer has room.
+    fn room(&self, peer: &Peer, socket: Socket) -> Result<(), ApiError> {
+        let of_socket = self.connections.values().filter(|connection| connection.socket == socket);
+        let (all, same_uid) = of_socket
+            .fold((0, 0), |(all, same), connection| (all + 1, same + usize::from(connection.peer.uid == peer.uid)));
+        let (limit, per_uid) = match socket {
+            Socket::Admin if peer.uid == 0 => (ADMIN_CONNECTIONS_MAX, ADMIN_CONNECTIONS_MAX),
+            Socket::Admin => (ADMIN_CONNECTIONS_MAX - ROOT_RESERVE, ADMIN_CONNECTIONS_MAX),
+            Socket::Read => (READ_CONNECTIONS_MAX, READ_PER_UID_MAX),
+        };
+        if all >= limit {
+            let message = format!("all {limit} connections are in use");
+            return Err(ApiError::new(Code::ConnectionsTooMany, message).hint("close a connection or try again"));
+        }
+        if same_uid >= per_uid {
+            let message = format!("uid {} has {per_uid} connections already", peer.uid);
+            return Err(ApiError::new(Code::ConnectionsTooMany, message).hint("close one of them"));
+        }
+        Ok(())
+    }
+
+    fn client_ready(&mut self, id: ConnectionId, ready: Ready, now_ns: u64, incoming: &mut Vec<Incoming>) {
+        let Some(client) = self.connections.get_mut(&id) else { return };
+        let mut step = client.ready(ready.readable, ready.hangup, now_ns);
+        let (peer, socket) = (client.peer, client.socket);
+        if client.follows && client.is_waiting() && socket == Socket::Read && !self.may_follow(peer.uid) {
+            let error = ApiError::new(Code::ConnectionsTooMany, format!("uid {} follows something already", peer.uid))
+                .hint("end the other follow, or use mainstay.sock");
+            step = match self.connections.get_mut(&id) {
+                Some(client) => client.respond(error.response(), now_ns),
+                None => Step::Closed,
+            };
+        }
+        self.settle(id, &step);
+        if let Step::Request(request) = step {
+            incoming.push(Incoming { connection: id, request, peer, socket });
+        }
+    }
+
+    /// Also counts a request that is still on its way to the logs role.
+    fn may_follow(&self, uid: u32) -> bool {
+        let asking = self.connections.values().filter(|one| one.follows && one.socket == Socket::Read);
+        let (all, same_uid) =
+            asking.fold((0, 0), |(all, same), one| (all + 1, same + usize::from(one.peer.uid == uid)));
+        // The asking connection itself is among them.
+        !self.followers.contains_key(&uid) && same_uid <= 1 && self.followers.len() + all <= FOLLOWERS_MAX
+    }
+
+    fn keep_follower(&mut self, client: &Connection) -> Option<()> {
+        let uid = client.peer.uid;
+        let kept = client.stream().try_clone().ok()?;
+        self.epoll.add(kept.as_fd(), KEY_FOLLOWER | u64::from(uid), Interest::NONE).ok()?;
+        self.followers.insert(uid, kept);
+        Some(())
+    }
+
+    fn follower_left(&mut self, key: u64) {
+        let Ok(uid) = u32::try_from(key & !KEY_FOLLOWER) else { return };
+        if let Some(follower) = self.followers.remove(&uid) {
+            self.forget(&follower);
+        }
+    }
+
+    /// Brings the epoll set in line with what a step made of a connection.
+    fn settle(&mut self, id: ConnectionId, step: &Step) {
+        if matches!(step, Step::Closed) {
+            self.remove(id);
+            return;
+        }
+        let Some(client) = self.connections.get(&id) else { return };
+        if let Err(error) = self.epoll.modify(client.stream().as_fd(), id.0, client.interest()) {
+            log::warn!("api: cannot watch a connection of uid {}: {error}; dropped", client.peer.uid);
+            self.remove(id);
+        }
+    }
+
+    fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
+        let client = self.connections.remove(&id)?;
+        self.forget(client.stream());
+        Some(client)
+    }
+
+    fn forget(&self, stream: &UnixStream) {
+        if let Err(error) = self.epoll.remove(stream.as_fd()) {
+            log::warn!("api: cannot stop watching a connection: {error}; it is closed anyway");
+        }
+    }
+
+    fn expire(&mut self, now_ns: u64) {
+        let due = |deadline: Option<u64>| deadline.is_some_and(|at| at <= now_ns);
+        let late: Vec<ConnectionId> =
+            self.connections.iter().filter(|(_, client)| due(client.deadline_ns)).map(|(id, _)| *id).collect();
+        for id in late {
+            if let Some(client) = self.connections.get_mut(&id) {
+                let step = client.expire(now_ns);
+                self.settle(id, &step);
+            }
+        }
+        for (listener, key) in [(&mut self.admin, KEY_ADMIN), (&mut self.read, KEY_READ)] {
+            if due(listener.paused_until_ns) {
+                listener.paused_until_ns = None;
+                if let Err(error) = self.epoll.modify(listener.socket.as_fd(), key, Interest::READ) {
+                    log::error!("api: {} accepts no more clients: {error}", listener.path.display());
+                }
+            }
+        }
+    }
+}
+
+impl Listener {
+    fn bind_admin(path: PathBuf, gid: Option<u32>) -> Result<Self, ServerError> {
+        let Some(gid) = gid else { return Self::bind(path, 0o600, None) };
+        match Self::bind(path.clone(), 0o660, Some(gid)) {
+            // An agent without root can give a socket only to its own groups; its own user keeps every right.
+            Err(ServerError::Listen { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+                log::info!(
+                    "api: {} stays with the agent's user: group {gid} cannot be given without root",
+                    path.display()
+                );
+                Self::bind(path, 0o600, None)
+            }
+            bound => bound,
+        }
+    }
+
+    fn bind(path: PathBuf, mode: u32, gid: Option<u32>) -> Result<Self, ServerError> {
+        match ConnectionListener::bind(&path, mode, gid) {
+            Ok(socket) => Ok(Self { socket, path, paused_until_ns: None }),
+            Err(source) => Err(ServerError::Listen { path, source }),
+        }
+    }
+}
+
+fn key_of(socket: Socket) -> u64 {
+    match socket {
+        Socket::Admin => KEY_ADMIN,
+        Socket::Read => KEY_READ,
+    }
+}
+
+/// One try to say why; the buffer of a new connection is empty.
+fn turn_away(mut stream: &UnixStream, error: &ApiError) {
+    if let Err(error) = stream.write(&error.response().into_bytes(After::Close)) {
+        log::debug!("api: a client above the limit left before it was told: {error}");
+    }
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

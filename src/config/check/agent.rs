@@ -1,0 +1,123 @@
+//! The `agent` part: directories, group, cgroup. Keys for capabilities that come later are accepted, and said to do nothing yet.
+
+use std::path::{Path, PathBuf};
+
+use super::super::Context;
+use super::super::parse;
+use super::super::report::{Item, Report};
+use super::super::schema::{Agent, Cgroup};
+use super::super::suggest;
+use crate::engine::plan::{AgentPlan, CgroupPlan, WatchdogPlan};
+
+const ADMIN_GROUP: &str = "mainstay";
+/// The longest name of a socket below `run_dir` that is not a service's, with its slash.
+const OWN_SOCKET: &str = "/roles/checks.sock.new";
+
+/// `names`: of all services, when they are all known.
+pub(super) fn agent(item: Option<Item>, names: Option<&[&str]>, context: &Context, report: &mut Report) -> AgentPlan {
+    let nowhere = Item { source: usize::MAX, range: 0..0, prefix: "agent".to_owned(), broken: Vec::new() };
+    let (item, agent) = match item {
+        Some(mut item) => {
+            let agent = parse::read::<Agent>(&mut item, report).unwrap_or_default();
+            (item, agent)
+        }
+        None => (nowhere, Agent::default()),
+    };
+    let defaults = context.default_dirs();
+    let mut directory = |key: &str, given: &Option<String>, default: PathBuf| match given {
+        Some(path) => absolute(&item, key, path, report),
+        None => default,
+    };
+    let run_dir = directory("run_dir", &agent.run_dir, defaults.run_dir);
+    let state_dir = directory("state_dir", &agent.state_dir, defaults.state_dir);
+    let log_dir = directory("log_dir", &agent.log_dir, defaults.log_dir);
+    let textfile = agent.textfile.as_ref().map(|path| absolute(&item, "textfile", path, report));
+    let longest = run_dir.as_os_str().len() + OWN_SOCKET.len();
+    if longest > super::SOCKET_PATH_BYTES_MAX && agent.run_dir.is_some() {
+        let message = format!(
+            "sockets below this `run_dir` would have paths of {longest} bytes; the kernel allows {}",
+            super::SOCKET_PATH_BYTES_MAX
+        );
+        report.error(&item, "run_dir", message);
+    }
+    if agent.starting_max == Some(0) {
+        report
+            .error(&item, "starting_max", "0 starts at once: nothing would ever start")
+            .hint("None is twice the number of CPUs");
+    }
+    if agent.shutdown_timeout.0.is_zero() {
+        report.error(&item, "shutdown_timeout", "`shutdown_timeout` must be longer than 0s");
+    }
+    without_effect(&item, &agent, report);
+    AgentPlan {
+        run_dir,
+        state_dir,
+        log_dir,
+        admin_gid: admin_gid(&item, &agent, context, report),
+        cgroup: match &agent.cgroup {
+            Cgroup::Auto => CgroupPlan::Auto,
+            Cgroup::Path(path) => CgroupPlan::Path(absolute(&item, "cgroup", path, report)),
+            Cgroup::Off => CgroupPlan::Off,
+        },
+        watchdog: watchdog(&item, &agent, names, report),
+        default_checks: agent.default_checks.unwrap_or(true),
+        starting_max: agent.starting_max,
+        shutdown_timeout: agent.shutdown_timeout.0,
+        textfile,
+    }
+}
+
+fn absolute(item: &Item, key: &str, path: &str, report: &mut Report) -> PathBuf {
+    if path.contains('\0') {
+        report.error(item, key, "a zero byte cannot stand in a path");
+    } else if !path.starts_with('/') {
+        report.error(item, key, format!("{path:?} is not an absolute path")).hint("it must start with /");
+    }
+    // `//run/x/` and `/run/x` are one directory, and the run_dir's text names the agent's cgroup.
+    Path::new(path).components().collect()
+}
+
+fn without_effect(item: &Item, agent: &Agent, report: &mut Report) {
+    let given = [
+        ("default_checks", agent.default_checks.is_some(), "the watch over the host"),
+        ("watchdog", agent.watchdog.is_some(), "the hardware watchdog"),
+        ("textfile", agent.textfile.is_some(), "the metrics file"),
+        ("proxy_user", agent.proxy_user.is_some(), "the balancer"),
+    ];
+    for (key, _, what) in given.into_iter().filter(|(_, given, _)| *given) {
+        report.note(item, key, format!("`{key}` does nothing yet: {what} is not part of this version"));
+    }
+}
+
+/// Absent from the host: root only. Without root, a group that the agent's user is not in cannot be given to a socket.
+fn admin_gid(item: &Item, agent: &Agent, context: &Context, report: &mut Report) -> Option<u32> {
+    let name = agent.admin_group.as_deref().unwrap_or(ADMIN_GROUP);
+    let Some(gid) = context.look.group(name) else {
+        if agent.admin_group.is_some() && name != ADMIN_GROUP {
+            let message = format!("there is no group {name:?}: only root can give orders");
+            report
+                .warning(item, "admin_group", message)
+                .maybe_hint(suggest::did_you_mean(name, context.look.group_names()));
+        }
+        return None;
+    };
+    let member = || context.look.user(&context.uid.to_string()).is_some_and(|user| user.groups.contains(&gid));
+    (context.uid == 0 || member()).then_some(gid)
+}
+
+fn watchdog(item: &Item, agent: &Agent, names: Option<&[&str]>, report: &mut Report) -> Option<WatchdogPlan> {
+    let watchdog = agent.watchdog.as_ref()?;
+    for (index, name) in watchdog.require.iter().enumerate() {
+        if let Some(names) = names.filter(|names| !names.contains(&name.as_str())) {
+            let hint = suggest::did_you_mean(name, names.iter().copied());
+            report
+                .error(item, &format!("watchdog.require[{index}]"), format!("there is no service {name:?}"))
+                .maybe_hint(hint);
+        }
+    }
+    if watchdog.timeout.0.as_secs() == 0 {
+        report.error(item, "watchdog.timeout", "a hardware watchdog counts in seconds: at least \"1s\"");
+    }
+    let device = absolute(item, "watchdog.device", &watchdog.device, report);
+    Some(WatchdogPlan { device, timeout: watchdog.timeout.0, require: watchdog.require.clone() })
+}

@@ -1,0 +1,182 @@
+//! The difference between two plans, and what of a plan a running process was made from.
+//!
+//! * Restart needed: what the process was given at its birth. All of it is in the hash that is remembered with each run.
+//! * Live: everything else; it applies at once.
+
+use serde::Serialize;
+
+use super::action::{Change, Effect};
+use super::plan::{Kind, Launch, Plan, ProcessPlan, Readiness, ServicePlan};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a restart would change.
+#[derive(PartialEq, Serialize)]
+struct Spec<'a> {
+    launch: Launch,
+    kind: Kind,
+    port: Option<u16>,
+    process: &'a ProcessPlan,
+    ready: ReadyChannel,
+    watchdog: Option<Duration>,
+}
+
+/// The channels of readiness that a process is born with.
+#[derive(PartialEq, Serialize)]
+enum ReadyChannel {
+    Notify,
+    Fd(i32),
+    Other,
+}
+
+fn spec(plan: &ServicePlan) -> Spec<'_> {
+    let ready = match plan.ready {
+        Readiness::Notify => ReadyChannel::Notify,
+        Readiness::Fd(fd) => ReadyChannel::Fd(fd),
+        Readiness::Started | Readiness::Probe(_) | Readiness::Log(_) => ReadyChannel::Other,
+    };
+    Spec {
+        launch: plan.launch,
+        kind: plan.kind,
+        port: plan.port,
+        process: &plan.process,
+        ready,
+        watchdog: plan.watchdog,
+    }
+}
+
+/// FNV-1a (64 bit) over the JSON of what a restart would change: the same in every build.
+pub(super) fn spec_hash(plan: &ServicePlan) -> u64 {
+    // A plan is plain data with string keys: it always has a JSON form.
+    let text = serde_json::to_string(&spec(plan)).unwrap_or_default();
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+pub(super) fn needs_restart(old: &ServicePlan, new: &ServicePlan) -> bool {
+    spec(old) != spec(new)
+}
+
+/// One line a service, in the order of the new plan; what leaves comes last.
+pub(super) fn changes(old: &Plan, new: &Plan) -> Vec<Change> {
+    let before: BTreeMap<&str, &ServicePlan> = old.services.iter().map(|plan| (plan.name.as_str(), plan)).collect();
+    let after: BTreeMap<&str, &ServicePlan> = new.services.iter().map(|plan| (plan.name.as_str(), plan)).collect();
+    let change = |plan: &ServicePlan, effect, why| Change { service: plan.name.clone(), effect, why };
+    let mut list: Vec<Change> = new
+        .services
+        .iter()
+        .map(|plan| match before.get(plan.name.as_str()) {
+            None => change(plan, Effect::Start, "new".to_owned()),
+            Some(old) => changed(old, plan),
+        })
+        .collect();
+    let leaving = old.services.iter().filter(|plan| !after.contains_key(plan.name.as_str()));
+    list.extend(leaving.map(|plan| change(plan, Effect::Stop, "no longer configured".to_owned())));
+    list
+}
+
+fn changed(old: &ServicePlan, new: &ServicePlan) -> Change {
+    let (born, live) = (born_fields(old, new), live_fields(old, new));
+    let mut why: Vec<String> = born.iter().chain(&live).map(|field| (*field).to_owned()).collect();
+    if old.replicas != new.replicas {
+        why.insert(0, format!("replicas {} -> {}", old.replicas, new.replicas));
+    }
+    let effect = if needs_restart(old, new) {
+        Effect::Restart
+    } else if new.replicas > old.replicas {
+        Effect::Start
+    } else if new.replicas < old.replicas {
+        Effect::Stop
+    } else if live.is_empty() {
+        Effect::Unchanged
+    } else {
+        Effect::Live
+    };
+    Change { service: new.name.clone(), effect, why: why.join(", ") }
+}
+
+fn born_fields(old: &ServicePlan, new: &ServicePlan) -> Vec<&'static str> {
+    let (was, is) = (&old.process, &new.process);
+    let fields = [
+        ("command", was.command != is.command || old.launch != new.launch),
+        ("kind", old.kind != new.kind),
+        ("port", old.port != new.port),
+        ("user", was.user != is.user),
+        ("cwd", was.cwd != is.cwd),
+        ("umask", was.umask != is.umask),
+        ("env", was.env != is.env),
+        ("ready", spec(old).ready != spec(new).ready),
+        ("watchdog", old.watchdog != new.watchdog),
+        ("rlimits", was.rlimits != is.rlimits),
+        ("oom_score_adj", was.oom_score_adj != is.oom_score_adj),
+        ("nice", was.nice != is.nice),
+        ("no_new_privileges", was.no_new_privileges != is.no_new_privileges),
+        ("capabilities", was.capabilities != is.capabilities),
+        ("listen", was.listen != is.listen),
+    ];
+    differing(&fields)
+}
+
+fn live_fields(old: &ServicePlan, new: &ServicePlan) -> Vec<&'static str> {
+    let fields = [
+        ("restart", old.restart != new.restart),
+        ("success_exit_codes", old.success_exit_codes != new.success_exit_codes),
+        ("backoff", old.backoff != new.backoff),
+        ("budget", old.budget != new.budget),
+        ("requires", old.requires != new.requires),
+        ("wants", old.wants != new.wants),
+        ("after", old.after != new.after),
+        ("restart_with", old.restart_with != new.restart_with),
+        ("ready", old.ready != new.ready && spec(old).ready == spec(new).ready),
+        ("start_timeout", old.start_timeout != new.start_timeout),
+        ("alive", old.alive != new.alive),
+        ("stop", old.stop != new.stop),
+        ("logs", old.logs != new.logs),
+    ];
+    differing(&fields)
+}
+
+fn differing(fields: &[(&'static str, bool)]) -> Vec<&'static str> {
+    fields.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(services: &[ServicePlan]) -> Plan {
+        Plan { services: services.to_vec(), ..Plan::default() }
+    }
+
+    #[test]
+    fn each_field_has_its_effect() {
+        let base = ServicePlan::with_defaults("api", &["/bin/api"]);
+        let effect = |change: &dyn Fn(&mut ServicePlan)| {
+            let mut new = base.clone();
+            change(&mut new);
+            let hashes_differ = spec_hash(&new) != spec_hash(&base);
+            let change = changes(&plan(std::slice::from_ref(&base)), &plan(&[new])).remove(0);
+            assert_eq!(hashes_differ, change.effect == Effect::Restart, "{change:?}");
+            (change.effect, change.why)
+        };
+        assert_eq!(effect(&|_| {}), (Effect::Unchanged, String::new()));
+        assert_eq!(effect(&|new| new.process.nice = 5), (Effect::Restart, "nice".into()));
+        assert_eq!(effect(&|new| new.ready = Readiness::Notify), (Effect::Restart, "ready".into()));
+        assert_eq!(effect(&|new| new.ready = Readiness::Log("up".into())), (Effect::Live, "ready".into()));
+        assert_eq!(effect(&|new| new.budget = None), (Effect::Live, "budget".into()));
+        assert_eq!(effect(&|new| new.replicas = 3), (Effect::Start, "replicas 1 -> 3".into()));
+        let both = effect(&|new| {
+            new.replicas = 2;
+            new.process.umask = 0;
+            new.stop.signal = 2;
+        });
+        assert_eq!(both, (Effect::Restart, "replicas 1 -> 2, umask, stop".into()));
+    }
+
+    #[test]
+    fn new_and_gone_services_are_listed() {
+        let (api, db) = (ServicePlan::with_defaults("api", &["/a"]), ServicePlan::with_defaults("db", &["/d"]));
+        let list = changes(&plan(std::slice::from_ref(&api)), &plan(&[db]));
+        let effects: Vec<(&str, Effect)> = list.iter().map(|change| (change.service.as_str(), change.effect)).collect();
+        assert_eq!(effects, [("db", Effect::Start), ("api", Effect::Stop)]);
+    }
+}

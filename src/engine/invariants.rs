@@ -1,0 +1,201 @@
+//! What must hold after every step. Checked in debug builds, and by the simulation after every step of every seed.
+//!
+//! The strongest of these is that nothing was forgotten: every replica is settled again in thought, and must be where it should be. A
+//! missed entry on the worklist, which would be a service that waits for ever, shows here at once.
+
+use super::Engine;
+use super::memory::Memory;
+use super::plan::{Kind, Readiness};
+use super::service::{Blocker, Counts, Phase, Standing, State, Summary};
+use super::timers::{Timer, TimerKey};
+use super::types::{ReplicaId, ServiceId, StateName};
+
+impl Engine {
+    /// Panics where the engine has a bug.
+    pub(super) fn check_invariants(&self) {
+        assert!(self.dirty.is_empty() && self.touched.is_empty() && self.unsaved.is_empty(), "work is left over");
+        let clocks = [(self.timers.first(), self.now.mono), (self.boot_timers.first(), self.now.boot)];
+        for (first, now) in clocks {
+            assert!(first.is_none_or(|first| first > now), "a deadline that is over was not acted upon: {first:?}");
+        }
+        for (key, _) in self.timers.iter().chain(self.boot_timers.iter()) {
+            match key {
+                TimerKey::Replica(id, _) => assert!(self.find(id).is_some(), "{key:?}: of a replica that is gone"),
+                TimerKey::Loss(id) => assert!(self.services.contains_key(&id), "{key:?}: of a service that is gone"),
+                TimerKey::Request(request) => assert!(self.requests.contains_key(&request), "{key:?}: of no request"),
+                TimerKey::Shutdown => assert!(self.shutdown.is_some(), "no shutdown has a deadline"),
+            }
+        }
+        for service in self.services.keys() {
+            self.check_service(*service);
+            for id in self.replicas_of(*service) {
+                self.check_run(id);
+                self.check_memory(id);
+                self.check_deadlines(id);
+                self.check_nothing_forgotten(id);
+            }
+        }
+        self.check_slots();
+        self.check_requests();
+    }
+
+    fn check_service(&self, id: ServiceId) {
+        let service = self.service_at(id);
+        let mut counts = Counts::default();
+        for replica in service.replicas.values() {
+            counts.up += u32::from(replica.standing == Standing::Up);
+            counts.hopeful += u32::from(replica.standing == Standing::Hopeful);
+            counts.coming += u32::from(matches!(replica.standing, Standing::Hopeful | Standing::Coming));
+            let stuck = matches!(replica.state, State::Stuck { .. });
+            counts.running += u32::from(replica.run.is_some() && !stuck);
+            counts.leaving += u32::from(matches!(replica.state, State::Stopping { phase: Phase::Dependents, .. }));
+        }
+        assert_eq!(counts, service.counts, "{}: counts", self.name(id));
+        let summary = Summary {
+            is_up: counts.up > 0,
+            is_hopeful: counts.hopeful > 0,
+            is_lost: counts.up == 0 && (counts.coming == 0 || service.late),
+        };
+        assert_eq!(summary, service.summary, "{}: summary", self.name(id));
+        assert!(!service.removed || !service.replicas.is_empty(), "{}: gone but not dropped", self.name(id));
+        let populated = self.services.values().filter(|service| !service.is_role);
+        let populated = populated.flat_map(|service| service.replicas.values()).filter(|replica| replica.run.is_some());
+        assert_eq!(u32::try_from(populated.count()), Ok(self.populated), "populated replicas");
+    }
+
+    fn check_run(&self, id: ReplicaId) {
+        let replica = self.at(id);
+        let label = self.label(id);
+        let may_run = match replica.state {
+            State::Starting | State::Ready | State::Degraded | State::Stopping { .. } | State::Stuck { .. } => true,
+            State::Adopting
+            | State::Stopped
+            | State::Waiting { .. }
+            | State::Backoff { .. }
+            | State::Failed
+            | State::Done => false,
+        };
+        assert_eq!(replica.run.is_some(), may_run, "{label}: a run and state {}", replica.memory.state);
+        let Some(run) = &replica.run else {
+            return;
+        };
+        let up = matches!(replica.state, State::Ready | State::Degraded);
+        assert!(!up || (run.executed && !run.exited), "{label}: ready without a live run");
+        assert!(!run.exited || !matches!(replica.state, State::Starting), "{label}: starting after its exit");
+        if run.probe.is_some() {
+            assert!(self.armed(id, Timer::Probe).is_some(), "{label}: a probe without a deadline");
+        }
+        if run.exited {
+            let counted = replica.memory.last_exit.is_some_and(|last| last.run == replica.memory.run);
+            assert!(counted, "{label}: an exit that was not counted");
+        }
+    }
+
+    fn check_memory(&self, id: ReplicaId) {
+        let replica = self.at(id);
+        let memory = &replica.memory;
+        let label = self.label(id);
+        assert_eq!(memory.state, replica.state.name(), "{label}: memory of the state");
+        assert_eq!(memory.ready_since.is_some(), memory.state == StateName::Ready, "{label}: ready_since");
+        assert!(memory.causes.len() <= Memory::CAUSES_MAX && memory.changes.len() <= Memory::CHANGES_MAX, "{label}");
+        assert!(memory.budget_marks.iter().is_sorted(), "{label}: marks are in order");
+        assert!(!memory.requested || replica.run.is_some(), "{label}: requested, of nothing");
+        if let Some(hold) = memory.hold {
+            assert!(!(hold.half_open && hold.next_try.is_some()), "{label}: a half-open hold with a next try");
+        }
+    }
+
+    fn check_deadlines(&self, id: ReplicaId) {
+        let replica = self.at(id);
+        let label = self.label(id);
+        let plan = self.plan_of(id.service);
+        let state = self.armed(id, Timer::State);
+        let executed = replica.run.as_ref().is_some_and(|run| run.executed);
+        let expected = match &replica.state {
+            State::Starting => plan.kind == Kind::Daemon || !executed,
+            State::Stopping { phase, .. } => *phase != Phase::Dependents,
+            State::Backoff { .. } | State::Stuck { .. } => true,
+            State::Failed => replica.memory.hold.is_some_and(|hold| hold.next_try.is_some()),
+            State::Adopting | State::Stopped | State::Waiting { .. } | State::Ready | State::Degraded | State::Done => {
+                false
+            }
+        };
+        assert_eq!(state.is_some(), expected, "{label}: the deadline of state {}", replica.memory.state);
+        let up = matches!(replica.state, State::Ready | State::Degraded);
+        let probed = match &replica.state {
+            State::Starting => plan.kind == Kind::Daemon && executed && matches!(plan.ready, Readiness::Probe(_)),
+            _ if up => plan.alive.is_some(),
+            State::Adopting
+            | State::Stopped
+            | State::Waiting { .. }
+            | State::Ready
+            | State::Degraded
+            | State::Stopping { .. }
+            | State::Backoff { .. }
+            | State::Failed
+            | State::Done
+            | State::Stuck { .. } => false,
+        };
+        assert_eq!(self.armed(id, Timer::Probe).is_some(), probed, "{label}: probes in {}", replica.memory.state);
+        assert!(up || self.armed(id, Timer::Watchdog).is_none(), "{label}: watched in {}", replica.memory.state);
+        let forgets = self.armed(id, Timer::Forget).is_some();
+        assert_eq!(forgets, self.forgets_at(id).is_some(), "{label}: reset_after in {}", replica.memory.state);
+        let period = self.boot_timers.get(TimerKey::Replica(id, Timer::Period)).is_some();
+        let rests = matches!(replica.state, State::Done | State::Failed | State::Backoff { .. });
+        assert_eq!(period, rests && matches!(plan.kind, Kind::Every(_)), "{label}: period");
+    }
+
+    fn check_nothing_forgotten(&self, id: ReplicaId) {
+        let replica = self.at(id);
+        let label = self.label(id);
+        let wanted = self.is_wanted(id);
+        match &replica.state {
+            State::Adopting => {}
+            State::Stopped => assert!(!wanted && !replica.removed, "{label}: wanted but stopped"),
+            State::Backoff { .. } | State::Failed | State::Done => assert!(wanted, "{label}: unwanted and not stopped"),
+            State::Starting | State::Ready | State::Degraded => {
+                assert_eq!(self.must_stop(id), None, "{label}: runs but must stop");
+            }
+            State::Stopping { phase: Phase::Dependents, .. } => {
+                assert!(!self.dependents_are_down(id), "{label}: waits for dependents that are down");
+            }
+            State::Stopping { .. } | State::Stuck { .. } => {}
+            State::Waiting { on, hopeful } => {
+                assert!(wanted, "{label}: waits unwanted");
+                let (missing, hope) = self.missing(id);
+                if missing.is_empty() {
+                    assert_eq!(on, &[Blocker::Slot], "{label}: waits for nothing");
+                    assert!(replica.ticket.is_some(), "{label}: waits for a slot outside of the queue");
+                    let first = self.slots.queue.first().is_some_and(|(_, first)| *first == id);
+                    assert!(!first || self.slots.held >= self.slots_max(), "{label}: a slot is free");
+                } else {
+                    assert_eq!((on, *hopeful), (&missing, hope), "{label}: waits for something else");
+                }
+            }
+        }
+        assert_eq!(replica.standing, self.standing(id), "{label}: standing");
+    }
+
+    fn check_slots(&self) {
+        let replicas = || self.services.values().flat_map(|service| service.replicas.values());
+        let held = replicas().filter(|replica| replica.has_slot).count();
+        assert_eq!(u32::try_from(held), Ok(self.slots.held), "slots held");
+        assert!(
+            replicas().filter(|replica| replica.has_slot).all(|replica| replica.state == State::Starting),
+            "a slot is held by who does not start"
+        );
+        assert_eq!(replicas().filter(|replica| replica.ticket.is_some()).count(), self.slots.queue.len(), "tickets");
+    }
+
+    fn check_requests(&self) {
+        for (id, request) in &self.requests {
+            assert!(self.outcome_of(*id).is_none(), "request {id:?} could be answered");
+            assert!(self.service_at(request.service).requests.contains(id), "request {id:?} is looked at by nobody");
+            let armed = self.timers.get(TimerKey::Request(*id)).is_some();
+            assert_eq!(armed, !request.decisions.is_empty(), "request {id:?}: deadline of its decisions");
+        }
+        for request in self.decisions.values() {
+            assert!(self.requests.contains_key(request), "a decision of no request");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What the engine does, told as stories. Each begins with services that are being started.
+
+mod runs;

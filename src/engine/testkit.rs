@@ -1,0 +1,224 @@
+//! For the stories in the tests: an engine, a clock, and actions in short words.
+
+use std::time::Duration;
+
+use super::Engine;
+use super::action::{Action, Outcome, Whom};
+use super::event::{Caller, Decision, Event, Found, FoundProcess, Target, Verb, Wait};
+use super::memory::Memory;
+use super::plan::{Plan, Probe, ServicePlan};
+use super::types::{Exit, Now, ReplicaId, RequestId, RunId, StateName, Time, signal_name};
+
+pub(super) struct Kit {
+    pub(super) engine: Engine,
+    pub(super) now: Now,
+    /// The whole of the last step, or of the time that passed.
+    pub(super) last: Vec<Action>,
+    next_request: u64,
+}
+
+pub(super) fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+pub(super) fn service(name: &str) -> ServicePlan {
+    let mut plan = ServicePlan::with_defaults(name, &["/bin/true"]);
+    plan.backoff.jitter_permille = 0;
+    plan
+}
+
+/// `Probe::Tcp` and no more.
+pub(super) fn tcp() -> Probe {
+    Probe::Tcp("127.0.0.1:1".into())
+}
+
+impl Kit {
+    /// An agent's first life: everything is started.
+    pub(super) fn new(services: Vec<ServicePlan>) -> Self {
+        Self::begin(services, Vec::new(), Vec::new())
+    }
+
+    pub(super) fn plan(services: Vec<ServicePlan>) -> Plan {
+        let mut plan = Plan { services, ..Plan::default() };
+        plan.agent.shutdown_timeout = Duration::from_secs(90);
+        plan
+    }
+
+    pub(super) fn begin(services: Vec<ServicePlan>, found: Vec<Found>, decisions: Vec<Decision>) -> Self {
+        Self::begin_at(Time(1_000_000_000_000), services, found, decisions)
+    }
+
+    pub(super) fn begin_at(
+        mono: Time,
+        services: Vec<ServicePlan>,
+        found: Vec<Found>,
+        decisions: Vec<Decision>,
+    ) -> Self {
+        let now = Now { mono, boot: mono, wall: mono, wall_synchronised: true };
+        let engine = Engine::new(Self::plan(services), 1, now);
+        let mut kit = Self { engine, now, last: Vec::new(), next_request: 1 };
+        kit.step(Event::Begin { found, decisions });
+        kit
+    }
+
+    pub(super) fn step(&mut self, event: Event) -> Vec<String> {
+        self.last = self.engine.step(self.now, event);
+        self.words()
+    }
+
+    /// The last step, without notes and what is written.
+    pub(super) fn words(&self) -> Vec<String> {
+        self.last.iter().filter_map(|action| self.word(action)).collect()
+    }
+
+    pub(super) fn notes(&self) -> Vec<String> {
+        let notes =
+            self.last.iter().filter_map(|action| if let Action::Note(note) = action { Some(note) } else { None });
+        notes.map(super::action::Note::sentence).collect()
+    }
+
+    fn word(&self, action: &Action) -> Option<String> {
+        let name = |id: &ReplicaId| format!("{}/{}", self.engine.service_name(id.service).unwrap_or("?"), id.index);
+        Some(match action {
+            Action::Spawn { replica, run, .. } => format!("spawn {} run {}", name(replica), run.0),
+            Action::Signal { replica, signal, whom, .. } => {
+                let whom = if *whom == Whom::Main { "main" } else { "tree" };
+                format!("{} to {whom} of {}", signal_name(*signal), name(replica))
+            }
+            Action::KillTree { replica, .. } => format!("kill {}", name(replica)),
+            Action::Inspect { replica, .. } => format!("inspect {}", name(replica)),
+            Action::Release { replica, .. } => format!("release {}", name(replica)),
+            Action::Probe { replica, .. } => format!("probe {}", name(replica)),
+            Action::CancelProbe { replica, .. } => format!("cancel probe of {}", name(replica)),
+            Action::Forget { replica } => format!("forget {}", name(replica)),
+            Action::Decide { content, .. } => format!("decide {} {:?}", content.service, content.wanted),
+            Action::Answer { request, outcome } => format!("answer {}: {}", request.0, outcome_word(outcome)),
+            Action::Exit { clean } => format!("exit {clean:?}"),
+            Action::Refresh { .. } | Action::Persist { .. } | Action::Note(_) => return None,
+        })
+    }
+
+    pub(super) fn id(&self, name: &str) -> ReplicaId {
+        let (service, index) = name.split_once('/').unwrap_or((name, "0"));
+        let service = self.engine.service_id(service).expect("service is known");
+        ReplicaId { service, index: index.parse().expect("a number") }
+    }
+
+    pub(super) fn memory(&self, name: &str) -> Memory {
+        self.engine.at(self.id(name)).memory.clone()
+    }
+
+    pub(super) fn run(&self, name: &str) -> RunId {
+        self.memory(name).run
+    }
+
+    pub(super) fn state(&self, name: &str) -> StateName {
+        self.memory(name).state
+    }
+
+    pub(super) fn why(&self, name: &str) -> String {
+        self.engine.service(name, self.now).and_then(|view| view.why).unwrap_or_default()
+    }
+
+    /// The child exists and its exec succeeded.
+    pub(super) fn exec(&mut self, name: &str) -> Vec<String> {
+        let (replica, run) = (self.id(name), self.run(name));
+        let mut words = self.step(Event::Spawned { replica, run, pid: 100 });
+        words.extend(self.step(Event::Executed { replica, run }));
+        words
+    }
+
+    pub(super) fn exit(&mut self, name: &str, code: i32) -> Vec<String> {
+        self.exit_leaving(name, Exit::Code(code), 0)
+    }
+
+    pub(super) fn exit_leaving(&mut self, name: &str, exit: Exit, remaining: u32) -> Vec<String> {
+        let (replica, run) = (self.id(name), self.run(name));
+        self.step(Event::Exited { replica, run, exit, oom: false, remaining })
+    }
+
+    pub(super) fn empty(&mut self, name: &str) -> Vec<String> {
+        let (replica, run) = (self.id(name), self.run(name));
+        self.step(Event::TreeEmpty { replica, run })
+    }
+
+    /// The answer to the probe under way.
+    pub(super) fn answer(&mut self, name: &str, result: Result<(), &str>) -> Vec<String> {
+        let (replica, run) = (self.id(name), self.run(name));
+        let generation = self.engine.at(replica).run.as_ref().and_then(|run| run.probe).expect("a probe is under way");
+        self.step(Event::ProbeDone { replica, run, generation, result: result.map_err(str::to_owned) })
+    }
+
+    pub(super) fn command(&mut self, verb: Verb, target: &str) -> Vec<String> {
+        self.command_waiting(verb, target, Wait::Outcome)
+    }
+
+    pub(super) fn command_waiting(&mut self, verb: Verb, target: &str, wait: Wait) -> Vec<String> {
+        let (service, replica) = match target.split_once('/') {
+            Some((service, index)) => (service, index.parse().ok()),
+            None => (target, None),
+        };
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        let target = Target { service: service.to_owned(), replica, wait };
+        self.step(Event::Command { request, caller: Caller::Agent, verb, target })
+    }
+
+    /// Every decision of the last step is on disk.
+    pub(super) fn persist(&mut self) -> Vec<String> {
+        let decisions: Vec<u64> = self
+            .last
+            .iter()
+            .filter_map(|action| if let Action::Decide { decision, .. } = action { Some(*decision) } else { None })
+            .collect();
+        decisions.into_iter().flat_map(|decision| self.step(Event::Persisted { decision, result: Ok(()) })).collect()
+    }
+
+    /// Time passes; every deadline on the way is kept.
+    pub(super) fn pass(&mut self, time: Duration) -> Vec<String> {
+        let end = self.now.mono.after(time);
+        let mut all = Vec::new();
+        loop {
+            let boot = self.engine.next_boot_deadline().map(|at| at.since(self.now.boot));
+            let mono = self.engine.next_deadline().map(|at| at.since(self.now.mono));
+            let left = end.since(self.now.mono);
+            let next = [boot, mono].into_iter().flatten().filter(|next| *next <= left).min();
+            let by = next.unwrap_or(left);
+            self.now = Now {
+                mono: self.now.mono.after(by),
+                boot: self.now.boot.after(by),
+                wall: self.now.wall.after(by),
+                ..self.now
+            };
+            self.step(Event::Tick);
+            all.append(&mut self.last);
+            if next.is_none() {
+                self.last = all;
+                return self.words();
+            }
+        }
+    }
+
+    /// What the next agent finds of this replica.
+    pub(super) fn found(&self, name: &str, process: FoundProcess) -> Found {
+        let id = self.id(name);
+        Found {
+            service: self.engine.service_name(id.service).expect("known").to_owned(),
+            index: id.index,
+            memory: self.memory(name),
+            stop: self.engine.service_plan(id.service).expect("known").stop,
+            process,
+        }
+    }
+}
+
+fn outcome_word(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Done { persisted: true } => "done".to_owned(),
+        Outcome::Done { persisted: false } => "done, not on disk".to_owned(),
+        Outcome::Failed { why } => format!("failed, {why}"),
+        Outcome::Unknown { message, hint } => format!("{message}, {}", hint.clone().unwrap_or_default()),
+        Outcome::Conflict { message } => format!("conflict, {message}"),
+        Outcome::Reloaded { changes } => format!("reloaded {}", changes.len()),
+    }
+}

@@ -1,0 +1,140 @@
+//! The agent's ends of the role sockets: messages out in order, bounded; messages in with their descriptors.
+//!
+//! What a role must know to do its work is not queued while it is away but told anew when it comes (`Agent::greet_logs`). Queued are only
+//! journal entries, the agent's own lines and decisions; at the limit the oldest entry is dropped and counted.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::sys::packet::{PacketSocket, Received};
+
+/// Bytes that wait for a role that does not read.
+const QUEUED_BYTES_MAX: usize = 4 << 20;
+
+/// What becomes of a message while the role is away or slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Importance {
+    /// Told anew at the next greeting: not kept while there is no connection.
+    Current,
+    /// Kept until delivered; the oldest goes first at the limit.
+    Entry,
+}
+
+#[derive(Debug)]
+struct Message {
+    bytes: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+    importance: Importance,
+}
+
+/// One role's connection.
+#[derive(Debug, Default)]
+pub struct Link {
+    socket: Option<PacketSocket>,
+    queue: VecDeque<Message>,
+    queued_bytes: usize,
+    dropped: u64,
+}
+
+impl Link {
+    /// Connects and says `hello` before anything that has been waiting: a role listens to nobody who does not.
+    pub fn connect(&mut self, path: &Path, hello: &impl Serialize) -> io::Result<()> {
+        let socket = PacketSocket::connect(path)?;
+        let bytes = serde_json::to_vec(hello).map_err(io::Error::other)?;
+        self.queued_bytes += bytes.len();
+        self.queue.push_front(Message { bytes, descriptors: Vec::new(), importance: Importance::Current });
+        self.socket = Some(socket);
+        self.flush();
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Closes the connection. Entries wait for the next one; what would be told anew is forgotten.
+    pub fn disconnect(&mut self) {
+        self.socket = None;
+        self.queue.retain(|message| message.importance == Importance::Entry);
+        self.queued_bytes = self.queue.iter().map(|message| message.bytes.len()).sum();
+    }
+
+    /// Entries lost at the limit since the last call.
+    pub fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
+    }
+
+    /// Whether something waits for the socket to become writable.
+    #[must_use]
+    pub fn wants_write(&self) -> bool {
+        self.socket.is_some() && !self.queue.is_empty()
+    }
+
+    pub fn send(&mut self, message: &impl Serialize, importance: Importance) {
+        self.send_with(message, Vec::new(), importance);
+    }
+
+    pub fn send_with(&mut self, message: &impl Serialize, descriptors: Vec<OwnedFd>, importance: Importance) {
+        if self.socket.is_none() && importance == Importance::Current {
+            return;
+        }
+        let Ok(bytes) = serde_json::to_vec(message) else {
+            self.dropped += 1;
+            return;
+        };
+        self.queued_bytes += bytes.len();
+        self.queue.push_back(Message { bytes, descriptors, importance });
+        while self.queued_bytes > QUEUED_BYTES_MAX {
+            let oldest = self.queue.iter().position(|queued| queued.importance == Importance::Entry);
+            let Some(message) = oldest.and_then(|index| self.queue.remove(index)) else { break };
+            self.queued_bytes -= message.bytes.len();
+            self.dropped += 1;
+        }
+        self.flush();
+    }
+
+    /// Sends what the socket takes. A broken connection is noticed by the reader.
+    pub fn flush(&mut self) {
+        let Some(socket) = &self.socket else { return };
+        while let Some(message) = self.queue.front() {
+            let descriptors: Vec<BorrowedFd<'_>> = message.descriptors.iter().map(AsFd::as_fd).collect();
+            match socket.send(&message.bytes, &descriptors) {
+                Ok(true) => {}
+                Ok(false) => return,
+                // Too large for a packet: it can never be sent.
+                Err(error) if error.raw_os_error() == Some(nix::libc::EMSGSIZE) => self.dropped += 1,
+                Err(_) => return,
+            }
+            if let Some(sent) = self.queue.pop_front() {
+                self.queued_bytes -= sent.bytes.len();
+            }
+        }
+    }
+
+    /// The next message, if one has come. `Err` when the connection is gone (it is closed then).
+    pub fn receive<M: DeserializeOwned>(&mut self, buffer: &mut Vec<u8>) -> Result<Option<(M, Vec<OwnedFd>)>, Gone> {
+        let Some(socket) = &self.socket else { return Ok(None) };
+        match socket.receive(buffer) {
+            Ok(Received::Message { fds }) => match serde_json::from_slice(buffer) {
+                Ok(message) => Ok(Some((message, fds))),
+                Err(_) => Err(Gone),
+            },
+            Ok(Received::WouldBlock) => Ok(None),
+            Ok(Received::Closed) | Err(_) => Err(Gone),
+        }
+    }
+}
+
+/// The other end has closed, or speaks another language.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone;

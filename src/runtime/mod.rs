@@ -1,0 +1,438 @@
+//! The shell: turns ready descriptors into events, and the engine's actions into calls. One thread, one epoll, no decision.
+//!
+//! A turn is: wait; read what is ready (`wait`, `roles`, `probes`); give the events to the engine; perform its actions (`perform`);
+//! answer clients (`serve`); hand lines to the logs role. The work of one turn is bounded, so that a thousand starts do not keep
+//! an exit or a client waiting.
+
+pub mod adopt;
+mod crash;
+pub mod error;
+pub mod journal;
+pub mod key;
+pub mod links;
+pub mod load;
+pub mod logger;
+pub mod notify;
+mod perform;
+mod probes;
+pub mod record;
+pub mod recorder;
+mod reload;
+mod request;
+pub mod roles;
+mod serve;
+mod shell;
+mod shutdown;
+mod sockets;
+mod spawned;
+mod start;
+mod start_run;
+mod station;
+mod systemd;
+mod usage;
+mod wait;
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use error::RunError;
+use key::Key;
+use perform::Asked;
+use recorder::Recorder;
+use reload::Reloading;
+use serve::{About, Answers, Desk};
+use shell::Shell;
+use systemd::Systemd;
+use usage::Usages;
+
+use crate::api::render::Stamp;
+use crate::api::server::Server;
+use crate::engine::Engine;
+use crate::engine::action::{Action, Cleanness, Level};
+use crate::engine::event::{Caller, Event};
+use crate::engine::plan::Role;
+use crate::engine::types::{Now, StateName, Time};
+use crate::sys::clock::{self, BootTimer};
+use crate::sys::epoll::{Interest, Ready};
+use crate::sys::files::Lock;
+use crate::sys::signal::Signals;
+use crate::sys::{child, signal};
+
+/// What the command line says.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// `None`: the compiled-in demo.
+    pub config: Option<PathBuf>,
+}
+
+/// Descriptors looked at in one turn.
+const READY_MAX: usize = 256;
+/// Events given to the engine in one turn.
+const STEPS_MAX: usize = 1_024;
+/// Spawns performed in one turn: each costs half a millisecond.
+const SPAWNS_MAX: usize = 32;
+/// A loop that was this late has stalled: nobody is blamed for deadlines that passed meanwhile.
+const STALL_MIN: Duration = Duration::from_millis(500);
+/// How often something is tried again that cannot be waited for: a group that is still busy, a role that does not listen yet.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// Signals of signal(7).
+const SIGHUP: i32 = 1;
+const SIGINT: i32 = 2;
+const SIGQUIT: i32 = 3;
+const SIGUSR2: i32 = 12;
+const SIGTERM: i32 = 15;
+const SIGCHLD: i32 = 17;
+
+/// Runs the agent until it is told to stop. Returns when everything is stopped (or, after SIGQUIT, when everything is left to
+/// the next agent).
+pub fn run(options: &RunOptions) -> Result<(), RunError> {
+    logger::install();
+    start::start(options)?.run()
+}
+
+/// The four clocks as the engine takes them.
+fn now() -> Now {
+    let clocks = clock::clocks();
+    Now {
+        mono: Time(clocks.mono_ns),
+        boot: Time(clocks.boot_ns),
+        wall: Time(clocks.wall_ns),
+        wall_synchronised: clocks.synchronised,
+    }
+}
+
+/// Why the loop ended.
+#[derive(Debug)]
+enum End {
+    /// All services are stopped: the roles go too.
+    Stopped(Cleanness),
+    /// SIGQUIT: everything goes on without us.
+    Left,
+}
+
+#[derive(Debug)]
+struct Agent {
+    engine: Engine,
+    shell: Shell,
+    server: Server,
+    answers: Answers,
+    usages: Usages,
+    about: About,
+    recorder: Recorder,
+    signals: Signals,
+    boot_timer: BootTimer,
+    boot_deadline: Option<Time>,
+    reloading: Option<Reloading>,
+    systemd: Systemd,
+    /// Actions decided and not yet performed.
+    actions: VecDeque<Action>,
+    /// Roles that said that they listen and are not connected yet.
+    connect: Vec<Role>,
+    /// More orphans may wait than one turn reaps.
+    orphans_wait: bool,
+    end: Option<End>,
+    /// When the last turn began, and how far the boot clock was ahead of the monotonic one.
+    turn_began: Time,
+    asleep_ns: u64,
+    _lock: Lock,
+}
+
+impl Agent {
+    #[expect(clippy::too_many_arguments, reason = "the parts of one struct, put together in one place")]
+    fn assemble(
+        engine: Engine,
+        shell: Shell,
+        server: Server,
+        recorder: Recorder,
+        signals: Signals,
+        about: About,
+        actions: VecDeque<Action>,
+        lock: Lock,
+    ) -> Result<Self, RunError> {
+        let boot_timer =
+            BootTimer::new().map_err(|source| RunError::Setup { what: "the boot clock's timer", source })?;
+        shell.listen_to(signals.as_fd(), Key::Signals, Interest::READ);
+        shell.listen_to(boot_timer.as_fd(), Key::BootTimer, Interest::READ);
+        shell.listen_to(server.as_fd(), Key::Api, Interest::READ);
+        let now = now();
+        let mut agent = Self {
+            engine,
+            shell,
+            server,
+            answers: Answers::default(),
+            usages: Usages::default(),
+            about,
+            recorder,
+            signals,
+            boot_timer,
+            boot_deadline: None,
+            reloading: None,
+            systemd: Systemd::from_environment(now.mono),
+            actions,
+            connect: Vec::new(),
+            orphans_wait: true,
+            end: None,
+            turn_began: now.mono,
+            asleep_ns: now.boot.0.saturating_sub(now.mono.0),
+            _lock: lock,
+        };
+        agent.greet_adopted_roles();
+        Ok(agent)
+    }
+
+    /// Roles that outlived the earlier agent: one is connected since the claim, the other listens.
+    fn greet_adopted_roles(&mut self) {
+        if self.shell.logs.is_connected() {
+            roles::watch_link(&mut self.shell, Role::Logs);
+            roles::greet_logs(&mut self.shell, &self.engine);
+        }
+        for role in [Role::Logs, Role::Checks] {
+            let adopted = self.engine.service(role.service_name(), now());
+            if !self.shell.link(role).is_connected() && adopted.is_some_and(|view| view.state == StateName::Ready) {
+                self.connect.push(role);
+            }
+        }
+    }
+
+    fn run(mut self) -> Result<(), RunError> {
+        self.work();
+        self.systemd.ready();
+        let mut ready: Vec<Ready> = Vec::with_capacity(READY_MAX);
+        let end = loop {
+            if let Some(end) = self.end.take() {
+                break end;
+            }
+            let before = now().mono;
+            let timeout = self.timeout(before);
+            self.shell.epoll.wait(&mut ready, timeout).map_err(RunError::Wait)?;
+            self.notice_stall(before, timeout);
+            for one in ready.drain(..) {
+                self.dispatch(one);
+            }
+            self.work();
+        };
+        match end {
+            End::Stopped(cleanness) => shutdown::leave(self.shell, &self.engine, self.server, cleanness),
+            End::Left => {
+                log::info!("agent: left by SIGQUIT; services and roles go on");
+                logger::pass_on(&mut self.shell.logs);
+                self.recorder.flush();
+                Ok(())
+            }
+        }
+    }
+
+    /// How long the loop may sleep; `None`: until something happens.
+    fn timeout(&mut self, now: Time) -> Option<Duration> {
+        if !self.actions.is_empty() || !self.shell.events.is_empty() || self.orphans_wait {
+            return Some(Duration::ZERO);
+        }
+        let retry =
+            !self.shell.polled_trees.is_empty() || !self.shell.dying_groups.is_empty() || !self.connect.is_empty();
+        let deadlines = [
+            self.engine.next_deadline(),
+            self.server.next_deadline().map(Time),
+            self.reloading.as_ref().map(Reloading::deadline),
+            self.systemd.next_deadline(),
+            retry.then(|| now.after(RETRY)),
+        ];
+        deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now))
+    }
+
+    /// Compares when we woke with when we should have, and the boot clock with the monotonic one.
+    fn notice_stall(&mut self, slept_from: Time, timeout: Option<Duration>) {
+        let now = now();
+        let busy = slept_from.since(self.turn_began);
+        let late = timeout.map_or(Duration::ZERO, |timeout| now.mono.since(slept_from.after(timeout)));
+        let by = busy.max(late);
+        if by >= STALL_MIN {
+            self.shell.events.push_front(Event::Stalled { by, suspended: false });
+        }
+        let asleep_ns = now.boot.0.saturating_sub(now.mono.0);
+        let slept = Duration::from_nanos(asleep_ns.saturating_sub(self.asleep_ns));
+        if slept >= STALL_MIN {
+            self.shell.events.push_front(Event::Stalled { by: slept, suspended: true });
+        }
+        self.asleep_ns = asleep_ns;
+        self.turn_began = now.mono;
+    }
+
+    fn dispatch(&mut self, ready: Ready) {
+        let Some(key) = Key::decode(ready.key) else { return };
+        match key {
+            Key::Signals => self.read_signals(),
+            // Both are served in every turn.
+            Key::Api => {}
+            Key::BootTimer => self.boot_timer.clear(),
+            Key::LogsLink => roles::turn(&mut self.shell, &self.engine, Role::Logs),
+            Key::ChecksLink => roles::turn(&mut self.shell, &self.engine, Role::Checks),
+            Key::Loader => self.loader_ready(),
+            Key::Main(slot, run) => wait::main_ended(&mut self.shell, slot, run),
+            Key::Gate(slot, run) => wait::exec_status(&mut self.shell, slot, run),
+            Key::ReadyPipe(slot, run) => wait::ready_pipe(&mut self.shell, slot, run),
+            Key::Tree(slot, run) => wait::tree_changed(&mut self.shell, slot, run),
+            Key::Notify(slot) => wait::notified(&mut self.shell, slot),
+            Key::ExecProbe(slot) => probes::exec_ended(&mut self.shell, slot),
+        }
+    }
+
+    fn read_signals(&mut self) {
+        loop {
+            let signal = match self.signals.next() {
+                Ok(Some(signal)) => signal,
+                Ok(None) => return,
+                Err(error) => return log::error!("agent: cannot read its signals: {error}"),
+            };
+            let caller = Caller::Signal(crate::engine::types::signal_name(signal));
+            match signal {
+                SIGTERM | SIGINT => {
+                    self.systemd.stopping();
+                    self.shell.events.push_back(Event::Shutdown { caller });
+                }
+                SIGQUIT => self.end = Some(End::Left),
+                SIGHUP => self.start_reload(serve::ReloadAsked { connection: None, caller, dry_run: false }),
+                SIGUSR2 => self.shell.events.push_back(Event::Remark {
+                    level: Level::Warn,
+                    text: "USR2: an upgrade in place is not built yet; nothing is done".to_owned(),
+                }),
+                SIGCHLD => self.orphans_wait = true,
+                _ => {}
+            }
+        }
+    }
+
+    /// One bounded round of deciding and doing.
+    fn work(&mut self) {
+        if std::mem::take(&mut self.orphans_wait) {
+            self.reap();
+        }
+        wait::poll_trees(&mut self.shell);
+        self.shell.bury_groups();
+        self.step_engine();
+        self.perform_actions();
+        self.connect_roles();
+        self.expire_reload();
+        self.serve();
+        self.step_engine();
+        self.perform_actions();
+        let stamp = self.stamp();
+        self.answers.send(&mut self.server, &stamp);
+        // What was answered is written at once, not at the next event.
+        self.serve();
+        self.systemd.tell(&self.engine, now());
+        logger::pass_on(&mut self.shell.logs);
+        roles::adjust_interest(&mut self.shell, Role::Logs);
+        roles::adjust_interest(&mut self.shell, Role::Checks);
+        self.arm_boot_timer();
+        self.recorder.flush();
+    }
+
+    fn stamp(&self) -> Stamp {
+        Stamp { now: now(), seq: self.shell.journal.seq() }
+    }
+
+    fn reap(&mut self) {
+        let mains = &self.shell.mains;
+        let probes = &self.shell.probes;
+        let mut is_main = |pid: i32| mains.contains_key(&pid) || probes::is_main(probes, pid);
+        match child::reap_orphans(&mut is_main, wait::ORPHANS_MAX) {
+            Ok(again) => self.orphans_wait = again,
+            Err(error) => log::error!("agent: cannot reap orphans: {error}"),
+        }
+    }
+
+    /// Gives what happened to the engine, deadlines included; actions are queued in order.
+    fn step_engine(&mut self) {
+        let now = now();
+        let due = self.engine.next_deadline().is_some_and(|deadline| deadline <= now.mono)
+            || self.engine.next_boot_deadline().is_some_and(|deadline| deadline <= now.boot);
+        for _ in 0..STEPS_MAX {
+            let Some(event) = self.shell.events.pop_front() else { break };
+            self.note_listening_role(&event);
+            self.step(now, &event);
+        }
+        if due {
+            self.step(now, &Event::Tick);
+        }
+    }
+
+    fn step(&mut self, now: Now, event: &Event) {
+        let actions = self.engine.step(now, event.clone());
+        self.recorder.record(&self.engine, now, event, &actions);
+        self.actions.extend(actions);
+    }
+
+    fn note_listening_role(&mut self, event: &Event) {
+        if let Event::ReadyByFd { replica, .. } = event
+            && let Some(role) = roles::role_of(&self.engine, *replica)
+        {
+            self.connect.push(role);
+        }
+    }
+
+    fn perform_actions(&mut self) {
+        let mut spawns = 0;
+        while let Some(action) = self.actions.pop_front() {
+            if matches!(action, Action::Spawn { .. }) {
+                if spawns == SPAWNS_MAX {
+                    self.actions.push_front(action);
+                    return;
+                }
+                spawns += 1;
+            }
+            match perform::perform(&mut self.shell, &self.engine, &mut self.answers, action) {
+                Asked::Nothing => {}
+                Asked::Exit(cleanness) => self.end = Some(End::Stopped(cleanness)),
+            }
+        }
+    }
+
+    fn connect_roles(&mut self) {
+        self.connect.append(&mut self.shell.lost_links);
+        self.connect.sort_unstable();
+        self.connect.dedup();
+        for role in std::mem::take(&mut self.connect) {
+            let lives = self.engine.service(role.service_name(), now()).is_some_and(|view| view.wanted);
+            if lives && !roles::connect(&mut self.shell, &self.engine, role) {
+                self.connect.push(role);
+            }
+        }
+    }
+
+    fn serve(&mut self) {
+        let now = now();
+        for incoming in self.server.turn(now.mono.0) {
+            let mut desk = Desk {
+                shell: &mut self.shell,
+                engine: &self.engine,
+                server: &mut self.server,
+                answers: &mut self.answers,
+                usages: &mut self.usages,
+                about: &self.about,
+                now,
+            };
+            if let Some(asked) = desk.handle(incoming) {
+                self.start_reload(asked);
+            }
+        }
+    }
+
+    fn arm_boot_timer(&mut self) {
+        let deadline = self.engine.next_boot_deadline();
+        if deadline == self.boot_deadline {
+            return;
+        }
+        if let Err(error) = self.boot_timer.arm(deadline.map(|deadline| deadline.0)) {
+            log::error!("agent: cannot arm the boot clock's timer: {error}");
+        }
+        self.boot_deadline = deadline;
+    }
+}
+
+/// Signals that roles ignore; called by every role before anything else.
+pub fn ignore_role_signals() -> std::io::Result<()> {
+    signal::ignore_role_signals()
+}

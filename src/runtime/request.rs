@@ -1,0 +1,175 @@
+//! From a plan to what the kernel is asked for: the arguments, environment, descriptors and credentials of one child.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::engine::plan::{Launch, Readiness, Role, ServicePlan, User, expand};
+use crate::sys::rlimit::Resource;
+use crate::sys::spawn::{Credentials, SpawnRequest};
+
+/// Where a command is looked up, and what a service finds as its PATH.
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The first descriptor of LISTEN_FDS (sd_listen_fds(3)).
+const LISTEN_FDS_START: i32 = 3;
+
+/// The environment variable that marks the processes of a run where there are no cgroups.
+pub(super) const COOKIE: &str = "MAINSTAY_RUN";
+
+/// What a child is given beside its plan.
+#[derive(Debug)]
+pub(super) struct Gifts<'a> {
+    pub output: BorrowedFd<'a>,
+    pub listeners: Vec<BorrowedFd<'a>>,
+    /// The write end of the readiness pipe and the number the service expects it under.
+    pub ready: Option<(&'a OwnedFd, i32)>,
+    pub notify_path: Option<&'a Path>,
+    pub group: Option<BorrowedFd<'a>>,
+    pub cookie: String,
+}
+
+/// Directories that the roles are told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RoleDirectories<'a> {
+    pub run: &'a Path,
+    pub state: &'a Path,
+    pub log: &'a Path,
+}
+
+/// The request for one replica of a service, or for a role.
+pub(super) fn build<'a>(
+    plan: &ServicePlan,
+    index: u16,
+    directories: RoleDirectories<'_>,
+    own: &User,
+    gifts: Gifts<'a>,
+) -> Result<SpawnRequest<'a>, String> {
+    let words = plan.words(index, directories.run);
+    let argv = match plan.launch {
+        Launch::Command => plan.process.command.iter().map(|word| expand(word, &words)).collect(),
+        Launch::Role(role) => role_arguments(role, directories),
+    };
+    let path = match plan.launch {
+        Launch::Command => argv.first().cloned().ok_or("the command is empty")?,
+        Launch::Role(_) => "/proc/self/exe".to_owned(),
+    };
+    let cwd = match &plan.process.cwd {
+        Some(cwd) => Some(c_string(&expand(&cwd.to_string_lossy(), &words))?),
+        None => Some(c"/".to_owned()),
+    };
+    let listen_pid = !gifts.listeners.is_empty();
+    let environment = environment(plan, &words, own, &gifts);
+    let mut descriptors: Vec<(BorrowedFd<'a>, i32)> = Vec::new();
+    for (number, socket) in (LISTEN_FDS_START..).zip(&gifts.listeners) {
+        descriptors.push((*socket, number));
+    }
+    if let Some((pipe, number)) = gifts.ready {
+        descriptors.push((pipe.as_fd(), number));
+    }
+    Ok(SpawnRequest {
+        path: c_string(&path)?,
+        argv: argv.iter().map(|word| c_string(word)).collect::<Result<_, _>>()?,
+        envp: environment.iter().map(|(name, value)| c_string(&format!("{name}={value}"))).collect::<Result<_, _>>()?,
+        listen_pid,
+        cwd,
+        stdout: gifts.output,
+        stderr: gifts.output,
+        descriptors,
+        credentials: plan.process.user.as_ref().map(|user| Credentials {
+            uid: user.uid,
+            gid: user.gid,
+            groups: user.groups.clone(),
+        }),
+        umask: plan.process.umask,
+        rlimits: rlimits(plan)?,
+        nice: plan.process.nice,
+        oom_score_adj: plan.process.oom_score_adj,
+        no_new_privileges: plan.process.no_new_privileges,
+        capabilities: plan.process.capabilities.clone(),
+        cgroup: gifts.group,
+        new_session: true,
+    })
+}
+
+/// The hidden command of a role: `role logs --run-dir R --state-dir S --log-dir L`, `role checks --run-dir R`.
+fn role_arguments(role: Role, directories: RoleDirectories<'_>) -> Vec<String> {
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    let run_dir = ["--run-dir".to_owned(), path(directories.run)];
+    let (name, rest) = match role {
+        Role::Logs => {
+            let state = ["--state-dir".to_owned(), path(directories.state)];
+            ("logs", [state, ["--log-dir".to_owned(), path(directories.log)]].concat())
+        }
+        Role::Checks => ("checks", Vec::new()),
+    };
+    ["mainstay", "role", name].map(str::to_owned).into_iter().chain(run_dir).chain(rest).collect()
+}
+
+/// A clean environment: the variables of the plan, those that every login has, and those of the protocols in use.
+fn environment(
+    plan: &ServicePlan,
+    words: &crate::engine::plan::Words,
+    own: &User,
+    gifts: &Gifts<'_>,
+) -> BTreeMap<String, String> {
+    let user = plan.process.user.as_ref().unwrap_or(own);
+    let mut environment: BTreeMap<String, String> = [
+        ("PATH", PATH),
+        ("HOME", &user.home),
+        ("USER", &user.name),
+        ("LOGNAME", &user.name),
+        ("SHELL", &user.shell),
+        (COOKIE, &gifts.cookie),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .collect();
+    for (name, value) in &plan.process.env {
+        environment.insert(name.clone(), expand(value, words));
+    }
+    if let Some(path) = gifts.notify_path {
+        environment.insert("NOTIFY_SOCKET".to_owned(), path.to_string_lossy().into_owned());
+    }
+    if let Some(watchdog) = plan.watchdog {
+        environment.insert("WATCHDOG_USEC".to_owned(), watchdog.as_micros().to_string());
+    }
+    if !gifts.listeners.is_empty() {
+        // Ten digits are patched by the child itself: only it knows its pid before exec.
+        environment.insert("LISTEN_PID".to_owned(), "0000000000".to_owned());
+        environment.insert("LISTEN_FDS".to_owned(), gifts.listeners.len().to_string());
+    }
+    environment
+}
+
+/// The readiness descriptor's number, for services that report through one.
+#[must_use]
+pub(super) fn ready_descriptor(plan: &ServicePlan) -> Option<i32> {
+    match &plan.ready {
+        Readiness::Fd(number) => Some(*number),
+        Readiness::Started | Readiness::Notify | Readiness::Probe(_) | Readiness::Log(_) => None,
+    }
+}
+
+/// Whether the replica gets a notify socket.
+#[must_use]
+pub(super) fn wants_notify(plan: &ServicePlan) -> bool {
+    plan.ready == Readiness::Notify || plan.watchdog.is_some()
+}
+
+fn rlimits(plan: &ServicePlan) -> Result<Vec<(Resource, u64, u64)>, String> {
+    plan.process
+        .rlimits
+        .iter()
+        .map(|(name, (soft, hard))| {
+            let resource = Resource::by_name(name).ok_or_else(|| format!("no resource limit is called {name:?}"))?;
+            Ok((resource, *soft, *hard))
+        })
+        .collect()
+}
+
+fn c_string(text: &str) -> Result<CString, String> {
+    CString::new(std::ffi::OsStr::new(text).as_bytes()).map_err(|_| format!("{text:?} contains a zero byte"))
+}

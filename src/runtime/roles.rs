@@ -1,0 +1,260 @@
+//! The agent's roles as services, and what is said on their links.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::key::Key;
+use super::links::Gone;
+use super::perform;
+use super::probes;
+use super::shell::Shell;
+use super::sockets;
+use crate::checks::proto::{FromChecks, ToChecks};
+use crate::engine::Engine;
+use crate::engine::action::Level;
+use crate::engine::event::Event;
+use crate::engine::plan::{Backoff, Launch, Plan, Readiness, RestartPolicy, Role, ServicePlan};
+use crate::engine::types::{ReplicaId, RunId};
+use crate::logs::proto::{FromLogs, Stream, ToLogs};
+use crate::sys::epoll::Interest;
+use crate::sys::{caps, host};
+
+/// The descriptor on which a role says that it listens.
+const READY_DESCRIPTOR: i32 = 3;
+
+/// Messages read from one link in one turn.
+const MESSAGES_MAX: usize = 256;
+
+/// Capabilities of the logs role (capability.h): CHOWN 0 and DAC_OVERRIDE 1 for pipes of other users, SYS_RESOURCE 24 for pipe sizes.
+const LOGS_CAPABILITIES: [u8; 3] = [0, 1, 24];
+
+/// The plan with the roles in front. `privileged`: the agent can hand out capabilities (it is root).
+#[must_use]
+pub fn with_roles(mut plan: Plan, privileged: bool) -> Plan {
+    let mut services = vec![role_plan(Role::Logs, privileged), role_plan(Role::Checks, privileged)];
+    services.append(&mut plan.services);
+    plan.services = services;
+    plan
+}
+
+fn role_plan(role: Role, privileged: bool) -> ServicePlan {
+    let mut plan = ServicePlan::with_defaults(role.service_name(), &[]);
+    plan.launch = Launch::Role(role);
+    plan.restart = RestartPolicy::Always;
+    plan.backoff = Backoff { min: Duration::ZERO, max: Duration::from_secs(5), ..Backoff::default() };
+    plan.budget = None;
+    plan.ready = Readiness::Fd(READY_DESCRIPTOR);
+    plan.start_timeout = Duration::from_secs(30);
+    plan.process.umask = 0o077;
+    plan.process.no_new_privileges = true;
+    if privileged {
+        // As the agent itself, where the kernel let it protect itself.
+        plan.process.oom_score_adj = host::oom_score_adj().unwrap_or(0);
+        let wanted: &[u8] = match role {
+            Role::Logs => &LOGS_CAPABILITIES,
+            Role::Checks => &[],
+        };
+        // In a container root may lack some of them; the role then does without.
+        let permitted = caps::permitted().unwrap_or(0);
+        plan.process.capabilities = Some(wanted.iter().copied().filter(|cap| permitted & (1 << cap) != 0).collect());
+    }
+    plan
+}
+
+/// `{run_dir}/roles/NAME.sock`
+#[must_use]
+pub fn socket_path(shell: &Shell, role: Role) -> PathBuf {
+    let name = match role {
+        Role::Logs => "logs.sock",
+        Role::Checks => "checks.sock",
+    };
+    shell.directories.run.join("roles").join(name)
+}
+
+/// The role of a replica, if it is one.
+#[must_use]
+pub fn role_of(engine: &Engine, replica: ReplicaId) -> Option<Role> {
+    match engine.service_plan(replica.service)?.launch {
+        Launch::Role(role) => Some(role),
+        Launch::Command => None,
+    }
+}
+
+/// Connects to a role that listens and tells it everything it must know. `false`: it does not listen (yet).
+pub fn connect(shell: &mut Shell, engine: &Engine, role: Role) -> bool {
+    disconnect(shell, role);
+    let path = socket_path(shell, role);
+    let connected = match role {
+        Role::Logs => {
+            let hello = hello_logs(shell);
+            shell.logs.connect(&path, &hello)
+        }
+        Role::Checks => shell.checks.connect(&path, &ToChecks::Hello { agent_pid: own_pid() }),
+    };
+    if connected.is_err() {
+        return false;
+    }
+    watch_link(shell, role);
+    match role {
+        Role::Logs => greet_logs(shell, engine),
+        Role::Checks => {}
+    }
+    true
+}
+
+/// The first message to the logs role.
+pub fn hello_logs(shell: &Shell) -> ToLogs {
+    ToLogs::Hello { agent_pid: own_pid(), instance: shell.instance.clone() }
+}
+
+/// Registers a link whose connection exists.
+pub fn watch_link(shell: &mut Shell, role: Role) {
+    let key = key_of(role);
+    let link = match role {
+        Role::Logs => &shell.logs,
+        Role::Checks => &shell.checks,
+    };
+    if let Some(descriptor) = link.descriptor() {
+        shell.listen_to(descriptor, key, Interest::READ);
+    }
+}
+
+/// Everything the logs role must know, from the state as it is now.
+pub fn greet_logs(shell: &mut Shell, engine: &Engine) {
+    let replicas: Vec<ReplicaId> = shell.stations.keys().copied().collect();
+    for replica in replicas {
+        if shell.stations.get(&replica).is_some_and(|station| station.prepared) {
+            perform::watch(shell, engine, replica);
+        }
+        tell_run(shell, engine, replica);
+        let Some(station) = shell.stations.get(&replica) else { continue };
+        if let Some(notify) = &station.notify {
+            let key = sockets::replica_key("notify", &station.service, station.index);
+            sockets::keep(&mut shell.logs, &key, notify.as_fd());
+        }
+        if let Some(pipe) = station.live.as_ref().and_then(|live| live.ready_pipe.as_ref()) {
+            let key = sockets::replica_key("ready", &station.service, station.index);
+            sockets::keep(&mut shell.logs, &key, pipe.as_fd());
+        }
+    }
+    shell.sockets.keep_all(&mut shell.logs);
+}
+
+/// Which run the output belongs to, and the text that makes it ready.
+fn tell_run(shell: &mut Shell, engine: &Engine, replica: ReplicaId) {
+    let Some(station) = shell.stations.get(&replica) else { return };
+    let Some(live) = &station.live else { return };
+    let ready_text = match engine.service_plan(replica.service).map(|plan| &plan.ready) {
+        Some(Readiness::Log(text)) => Some(text.clone()),
+        Some(Readiness::Started | Readiness::Notify | Readiness::Fd(_) | Readiness::Probe(_)) | None => None,
+    };
+    let message = ToLogs::RunBegins { stream: station.stream(), run: live.run.0, ready_text };
+    shell.tell_logs(&message);
+}
+
+/// Closes a link; the role's replica is restarted by the engine like any service.
+pub fn disconnect(shell: &mut Shell, role: Role) {
+    let link = match role {
+        Role::Logs => &shell.logs,
+        Role::Checks => &shell.checks,
+    };
+    let Some(descriptor) = link.descriptor() else { return };
+    shell.forget(descriptor);
+    shell.link(role).disconnect();
+    match role {
+        Role::Logs => {}
+        Role::Checks => probes::role_lost(shell),
+    }
+}
+
+/// The link is ready: sends what waits, reads what has come.
+pub fn turn(shell: &mut Shell, engine: &Engine, role: Role) {
+    shell.link(role).flush();
+    let mut buffer = Vec::new();
+    for _ in 0..MESSAGES_MAX {
+        let received = match role {
+            Role::Logs => shell.logs.receive::<FromLogs>(&mut buffer).map(|message| message.map(Message::Logs)),
+            Role::Checks => shell.checks.receive::<FromChecks>(&mut buffer).map(|message| message.map(Message::Checks)),
+        };
+        match received {
+            Ok(None) => break,
+            Ok(Some(Message::Logs((message, descriptors)))) => from_logs(shell, engine, message, descriptors),
+            Ok(Some(Message::Checks((message, _)))) => from_checks(shell, message),
+            Err(Gone) => {
+                shell.lost_links.push(role);
+                return disconnect(shell, role);
+            }
+        }
+    }
+    adjust_interest(shell, role);
+}
+
+enum Message {
+    Logs((FromLogs, Vec<std::os::fd::OwnedFd>)),
+    Checks((FromChecks, Vec<std::os::fd::OwnedFd>)),
+}
+
+/// Asks for writability only while something waits for it.
+pub fn adjust_interest(shell: &mut Shell, role: Role) {
+    let link = match role {
+        Role::Logs => &shell.logs,
+        Role::Checks => &shell.checks,
+    };
+    let Some(descriptor) = link.descriptor() else { return };
+    let interest = if link.wants_write() { Interest::READ_WRITE } else { Interest::READ };
+    if let Err(error) = shell.epoll.modify(descriptor, key_of(role).encode(), interest) {
+        log::warn!("agent: cannot watch the link of role {}: {error}", role.service_name());
+    }
+}
+
+fn key_of(role: Role) -> Key {
+    match role {
+        Role::Logs => Key::LogsLink,
+        Role::Checks => Key::ChecksLink,
+    }
+}
+
+/// One message of the logs role.
+pub fn from_logs(shell: &mut Shell, engine: &Engine, message: FromLogs, descriptors: Vec<std::os::fd::OwnedFd>) {
+    match message {
+        FromLogs::Hello { .. } | FromLogs::KeptAll => {}
+        FromLogs::Matched { stream, run } => {
+            if let Some(replica) = replica_of(engine, &stream) {
+                shell.events.push_back(Event::ReadyByLog { replica, run: RunId(run) });
+            }
+        }
+        FromLogs::Drained { stream, run, tail } => {
+            if let Some(replica) = replica_of(engine, &stream).filter(|_| !tail.is_empty()) {
+                shell.events.push_back(Event::LastLines { replica, run: RunId(run), lines: tail });
+            }
+        }
+        FromLogs::Dropped { stream, lines, reason } => {
+            if let Some(replica) = replica_of(engine, &stream) {
+                shell.events.push_back(Event::LinesDropped { replica, lines, reason });
+            }
+        }
+        FromLogs::Persisted { decision, error } => {
+            let result = error.map_or(Ok(()), Err);
+            shell.events.push_back(Event::Persisted { decision, result });
+        }
+        FromLogs::Kept { key } => shell.sockets.claim(key, descriptors),
+        FromLogs::Trouble { text } => shell.events.push_back(Event::Remark { level: Level::Warn, text }),
+    }
+}
+
+fn from_checks(shell: &mut Shell, message: FromChecks) {
+    match message {
+        FromChecks::Hello { .. } => {}
+        FromChecks::Answer { id, error } => probes::answered(shell, id, error),
+    }
+}
+
+fn replica_of(engine: &Engine, stream: &Stream) -> Option<ReplicaId> {
+    let service = engine.service_id(&stream.service)?;
+    Some(ReplicaId { service, index: stream.index })
+}
+
+fn own_pid() -> i32 {
+    nix::unistd::getpid().as_raw()
+}

@@ -1,0 +1,306 @@
+//! API requests -> answers. What can be answered from the engine's view is answered at once; verbs become events and are
+//! answered when the engine says so; streams are handed to the logs role.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use super::links::Importance;
+use super::shell::Shell;
+use super::usage::Usages;
+use crate::api::error::{ApiError, Code};
+use crate::api::http::{CONTENT_METRICS, CONTENT_TEXT, Response, STREAM_HEAD};
+use crate::api::render::{Applied, Stamp};
+use crate::api::route::{EventsSince, LINKS, LogTarget, Request, Roles};
+use crate::api::server::{ConnectionId, Incoming, Server};
+use crate::api::{metrics, proto, render};
+use crate::config::Diagnostic;
+use crate::engine::Engine;
+use crate::engine::action::{Change, Outcome};
+use crate::engine::event::{Caller, Event, Target, Verb, Wait};
+use crate::engine::types::{Now, RequestId, StateName};
+use crate::logs::proto::{Serve, StreamFilter, ToLogs};
+use crate::sys::packet::Peer;
+use crate::sys::process;
+
+/// Verbs that may wait for their outcome at once.
+const WAITING_MAX: usize = 64;
+
+/// What the answers need to know of the agent itself.
+#[derive(Debug)]
+pub(super) struct About {
+    pub started: Now,
+    pub config: Option<PathBuf>,
+    /// The latest load of the configuration was accepted.
+    pub config_loaded: bool,
+    /// What cannot be promised on this host.
+    pub limits: Vec<String>,
+}
+
+/// A verb under way: whom to answer, and with what name.
+#[derive(Debug)]
+struct Waiting {
+    connection: ConnectionId,
+    service: String,
+    replica: Option<u16>,
+    wait: Wait,
+}
+
+/// Verbs and reloads whose outcome somebody waits for.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    next: u64,
+    waiting: BTreeMap<RequestId, Waiting>,
+    outcomes: Vec<(RequestId, Outcome)>,
+}
+
+impl Answers {
+    /// An outcome from the engine; sent by [`Answers::send`] after the actions are performed.
+    pub(super) fn answer(&mut self, request: RequestId, outcome: Outcome) {
+        self.outcomes.push((request, outcome));
+    }
+
+    /// Sends the outcomes that have come. A client that has gone is no matter.
+    pub(super) fn send(&mut self, server: &mut Server, stamp: &Stamp) {
+        for (request, outcome) in self.outcomes.drain(..) {
+            let Some(waiting) = self.waiting.remove(&request) else { continue };
+            let Waiting { connection, service, replica, wait } = waiting;
+            let response = render::outcome(&outcome, &service, replica, wait, stamp);
+            server.respond(stamp.now.mono.0, connection, response);
+        }
+    }
+
+    fn expect(&mut self, waiting: Waiting) -> RequestId {
+        let request = RequestId(self.next);
+        self.next += 1;
+        self.waiting.insert(request, waiting);
+        request
+    }
+
+    fn is_full(&mut self, server: &Server) -> bool {
+        if self.waiting.len() >= WAITING_MAX {
+            self.waiting.retain(|_, waiting| server.is_open(waiting.connection));
+        }
+        self.waiting.len() >= WAITING_MAX
+    }
+}
+
+/// A reload that was asked for; the loop starts the loader and answers.
+#[derive(Debug)]
+pub(super) struct ReloadAsked {
+    pub connection: Option<ConnectionId>,
+    pub caller: Caller,
+    pub dry_run: bool,
+}
+
+/// Everything one turn of answering works with.
+#[derive(Debug)]
+pub(super) struct Desk<'a> {
+    pub shell: &'a mut Shell,
+    pub engine: &'a Engine,
+    pub server: &'a mut Server,
+    pub answers: &'a mut Answers,
+    pub usages: &'a mut Usages,
+    pub about: &'a About,
+    pub now: Now,
+}
+
+impl Desk<'_> {
+    /// Handles one request; a reload is returned to the loop.
+    pub(super) fn handle(&mut self, incoming: Incoming) -> Option<ReloadAsked> {
+        let Incoming { connection, request, peer, .. } = incoming;
+        let response = match request {
+            Request::Index => Ok(self.index()),
+            Request::Services { roles } => Ok(self.services(roles)),
+            Request::Service { name } => self.service(&name),
+            Request::Why { name } => self.why(&name),
+            Request::Config => Ok(self.config()),
+            Request::Metrics => Ok(self.metrics()),
+            Request::Healthz => Ok(Response::text(200, CONTENT_TEXT, "ok\n".to_owned())),
+            Request::Readyz => Ok(self.readyz()),
+            Request::Logs { targets, tail, since_unix_ms, follow } => match self.log_filters(targets) {
+                Ok(streams) => {
+                    return self.stream(connection, Serve::Logs { streams, tail, since_unix_ms, follow });
+                }
+                Err(error) => Err(error),
+            },
+            Request::Events { since, tail, follow } => {
+                let (since_seq, since_unix_ms) = match since {
+                    EventsSince::Beginning => (None, None),
+                    EventsSince::Seq(seq) => (Some(seq), None),
+                    EventsSince::UnixMs(ms) => (None, Some(ms)),
+                };
+                return self.stream(connection, Serve::Events { since_seq, since_unix_ms, tail, follow });
+            }
+            Request::Verb { service, replica, verb, wait } => {
+                let target = Target { service, replica, wait };
+                return self.verb(connection, verb, target, &peer);
+            }
+            Request::Reload { dry_run } => {
+                return Some(ReloadAsked { connection: Some(connection), caller: caller(&peer), dry_run });
+            }
+        };
+        self.respond(connection, response.unwrap_or_else(|error| error.response()));
+        None
+    }
+
+    fn respond(&mut self, connection: ConnectionId, response: Response) {
+        self.server.respond(self.now.mono.0, connection, response);
+    }
+
+    fn stamp(&self) -> Stamp {
+        Stamp { now: self.now, seq: self.shell.journal.seq() }
+    }
+
+    fn index(&self) -> Response {
+        let stamp = self.stamp();
+        Response::json(
+            200,
+            &proto::Index {
+                at: stamp.at(),
+                seq: stamp.seq,
+                name: "mainstay".to_owned(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                started_at: Stamp { now: self.about.started, seq: 0 }.at(),
+                config: config_name(self.about),
+                limits: self.about.limits.clone(),
+                links: LINKS.iter().map(|link| (*link).to_owned()).collect(),
+            },
+        )
+    }
+
+    fn services(&mut self, roles: Roles) -> Response {
+        let views = self.engine.services(self.now);
+        self.usages.sample(
+            self.shell,
+            views.iter().flat_map(|view| &view.replicas).map(|replica| replica.id),
+            self.now,
+        );
+        let usages = &*self.usages;
+        Response::json(200, &render::services(&views, roles, &|replica| usages.of(replica), &self.stamp()))
+    }
+
+    fn service(&mut self, name: &str) -> Result<Response, ApiError> {
+        let view = self.engine.service(name, self.now).ok_or_else(|| self.unknown(name))?;
+        self.usages.sample(self.shell, view.replicas.iter().map(|replica| replica.id), self.now);
+        let usages = &*self.usages;
+        Ok(Response::json(200, &render::service_detail(&view, &|replica| usages.of(replica), &self.stamp())))
+    }
+
+    fn why(&self, name: &str) -> Result<Response, ApiError> {
+        let views = self.engine.services(self.now);
+        let view = views.iter().find(|view| view.plan.name == name).ok_or_else(|| self.unknown(name))?;
+        Ok(Response::json(200, &render::why(view, &views, &self.stamp())))
+    }
+
+    fn config(&self) -> Response {
+        Response::json(200, &render::config(self.engine.plan(), &config_name(self.about), &self.stamp()))
+    }
+
+    fn metrics(&mut self) -> Response {
+        let views = self.engine.services(self.now);
+        self.usages.sample(
+            self.shell,
+            views.iter().flat_map(|view| &view.replicas).map(|replica| replica.id),
+            self.now,
+        );
+        let usages = &*self.usages;
+        let agent = metrics::Agent {
+            version: env!("CARGO_PKG_VERSION"),
+            started_unix_s: self.about.started.wall.0 / 1_000_000_000,
+            counters: self.engine.counters(),
+            seq: self.shell.journal.seq(),
+            config_loaded: self.about.config_loaded,
+        };
+        let text = metrics::text(&views, self.shell.journal.tally(), &|replica| usages.of(replica), &agent);
+        Response::text(200, CONTENT_METRICS, text)
+    }
+
+    /// Ready when everything that is wanted is well.
+    fn readyz(&self) -> Response {
+        let views = self.engine.services(self.now);
+        let waiting: Vec<&str> = views
+            .iter()
+            .filter(|view| view.wanted && !matches!(view.state, StateName::Ready | StateName::Done))
+            .map(|view| view.plan.name.as_str())
+            .collect();
+        match waiting.is_empty() {
+            true => Response::text(200, CONTENT_TEXT, "ready\n".to_owned()),
+            false => Response::text(503, CONTENT_TEXT, format!("not ready: {}\n", waiting.join(" "))),
+        }
+    }
+
+    fn unknown(&self, name: &str) -> ApiError {
+        render::unknown_service(name, &self.engine.services(self.now))
+    }
+
+    fn log_filters(&self, targets: Vec<LogTarget>) -> Result<Vec<StreamFilter>, ApiError> {
+        for target in &targets {
+            if self.engine.service(&target.service, self.now).is_none() {
+                return Err(self.unknown(&target.service));
+            }
+        }
+        Ok(targets.into_iter().map(|target| StreamFilter { service: target.service, index: target.replica }).collect())
+    }
+
+    fn stream(&mut self, connection: ConnectionId, request: Serve) -> Option<ReloadAsked> {
+        if !self.shell.logs.is_connected() {
+            let error = ApiError::new(Code::AgentUnavailable, "the logs role is not running at the moment")
+                .hint("the agent restarts it; try again in a second");
+            self.respond(connection, error.response());
+            return None;
+        }
+        if let Some(descriptor) = self.server.hand_over(connection, STREAM_HEAD) {
+            let descriptors: Vec<OwnedFd> = vec![descriptor];
+            self.shell.logs.send_with(&ToLogs::Serve { request }, descriptors, Importance::Current);
+        }
+        None
+    }
+
+    fn verb(&mut self, connection: ConnectionId, verb: Verb, target: Target, peer: &Peer) -> Option<ReloadAsked> {
+        if self.answers.is_full(self.server) {
+            let error = ApiError::new(Code::AgentUnavailable, format!("{WAITING_MAX} verbs are waiting already"));
+            self.respond(connection, error.response());
+            return None;
+        }
+        let request = self.answers.expect(Waiting {
+            connection,
+            service: target.service.clone(),
+            replica: target.replica,
+            wait: target.wait,
+        });
+        self.shell.events.push_back(Event::Command { request, caller: caller(peer), verb, target });
+        None
+    }
+}
+
+/// A reload's request id, so that the engine's outcome finds its client.
+pub(super) fn expect_reload(answers: &mut Answers, connection: ConnectionId) -> RequestId {
+    answers.expect(Waiting { connection, service: String::new(), replica: None, wait: Wait::Decision })
+}
+
+/// The answer to a reload that never reached the engine (422 with every diagnostic as text), or to a dry run.
+#[must_use]
+pub(super) fn reload_response(result: Result<&[Change], &[Diagnostic]>, stamp: &Stamp) -> Response {
+    match result {
+        Ok(changes) => Response::json(200, &render::reloaded(changes, Applied::DryRun, stamp)),
+        Err(diagnostics) => {
+            let text: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
+            ApiError::new(Code::ConfigInvalid, text.join("\n")).hint("nothing was changed").response()
+        }
+    }
+}
+
+fn config_name(about: &About) -> String {
+    match &about.config {
+        Some(path) => path.display().to_string(),
+        None => "the built-in demo".to_owned(),
+    }
+}
+
+/// Who asked, for the journal.
+fn caller(peer: &Peer) -> Caller {
+    let comm = process::process(peer.pid).map(|info| info.comm).unwrap_or_default();
+    Caller::Api { uid: peer.uid, pid: peer.pid, comm }
+}

@@ -1,0 +1,127 @@
+//! The shell's state: everything the agent holds of the outside world. The engine knows none of it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+
+use super::journal::Journal;
+use super::key::Key;
+use super::links::{Importance, Link};
+use super::probes::Probes;
+use super::record;
+use super::sockets::Sockets;
+use super::station::Station;
+use crate::engine::event::Event;
+use crate::engine::plan::{Role, Stop, User};
+use crate::engine::types::ReplicaId;
+use crate::logs::proto::ToLogs;
+use crate::sys::epoll::{Epoll, Interest};
+use crate::sys::group::{Group, Root};
+
+/// Directories of this agent; fixed for its life.
+#[derive(Clone, Debug)]
+pub struct Directories {
+    pub run: PathBuf,
+    pub state: PathBuf,
+    pub log: PathBuf,
+}
+
+#[derive(Debug)]
+pub struct Shell {
+    pub directories: Directories,
+    pub boot_id: String,
+    pub instance: String,
+    pub own_user: User,
+    pub root: Root,
+    pub epoll: Epoll,
+    pub stations: BTreeMap<ReplicaId, Station>,
+    /// Station by slot; a slot is not reused while the agent lives.
+    pub slots: Vec<ReplicaId>,
+    /// Main processes by pid: what the reaper of orphans leaves alone.
+    pub mains: BTreeMap<i32, ReplicaId>,
+    pub logs: Link,
+    pub checks: Link,
+    pub sockets: Sockets,
+    pub probes: Probes,
+    pub journal: Journal,
+    /// What happened and has not been given to the engine yet.
+    pub events: VecDeque<Event>,
+    /// Groups whose removal was refused (EBUSY: the kernel is still tearing down), tried again later.
+    pub dying_groups: Vec<Group>,
+    /// Roles whose connection ended: to be connected again, be it to their successor.
+    pub lost_links: Vec<Role>,
+    /// Trees without a cgroup whose end must be polled for.
+    pub polled_trees: Vec<ReplicaId>,
+}
+
+impl Shell {
+    /// The station of a replica, made on first mention.
+    pub fn station(&mut self, replica: ReplicaId, service: &str, stop: Stop) -> &mut Station {
+        let slots = &mut self.slots;
+        self.stations.entry(replica).or_insert_with(|| {
+            let slot = u32::try_from(slots.len()).unwrap_or(u32::MAX);
+            slots.push(replica);
+            Station::new(slot, service, replica.index, stop)
+        })
+    }
+
+    /// The replica of a slot, if its station still exists.
+    #[must_use]
+    pub fn replica_at(&self, slot: u32) -> Option<ReplicaId> {
+        let replica = *self.slots.get(usize::try_from(slot).ok()?)?;
+        let station = self.stations.get(&replica)?;
+        (station.slot == slot).then_some(replica)
+    }
+
+    pub fn link(&mut self, role: Role) -> &mut Link {
+        match role {
+            Role::Logs => &mut self.logs,
+            Role::Checks => &mut self.checks,
+        }
+    }
+
+    /// Registers a descriptor; failure (no memory, no descriptors) is told and costs only this event source.
+    pub fn listen_to(&self, descriptor: BorrowedFd<'_>, key: Key, interest: Interest) {
+        if let Err(error) = self.epoll.add(descriptor, key.encode(), interest) {
+            log::error!("agent: cannot watch a descriptor ({key:?}): {error}");
+        }
+    }
+
+    /// Takes a descriptor out of epoll. Must come before its close: a child may hold a copy, and then the close alone would leave
+    /// a stale event behind.
+    pub fn forget(&self, descriptor: BorrowedFd<'_>) {
+        // ENOENT: it never was registered, or its registration failed and was told.
+        let _ = self.epoll.remove(descriptor);
+    }
+
+    /// Writes the record of a replica. A full tmpfs costs the next agent this replica's counters, never its process: the group
+    /// still names it.
+    pub fn write_record(&self, replica: ReplicaId) {
+        let Some(station) = self.stations.get(&replica) else { return };
+        let Some(record) = station.record(&self.boot_id, &self.instance) else { return };
+        if let Err(error) = record::write(&self.directories.run, &record) {
+            log::error!(
+                "service {}/{}: cannot write its record: {error}; a restart of the agent would forget its counters",
+                station.service,
+                station.index
+            );
+        }
+    }
+
+    /// Cookie of a run where there are no cgroups.
+    #[must_use]
+    pub fn cookie(&self, service: &str, index: u16) -> String {
+        format!("{}.{service}.{index}", self.instance)
+    }
+
+    /// Sends to the logs role what only matters now.
+    pub fn tell_logs(&mut self, message: &ToLogs) {
+        self.logs.send(message, Importance::Current);
+    }
+
+    /// Tries again to remove groups; returns whether some are left.
+    pub fn bury_groups(&mut self) -> bool {
+        self.dying_groups.retain_mut(|group| group.remove().is_err());
+        !self.dying_groups.is_empty()
+    }
+}

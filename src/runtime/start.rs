@@ -1,0 +1,313 @@
+//! From nothing to a running loop: configuration, directories, lock, what an earlier agent left, engine, sockets.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::adopt::{self, Adopted};
+use super::error::RunError;
+use super::journal::Journal;
+use super::links::{Gone, Importance, Link};
+use super::load::{self, Accepted, Answer};
+use super::perform;
+use super::probes::Probes;
+use super::record;
+use super::roles;
+use super::serve::About;
+use super::shell::{Directories, Shell};
+use super::sockets::Sockets;
+use super::start_run;
+use super::station::{Live, Main};
+use super::wait;
+use super::{Agent, RunOptions};
+use crate::api::server::Server;
+use crate::engine::Engine;
+use crate::engine::action::Level;
+use crate::engine::event::{Event, FoundProcess};
+use crate::engine::plan::{CgroupPlan, Role, User};
+use crate::engine::types::ReplicaId;
+use crate::logs::proto::{FromLogs, ToLogs};
+use crate::sys::files::{self, Durability, Lock, LockError};
+use crate::sys::group::{Choice, Root};
+use crate::sys::signal::Signals;
+use crate::sys::{clock, epoll, host, signal, users};
+
+/// How long a living logs role may take to give descriptors back before the agent goes on without them.
+const CLAIM_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The agent's own standing with the OOM killer; children get their own value at the spawn.
+const OOM_SCORE_ADJ: i32 = -900;
+
+/// Sets everything up to the point where the loop can begin.
+pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
+    let accepted = load_configuration(options)?;
+    let Accepted { mut plan, warnings, decisions, last_seq, remarks } = *accepted;
+    for warning in &warnings {
+        log::warn!("{}", warning.to_string().trim_end());
+    }
+    let directories = Directories {
+        run: plan.agent.run_dir.clone(),
+        state: plan.agent.state_dir.clone(),
+        log: plan.agent.log_dir.clone(),
+    };
+    make_directories(&directories)?;
+    let lock = take_lock(&directories.run)?;
+    let signals = become_agent()?;
+    if plan.agent.starting_max.is_none() {
+        plan.agent.starting_max = u32::try_from(2 * host::cpus()).ok();
+    }
+    let plan = roles::with_roles(plan, host::uid() == 0);
+    let (mut shell, limits) = make_shell(directories, &plan.agent.cgroup, last_seq)?;
+    let early = claim(&mut shell);
+    let records =
+        record::read_all(&shell.directories.run, &shell.boot_id, &shell.instance).map_err(setup("the records"))?;
+    let cookie = |record: &record::Record| shell.cookie(&record.service, record.index);
+    let (adopted, left_alone) = adopt::look(records, &shell.root, &cookie);
+    let now = super::now();
+    let mut engine = Engine::new(plan, host::random_u64(), now);
+    let about = About { started: now, config: options.config.clone(), config_loaded: true, limits };
+    let mut recorder = super::recorder::Recorder::start(&shell.directories.run, &engine);
+    let found = adopted.iter().map(|one| one.found.clone()).collect();
+    let server = Server::bind(&shell.directories.run, engine.plan().agent.admin_gid).map_err(RunError::Api)?;
+    let begin = Event::Begin { found, decisions };
+    let actions = engine.step(now, begin.clone());
+    recorder.record(&engine, now, &begin, &actions);
+    take_over(&mut shell, &engine, adopted);
+    for text in remarks.into_iter().chain(left_alone) {
+        shell.events.push_back(Event::Remark { level: Level::Warn, text });
+    }
+    for (message, descriptors) in early {
+        roles::from_logs(&mut shell, &engine, message, descriptors);
+    }
+    let wanted = |key: &str| key.split('/').nth(1).is_some_and(|name| kept_for(&engine, name));
+    shell.sockets.drop_unclaimed(&mut shell.logs, &wanted);
+    Agent::assemble(engine, shell, server, recorder, signals, about, actions.into(), lock)
+}
+
+/// Signals as descriptors, orphans handed to us, descriptors for a thousand services, the OOM killer elsewhere.
+fn become_agent() -> Result<Signals, RunError> {
+    let signals = Signals::agent().map_err(setup("signals"))?;
+    signal::become_subreaper().map_err(setup("the reaping of orphans"))?;
+    host::raise_nofile();
+    if host::uid() == 0
+        && let Err(error) = host::protect_from_oom(OOM_SCORE_ADJ)
+    {
+        log::warn!("agent: cannot protect itself from the OOM killer: {error}");
+    }
+    Ok(signals)
+}
+
+/// The empty shell, and what cannot be promised on this host.
+fn make_shell(directories: Directories, cgroup: &CgroupPlan, last_seq: u64) -> Result<(Shell, Vec<String>), RunError> {
+    let boot_id = clock::boot_id().map_err(setup("the boot id"))?;
+    let instance = instance_id(&directories.run)?;
+    let (root, mut limits) = Root::detect(group_choice(cgroup, &directories.run), &instance);
+    if host::uid() != 0 {
+        limits.push("not root: services run as this user, and user, group and capabilities cannot be set".to_owned());
+    }
+    for limit in &limits {
+        log::warn!("agent: {limit}");
+    }
+    let shell = Shell {
+        journal: Journal::open(&directories.run, last_seq),
+        directories,
+        boot_id,
+        instance,
+        own_user: own_user(),
+        root,
+        epoll: epoll::Epoll::new().map_err(setup("epoll"))?,
+        stations: BTreeMap::new(),
+        slots: Vec::new(),
+        mains: BTreeMap::new(),
+        logs: Link::default(),
+        checks: Link::default(),
+        sockets: Sockets::default(),
+        probes: Probes::default(),
+        events: VecDeque::new(),
+        dying_groups: Vec::new(),
+        lost_links: Vec::new(),
+        polled_trees: Vec::new(),
+    };
+    Ok((shell, limits))
+}
+
+fn load_configuration(options: &RunOptions) -> Result<Box<Accepted>, RunError> {
+    match load::load_at_start(options.config.as_deref()) {
+        Ok(Answer::Accepted(accepted)) => Ok(accepted),
+        Ok(Answer::Refused(diagnostics)) => Err(RunError::Config(diagnostics)),
+        Err(error) => Err(RunError::Load(error)),
+    }
+}
+
+fn setup(what: &'static str) -> impl Fn(io::Error) -> RunError {
+    move |source| RunError::Setup { what, source }
+}
+
+/// The directories below `run_dir` with the owners and modes of the interface; the other two are the logs role's to fill.
+fn make_directories(directories: &Directories) -> Result<(), RunError> {
+    let run = &directories.run;
+    let wanted = [
+        (run.clone(), 0o711),
+        (record::directory(run), 0o700),
+        (run.join("log"), 0o711),
+        (run.join("svc"), 0o711),
+        (run.join("roles"), 0o700),
+    ];
+    for (path, mode) in wanted {
+        files::secure_directory(&path, mode, None).map_err(|source| RunError::Directory { path, source })?;
+    }
+    Ok(())
+}
+
+fn take_lock(run_dir: &Path) -> Result<Lock, RunError> {
+    let path = run_dir.join("lock");
+    Lock::take(&path).map_err(|error| match error {
+        LockError::Held { path, pid } => RunError::Locked { path, pid },
+        LockError::File { path, source } => RunError::Lock { path, source },
+    })
+}
+
+/// The id that marks our groups: made once for a `run_dir`, kept while it exists.
+fn instance_id(run_dir: &Path) -> Result<String, RunError> {
+    let path = run_dir.join("instance");
+    if let Ok(text) = fs::read_to_string(&path)
+        && text.len() == 16
+        && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+    {
+        return Ok(text);
+    }
+    let id = format!("{:016x}", host::random_u64());
+    files::write_atomically(&path, id.as_bytes(), Durability::Memory).map_err(setup("the instance id"))?;
+    Ok(id)
+}
+
+/// `mainstay` for the default directory, else `mainstay-` and 8 hex digits of the path's hash (FNV-1a).
+fn group_choice(plan: &CgroupPlan, run_dir: &Path) -> Choice {
+    match plan {
+        CgroupPlan::Off => Choice::Off,
+        CgroupPlan::Path(path) => Choice::Path(path.clone()),
+        CgroupPlan::Auto if run_dir == Path::new("/run/mainstay") => Choice::Auto { name: "mainstay".to_owned() },
+        CgroupPlan::Auto => {
+            let hash = run_dir
+                .to_string_lossy()
+                .bytes()
+                .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+            Choice::Auto { name: format!("mainstay-{hash:08x}") }
+        }
+    }
+}
+
+fn own_user() -> User {
+    let uid = host::uid();
+    match users::user(&uid.to_string()) {
+        Ok(Some(entry)) => User {
+            name: entry.name,
+            uid,
+            gid: entry.gid,
+            groups: vec![entry.gid],
+            home: entry.home,
+            shell: entry.shell,
+        },
+        Ok(None) | Err(_) => User {
+            name: uid.to_string(),
+            uid,
+            gid: uid,
+            groups: vec![uid],
+            home: "/".to_owned(),
+            shell: "/bin/sh".to_owned(),
+        },
+    }
+}
+
+type Early = Vec<(FromLogs, Vec<std::os::fd::OwnedFd>)>;
+
+/// Asks a logs role that outlived an earlier agent for the descriptors it kept. What else it says meanwhile is returned.
+fn claim(shell: &mut Shell) -> Early {
+    let mut early = Vec::new();
+    let path: PathBuf = roles::socket_path(shell, Role::Logs);
+    let hello = roles::hello_logs(shell);
+    if shell.logs.connect(&path, &hello).is_err() {
+        return early;
+    }
+    shell.logs.send(&ToLogs::Claim, Importance::Current);
+    let began = clock::clocks().mono_ns;
+    let mut buffer = Vec::new();
+    loop {
+        match shell.logs.receive::<FromLogs>(&mut buffer) {
+            Ok(Some((FromLogs::KeptAll, _))) => return early,
+            Ok(Some((FromLogs::Kept { key }, descriptors))) => shell.sockets.claim(key, descriptors),
+            Ok(Some(other)) => early.push(other),
+            Ok(None) => {
+                let waited = Duration::from_nanos(clock::clocks().mono_ns.saturating_sub(began));
+                let (Some(left), Some(descriptor)) = (CLAIM_DEADLINE.checked_sub(waited), shell.logs.descriptor())
+                else {
+                    log::warn!("agent: the logs role did not give back what it keeps within {CLAIM_DEADLINE:?}");
+                    return early;
+                };
+                let mut ready = [PollFd::new(descriptor, PollFlags::POLLIN)];
+                // EINTR or an error: the next receive tells.
+                let _ = poll(&mut ready, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+            }
+            Err(Gone) => {
+                shell.logs.disconnect();
+                return early;
+            }
+        }
+    }
+}
+
+/// What was found becomes stations, watched again.
+fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
+    for Adopted { found, process, group } in adopted {
+        let Some(service) = engine.service_id(&found.service) else { continue };
+        let replica = ReplicaId { service, index: found.index };
+        let station = shell.station(replica, &found.service, found.stop);
+        let slot = station.slot;
+        let run = found.memory.run;
+        station.memory = Some(found.memory);
+        match found.process {
+            FoundProcess::Gone { .. } => {
+                if let Some(mut group) = group
+                    && group.remove().is_err()
+                {
+                    shell.dying_groups.push(group);
+                }
+                continue;
+            }
+            FoundProcess::Alive { .. } | FoundProcess::Leftovers { .. } => {}
+        }
+        station.prepared = true;
+        let oom_kills_before = group.as_ref().map_or(0, |group| group.oom_kills());
+        let main = process.map(|(process, pidfd)| Main { process, pidfd });
+        let lives = main.is_some();
+        if let Some(main) = &main {
+            shell.mains.insert(main.process.pid, replica);
+            wait::watch_main(shell, main.pidfd.as_fd(), slot, run);
+        }
+        let live = Live { run, main, group, gate: None, ready_pipe: None, oom_kills_before, tree_awaited: false };
+        if let Some(station) = shell.stations.get_mut(&replica) {
+            station.live = Some(live);
+        }
+        if !lives {
+            perform::await_tree(shell, replica);
+        }
+        if let Some(plan) = engine.service_plan(service) {
+            start_run::resume_sockets(shell, plan, replica);
+            let run_dir = shell.directories.run.clone();
+            if let Err(error) = shell.sockets.open(plan, replica.index, &run_dir, &mut shell.logs) {
+                log::error!("service {}: {error}", plan.name);
+            }
+        }
+    }
+}
+
+/// Whether `api` or `api.0` of a kept descriptor's key still is a service of ours.
+fn kept_for(engine: &Engine, name: &str) -> bool {
+    let without_index = name.rsplit_once('.').map_or(name, |(service, _)| service);
+    engine.service_id(name).is_some() || engine.service_id(without_index).is_some()
+}

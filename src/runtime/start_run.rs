@@ -1,0 +1,253 @@
+//! One spawn, in the order that loses nothing: pipe and sockets, group, clone (the child waits at its gate), record, gate.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::crash;
+use super::key::Key;
+use super::perform;
+use super::record::Process;
+use super::request::{self, Gifts, RoleDirectories};
+use super::shell::Shell;
+use super::sockets;
+use super::station::{Live, Main};
+use crate::engine::Engine;
+use crate::engine::event::Event;
+use crate::engine::memory::Memory;
+use crate::engine::plan::{Readiness, ServicePlan};
+use crate::engine::types::{ReplicaId, RunId};
+use crate::logs::proto::ToLogs;
+use crate::sys::epoll::Interest;
+use crate::sys::group::Group;
+use crate::sys::notify::NotifySocket;
+use crate::sys::{child, fifo, files, spawn};
+
+/// Why there is no child.
+#[derive(Debug)]
+struct Failure {
+    /// The agent's side (out of processes, memory, descriptors): not the service's fault.
+    ours: bool,
+    why: String,
+}
+
+impl Failure {
+    fn ours(what: &str, error: impl std::fmt::Display) -> Self {
+        Self { ours: true, why: format!("{what}: {error}") }
+    }
+
+    fn theirs(why: String) -> Self {
+        Self { ours: false, why }
+    }
+}
+
+/// Performs `Action::Spawn`; the outcome is queued as an event.
+pub(super) fn spawn(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId, memory: Memory) {
+    let Some(plan) = engine.service_plan(replica.service) else { return };
+    shell.station(replica, &plan.name, plan.stop).memory = Some(memory);
+    let event = match try_spawn(shell, engine, plan, replica, run) {
+        Ok(pid) => Event::Spawned { replica, run, pid },
+        Err(failure) => {
+            shell.write_record(replica);
+            Event::SpawnFailed { replica, run, ours: failure.ours, error: failure.why }
+        }
+    };
+    shell.events.push_back(event);
+}
+
+fn try_spawn(
+    shell: &mut Shell,
+    engine: &Engine,
+    plan: &ServicePlan,
+    replica: ReplicaId,
+    run: RunId,
+) -> Result<i32, Failure> {
+    prepare(shell, engine, plan, replica)?;
+    let run_dir = shell.directories.run.clone();
+    let Some(station) = shell.stations.get(&replica) else { return Err(Failure::ours("station", "missing")) };
+    let stream = station.stream();
+    let notify_path = station.notify.as_ref().map(|_| station.notify_path(&run_dir));
+    let output = fifo::open_read_write(&station.pipe(&run_dir))
+        .map_err(|error| Failure::ours("cannot open the log pipe", error))?;
+    let ready_text = match &plan.ready {
+        Readiness::Log(text) => Some(text.clone()),
+        Readiness::Started | Readiness::Notify | Readiness::Fd(_) | Readiness::Probe(_) => None,
+    };
+    shell.tell_logs(&ToLogs::RunBegins { stream, run: run.0, ready_text });
+
+    let ready = match request::ready_descriptor(plan) {
+        Some(number) => {
+            let (read, write) = fifo::pipe().map_err(|error| Failure::ours("cannot make the readiness pipe", error))?;
+            Some((read, write, number))
+        }
+        None => None,
+    };
+    let cookie = shell.cookie(&plan.name, replica.index);
+    let mut group = make_group(shell, plan, replica)?;
+    let directories = RoleDirectories { run: &run_dir, state: &shell.directories.state, log: &shell.directories.log };
+    let gifts = Gifts {
+        output: output.as_fd(),
+        listeners: shell.sockets.of(plan, replica.index, &run_dir),
+        ready: ready.as_ref().map(|(_, write, number)| (write, *number)),
+        notify_path: notify_path.as_deref(),
+        group: group.as_ref().and_then(Group::directory),
+        cookie: cookie.clone(),
+    };
+    let request = request::build(plan, replica.index, directories, &shell.own_user, gifts).map_err(Failure::theirs)?;
+    let made = spawn::spawn(&request);
+    drop(request);
+    crash::point("after_clone");
+    let made = match made {
+        Ok(made) => made,
+        Err(error) => {
+            if let Some(mut group) = group.take()
+                && group.remove().is_err()
+            {
+                shell.dying_groups.push(group);
+            }
+            return Err(Failure { ours: error.ours(), why: error.to_string() });
+        }
+    };
+    let group = match group {
+        Some(mut group) => {
+            group.close_directory();
+            group
+        }
+        None => Group::weak(cookie, made.pid),
+    };
+    let pid = made.pid;
+    let ready = ready.map(|(read, _write, _)| read);
+    register(shell, plan, replica, run, made, group, ready)?;
+    Ok(pid)
+}
+
+/// The child exists and waits at its gate: watch it, record it, let it go.
+fn register(
+    shell: &mut Shell,
+    plan: &ServicePlan,
+    replica: ReplicaId,
+    run: RunId,
+    made: spawn::Child,
+    group: Group,
+    ready: Option<OwnedFd>,
+) -> Result<(), Failure> {
+    let Some(slot) = shell.stations.get(&replica).map(|station| station.slot) else { return Ok(()) };
+    let identity = child::identity(made.pid, made.pidfd.as_fd())
+        .map_err(|error| Failure::ours("cannot read the child's identity", error))?;
+    let oom_kills_before = group.oom_kills();
+    shell.listen_to(made.pidfd.as_fd(), Key::Main(slot, run.0), Interest::READ);
+    shell.listen_to(made.gate.as_fd(), Key::Gate(slot, run.0), Interest::READ);
+    let ready_pipe = ready.map(|read| watch_ready_pipe(shell, plan, replica, slot, run, read));
+    shell.mains.insert(made.pid, replica);
+    if let Some(station) = shell.stations.get_mut(&replica) {
+        station.live = Some(Live {
+            run,
+            main: Some(Main { process: Process::from(&identity), pidfd: made.pidfd }),
+            group: Some(group),
+            gate: Some(made.gate),
+            ready_pipe,
+            oom_kills_before,
+            tree_awaited: false,
+        });
+    }
+    // INVARIANT: the record is written before the gate opens, so that no service code ever runs unrecorded.
+    shell.write_record(replica);
+    if let Some(gate) = shell.stations.get(&replica).and_then(|station| station.live.as_ref()?.gate.as_ref())
+        && let Err(error) = gate.open()
+    {
+        log::warn!("service {}: its child was gone before its gate opened: {error}", plan.name);
+    }
+    crash::point("after_gate");
+    Ok(())
+}
+
+/// Directories, pipe and sockets of the replica; all of it once, not at every run.
+fn prepare(shell: &mut Shell, engine: &Engine, plan: &ServicePlan, replica: ReplicaId) -> Result<(), Failure> {
+    let run_dir = shell.directories.run.clone();
+    let owner = plan.process.user.as_ref().map(|user| (user.uid, user.gid));
+    let Some(station) = shell.stations.get(&replica) else { return Err(Failure::ours("station", "missing")) };
+    if !station.prepared {
+        let directory = station.directory(&run_dir);
+        files::secure_directory(&directory, 0o750, owner)
+            .map_err(|error| Failure::ours(&format!("cannot make {}", directory.display()), error))?;
+        let pipe = station.pipe(&run_dir);
+        fifo::create(&pipe, owner).map_err(|error| Failure::ours(&format!("cannot make {}", pipe.display()), error))?;
+        perform::watch(shell, engine, replica);
+    }
+    shell.sockets.open(plan, replica.index, &run_dir, &mut shell.logs).map_err(Failure::theirs)?;
+    if request::wants_notify(plan) {
+        open_notify_socket(shell, plan, replica)?;
+    }
+    if let Some(station) = shell.stations.get_mut(&replica) {
+        station.prepared = true;
+    }
+    Ok(())
+}
+
+/// Binds the notify socket (or takes the one that the keeper held) unless the replica has it.
+fn open_notify_socket(shell: &mut Shell, plan: &ServicePlan, replica: ReplicaId) -> Result<(), Failure> {
+    let Some(station) = shell.stations.get(&replica) else { return Ok(()) };
+    if station.notify.is_some() {
+        return Ok(());
+    }
+    let slot = station.slot;
+    let path = station.notify_path(&shell.directories.run);
+    let key = sockets::replica_key("notify", &plan.name, replica.index);
+    let owner = plan.process.user.as_ref().map(|user| (user.uid, user.gid));
+    let socket = match shell.sockets.take_claimed(&key) {
+        Some(descriptor) => NotifySocket::from_fd(descriptor),
+        None => NotifySocket::bind(&path, owner)
+            .map_err(|error| Failure::ours(&format!("cannot bind {}", path.display()), error))?,
+    };
+    shell.listen_to(socket.as_fd(), Key::Notify(slot), Interest::READ);
+    sockets::keep(&mut shell.logs, &key, socket.as_fd());
+    if let Some(station) = shell.stations.get_mut(&replica) {
+        station.notify = Some(socket);
+    }
+    Ok(())
+}
+
+/// After an adoption: the replica goes on with its notify socket and readiness pipe.
+pub(super) fn resume_sockets(shell: &mut Shell, plan: &ServicePlan, replica: ReplicaId) {
+    if request::wants_notify(plan)
+        && let Err(failure) = open_notify_socket(shell, plan, replica)
+    {
+        log::error!("service {}: {}", plan.name, failure.why);
+    }
+    let key = sockets::replica_key("ready", &plan.name, replica.index);
+    let Some(pipe) = shell.sockets.take_claimed(&key) else { return };
+    let Some(station) = shell.stations.get(&replica) else { return };
+    let Some(run) = station.live.as_ref().map(|live| live.run) else { return };
+    let pipe = watch_ready_pipe(shell, plan, replica, station.slot, run, pipe);
+    if let Some(live) = shell.stations.get_mut(&replica).and_then(|station| station.live.as_mut()) {
+        live.ready_pipe = Some(pipe);
+    }
+}
+
+fn watch_ready_pipe(
+    shell: &mut Shell,
+    plan: &ServicePlan,
+    replica: ReplicaId,
+    slot: u32,
+    run: RunId,
+    pipe: OwnedFd,
+) -> OwnedFd {
+    shell.listen_to(pipe.as_fd(), Key::ReadyPipe(slot, run.0), Interest::READ);
+    let key = sockets::replica_key("ready", &plan.name, replica.index);
+    sockets::keep(&mut shell.logs, &key, pipe.as_fd());
+    pipe
+}
+
+/// The group the child is born into; `None` where there are no cgroups.
+fn make_group(shell: &mut Shell, plan: &ServicePlan, replica: ReplicaId) -> Result<Option<Group>, Failure> {
+    if shell.root.is_weak() {
+        return Ok(None);
+    }
+    let name = super::adopt::group_name(&plan.name, replica.index);
+    match shell.root.create(&name) {
+        Ok(group) => {
+            // It has come back to life: nobody removes it any more.
+            shell.dying_groups.retain(|dying| dying.path() != group.path());
+            Ok(Some(group))
+        }
+        Err(error) => Err(Failure::ours(&format!("cannot make the group {name}"), error)),
+    }
+}

@@ -1,0 +1,103 @@
+//! What the shell holds of one replica: the things that outlive its runs (pipe, sockets, memory) and the live run.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use super::record::{self, Record};
+use crate::engine::memory::Memory;
+use crate::engine::plan::Stop;
+use crate::engine::types::RunId;
+use crate::logs::proto::Stream;
+use crate::sys::group::Group;
+use crate::sys::notify::NotifySocket;
+use crate::sys::spawn::Gate;
+
+/// One replica.
+#[derive(Debug)]
+pub struct Station {
+    /// Its number in epoll keys; stable while the station exists.
+    pub slot: u32,
+    pub service: String,
+    pub index: u16,
+    pub stop: Stop,
+    pub notify: Option<NotifySocket>,
+    /// Directories and pipe exist.
+    pub prepared: bool,
+    pub memory: Option<Memory>,
+    pub live: Option<Live>,
+}
+
+/// The run whose process or tree exists.
+#[derive(Debug)]
+pub struct Live {
+    pub run: RunId,
+    /// The main process; `None` once it has ended and been counted.
+    pub main: Option<Main>,
+    pub group: Option<Group>,
+    /// Until exec has succeeded or failed.
+    pub gate: Option<Gate>,
+    /// Until the newline has come.
+    pub ready_pipe: Option<OwnedFd>,
+    /// `oom_kill` of the group when the run began.
+    pub oom_kills_before: u64,
+    /// The tree has been reported as outliving its main process, and its end must be reported too.
+    pub tree_awaited: bool,
+}
+
+#[derive(Debug)]
+pub struct Main {
+    pub process: record::Process,
+    pub pidfd: OwnedFd,
+}
+
+impl Station {
+    #[must_use]
+    pub fn new(slot: u32, service: &str, index: u16, stop: Stop) -> Self {
+        Self { slot, service: service.to_owned(), index, stop, notify: None, prepared: false, memory: None, live: None }
+    }
+
+    #[must_use]
+    pub fn stream(&self) -> Stream {
+        Stream { service: self.service.clone(), index: self.index }
+    }
+
+    /// `{run_dir}/log/NAME.INDEX`
+    #[must_use]
+    pub fn pipe(&self, run_dir: &Path) -> PathBuf {
+        run_dir.join("log").join(format!("{}.{}", self.service, self.index))
+    }
+
+    /// `{run_dir}/svc/NAME`
+    #[must_use]
+    pub fn directory(&self, run_dir: &Path) -> PathBuf {
+        run_dir.join("svc").join(&self.service)
+    }
+
+    /// `{run_dir}/svc/NAME/notify.INDEX`
+    #[must_use]
+    pub fn notify_path(&self, run_dir: &Path) -> PathBuf {
+        self.directory(run_dir).join(format!("notify.{}", self.index))
+    }
+
+    /// The record as it is now; `None` before the engine has said anything to remember.
+    #[must_use]
+    pub fn record(&self, boot_id: &str, instance: &str) -> Option<Record> {
+        let memory = self.memory.clone()?;
+        let process = self.live.as_ref().and_then(|live| live.main.as_ref()).map(|main| main.process);
+        Some(Record {
+            version: record::VERSION,
+            boot_id: boot_id.to_owned(),
+            instance: instance.to_owned(),
+            service: self.service.clone(),
+            index: self.index,
+            process,
+            stop: self.stop,
+            memory,
+        })
+    }
+
+    /// The live run, if it is this one.
+    pub fn live_run(&mut self, run: RunId) -> Option<&mut Live> {
+        self.live.as_mut().filter(|live| live.run == run)
+    }
+}

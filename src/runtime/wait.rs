@@ -1,0 +1,221 @@
+//! A ready descriptor -> events. What the kernel says is read, checked against the run it belongs to, and queued for the engine.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::crash;
+use super::key::Key;
+use super::notify::{self, Field};
+use super::perform;
+use super::record::Process;
+use super::shell::Shell;
+use super::sockets;
+use super::station::Main;
+use crate::engine::event::{Event, NotifyMessage};
+use crate::engine::types::{Exit, ReplicaId, RunId};
+use crate::logs::proto::ToLogs;
+use crate::sys::child::{self, Ended};
+use crate::sys::epoll::Interest;
+use crate::sys::spawn::ExecStatus;
+
+/// Datagrams read from one notify socket in one turn.
+const DATAGRAMS_MAX: usize = 32;
+
+/// Orphans reaped in one turn.
+pub(super) const ORPHANS_MAX: usize = 256;
+
+/// The pidfd of a main process is readable: it has ended.
+pub(super) fn main_ended(shell: &mut Shell, slot: u32, run: u32) {
+    let Some((replica, run)) = current(shell, slot, run) else { return };
+    // The exec status of a child that failed and ended at once must come first.
+    exec_status(shell, slot, run.0);
+    let Some(live) = shell.stations.get_mut(&replica).and_then(|station| station.live_run(run)) else { return };
+    let Some(main) = &live.main else { return };
+    let exit = match child::wait(main.pidfd.as_fd()) {
+        Ok(None) => return,
+        Ok(Some(Ended::Code(code))) => Exit::Code(code),
+        Ok(Some(Ended::Signal { signal, core })) => Exit::Signal { signal, core },
+        Ok(Some(Ended::Unknown)) => Exit::Unknown,
+        Err(error) => {
+            log::error!("agent: cannot learn how pid {} ended: {error}", main.process.pid);
+            Exit::Unknown
+        }
+    };
+    let pid = main.process.pid;
+    crash::point("after_exit");
+    let Some(main) = live.main.take() else { return };
+    let (populated, oom) = match &live.group {
+        Some(group) => (group.populated().unwrap_or(false), group.oom_kills() > live.oom_kills_before),
+        None => (false, false),
+    };
+    let remaining = match &live.group {
+        Some(group) if populated => group.processes().map_or(1, |pids| u32::try_from(pids.len()).unwrap_or(u32::MAX)),
+        Some(_) | None => 0,
+    };
+    // A group that holds only zombies is populated without members; its event comes when they are reaped.
+    let remaining = if populated { remaining.max(1) } else { 0 };
+    shell.mains.remove(&pid);
+    shell.forget(main.pidfd.as_fd());
+    drop(main);
+    if let Some(station) = shell.stations.get(&replica) {
+        let message = ToLogs::RunEnded { stream: station.stream(), run: run.0 };
+        shell.tell_logs(&message);
+    }
+    drop_ready_pipe(shell, replica);
+    if remaining > 0 {
+        perform::await_tree(shell, replica);
+    }
+    shell.events.push_back(Event::Exited { replica, run, exit, oom, remaining });
+}
+
+/// The gate has something to say: exec succeeded, or the step that failed.
+pub(super) fn exec_status(shell: &mut Shell, slot: u32, run: u32) {
+    let Some((replica, run)) = current(shell, slot, run) else { return };
+    let Some(live) = shell.stations.get_mut(&replica).and_then(|station| station.live_run(run)) else { return };
+    let Some(gate) = &live.gate else { return };
+    let event = match gate.status() {
+        Ok(None) => return,
+        Ok(Some(ExecStatus::Executed)) => Event::Executed { replica, run },
+        Ok(Some(ExecStatus::Failed { step, errno })) => {
+            Event::ExecFailed { replica, run, error: format!("{step}: {}", errno.desc()) }
+        }
+        Err(error) => Event::ExecFailed { replica, run, error: format!("exec status cannot be read: {error}") },
+    };
+    if let Some(gate) = live.gate.take() {
+        shell.forget(gate.as_fd());
+    }
+    shell.events.push_back(event);
+}
+
+/// The readiness descriptor: a newline means ready; the end without one means nothing more will come.
+pub(super) fn ready_pipe(shell: &mut Shell, slot: u32, run: u32) {
+    let Some((replica, run)) = current(shell, slot, run) else { return };
+    let Some(live) = shell.stations.get_mut(&replica).and_then(|station| station.live_run(run)) else { return };
+    let Some(pipe) = &live.ready_pipe else { return };
+    let mut bytes = [0_u8; 64];
+    match nix::unistd::read(pipe, &mut bytes) {
+        Ok(0) => {}
+        Ok(count) if bytes[..count].contains(&b'\n') => {
+            shell.events.push_back(Event::ReadyByFd { replica, run });
+        }
+        Ok(_) => return,
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return,
+        Err(error) => log::warn!("agent: readiness descriptor of replica {replica:?}: {error}"),
+    }
+    drop_ready_pipe(shell, replica);
+}
+
+fn drop_ready_pipe(shell: &mut Shell, replica: ReplicaId) {
+    let Some(station) = shell.stations.get_mut(&replica) else { return };
+    let Some(pipe) = station.live.as_mut().and_then(|live| live.ready_pipe.take()) else { return };
+    let key = sockets::replica_key("ready", &station.service, station.index);
+    shell.forget(pipe.as_fd());
+    shell.tell_logs(&ToLogs::Drop { key });
+}
+
+/// `cgroup.events` changed: report the tree's end if it is one.
+pub(super) fn tree_changed(shell: &mut Shell, slot: u32, run: u32) {
+    let Some((replica, run)) = current(shell, slot, run) else { return };
+    report_tree(shell, replica, run);
+}
+
+/// Looks whether an awaited tree is empty; `true` when it is (or is not awaited any more).
+pub(super) fn report_tree(shell: &mut Shell, replica: ReplicaId, run: RunId) -> bool {
+    let Some(live) = shell.stations.get_mut(&replica).and_then(|station| station.live_run(run)) else { return true };
+    if !live.tree_awaited {
+        return true;
+    }
+    let Some(group) = &live.group else { return true };
+    if group.populated().unwrap_or(true) {
+        return false;
+    }
+    live.tree_awaited = false;
+    shell.events.push_back(Event::TreeEmpty { replica, run });
+    true
+}
+
+/// Trees without a cgroup: looked at on a timer while one is awaited.
+pub(super) fn poll_trees(shell: &mut Shell) {
+    for replica in std::mem::take(&mut shell.polled_trees) {
+        let Some(run) = shell.stations.get(&replica).and_then(|station| Some(station.live.as_ref()?.run)) else {
+            continue;
+        };
+        if !report_tree(shell, replica, run) {
+            shell.polled_trees.push(replica);
+        }
+    }
+}
+
+/// Datagrams on a replica's notify socket. Attribution is by socket; the sender's uid is checked all the same.
+pub(super) fn notified(shell: &mut Shell, slot: u32) {
+    let Some(replica) = shell.replica_at(slot) else { return };
+    for _ in 0..DATAGRAMS_MAX {
+        let Some(station) = shell.stations.get(&replica) else { return };
+        let Some(socket) = &station.notify else { return };
+        let datagram = match socket.receive() {
+            Ok(Some(datagram)) => datagram,
+            Ok(None) => return,
+            Err(error) => {
+                log::warn!("service {}: notify socket: {error}", station.service);
+                return;
+            }
+        };
+        let Some(run) = station.live.as_ref().map(|live| live.run) else { continue };
+        for field in notify::parse(&datagram.text) {
+            match field {
+                Field::Message(NotifyMessage::MainPid(pid)) => {
+                    if change_main(shell, replica, run, pid) {
+                        shell.events.push_back(Event::Notified { replica, run, message: NotifyMessage::MainPid(pid) });
+                    }
+                }
+                Field::Message(message) => shell.events.push_back(Event::Notified { replica, run, message }),
+                // The barrier is the closing of the descriptor that came with it: all before it is in the queue now.
+                Field::Barrier => {}
+                // Not kept for services (yet): closed with the datagram.
+                Field::StoreDescriptors => {}
+            }
+        }
+        drop(datagram.fds);
+    }
+}
+
+/// MAINPID: believed only of a process that is in the replica's own tree; the pidfd is opened before the look.
+fn change_main(shell: &mut Shell, replica: ReplicaId, run: RunId, pid: i32) -> bool {
+    let Some(station) = shell.stations.get_mut(&replica) else { return false };
+    let slot = station.slot;
+    let Some(live) = station.live_run(run) else { return false };
+    if live.main.as_ref().is_some_and(|main| main.process.pid == pid) {
+        return false;
+    }
+    let Ok(pidfd) = child::open(pid) else { return false };
+    let member = live.group.as_ref().and_then(|group| group.processes().ok()).is_some_and(|pids| pids.contains(&pid));
+    let Ok(identity) = child::identity(pid, pidfd.as_fd()) else { return false };
+    if !member {
+        log::warn!("service {}: MAINPID={pid} is not one of its processes, ignored", station.service);
+        return false;
+    }
+    let new = Main { process: Process::from(&identity), pidfd };
+    let old = live.main.replace(new);
+    if let Some(old) = old {
+        shell.mains.remove(&old.process.pid);
+        shell.forget(old.pidfd.as_fd());
+    }
+    shell.mains.insert(pid, replica);
+    let pidfd = shell.stations.get(&replica).and_then(|station| station.live.as_ref()?.main.as_ref());
+    if let Some(main) = pidfd {
+        shell.listen_to(main.pidfd.as_fd(), Key::Main(slot, run.0), Interest::READ);
+    }
+    shell.write_record(replica);
+    true
+}
+
+/// Registers an adopted main process.
+pub(super) fn watch_main(shell: &Shell, pidfd: BorrowedFd<'_>, slot: u32, run: RunId) {
+    shell.listen_to(pidfd, Key::Main(slot, run.0), Interest::READ);
+}
+
+/// The replica of a slot, if this is still its live run. A late event of an older one is dropped.
+fn current(shell: &Shell, slot: u32, run: u32) -> Option<(ReplicaId, RunId)> {
+    let replica = shell.replica_at(slot)?;
+    let live = shell.stations.get(&replica)?.live.as_ref()?;
+    (live.run.0 == run).then_some((replica, live.run))
+}

@@ -1,0 +1,353 @@
+//! The container of a process tree: a cgroup, or the weak substitute where there is none.
+//!
+//! A cgroup holds every process that was ever forked in it, whatever it did about sessions and parents, and the kernel kills all of
+//! them at once. The weak substitute looks for them ([`super::group_weak`]). Nothing here signals by number: always through a pidfd, and
+//! membership is looked at again after it was opened.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::libc;
+use nix::sys::stat::Mode;
+
+pub use super::group_root::{Choice, Root};
+use super::group_weak::Weak;
+pub use super::process::{ProcessInfo, process};
+use super::{Fallbacks, child};
+
+/// A process tree.
+#[derive(Debug)]
+pub struct Group(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Cgroup(Cgroup),
+    Weak(Weak),
+}
+
+/// What a tree has used. `None`: cannot be told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// User and system time. In a cgroup of all processes it ever had, else of those that live.
+    pub cpu_usec: Option<u64>,
+    pub memory_bytes: Option<u64>,
+}
+
+impl Group {
+    pub(super) fn cgroup(path: PathBuf, fallbacks: Fallbacks) -> io::Result<Self> {
+        let directory = open(&path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(Self(Kind::Cgroup(Cgroup { path, directory: Some(directory), events: None, fallbacks })))
+    }
+
+    /// The tree of a main process with `MAINSTAY_RUN=cookie` in its environment that leads `session`. To be made while the main process
+    /// lives or after, not before the spawn.
+    #[must_use]
+    pub fn weak(cookie: String, session: i32) -> Self {
+        Self(Kind::Weak(Weak::new(&cookie, session)))
+    }
+
+    /// For [`super::spawn::SpawnRequest::cgroup`]; `None` when weak or closed.
+    #[must_use]
+    pub fn directory(&self) -> Option<BorrowedFd<'_>> {
+        match &self.0 {
+            Kind::Cgroup(group) => group.directory.as_ref().map(AsFd::as_fd),
+            Kind::Weak(_) => None,
+        }
+    }
+
+    /// Saves a descriptor after the spawn.
+    pub fn close_directory(&mut self) {
+        match &mut self.0 {
+            Kind::Cgroup(group) => group.directory = None,
+            Kind::Weak(_) => {}
+        }
+    }
+
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match &self.0 {
+            Kind::Cgroup(group) => Some(&group.path),
+            Kind::Weak(_) => None,
+        }
+    }
+
+    /// Whether any process lives in it. Also takes the pending change of [`Group::watch`].
+    pub fn populated(&self) -> io::Result<bool> {
+        match &self.0 {
+            Kind::Cgroup(group) => group.populated(),
+            Kind::Weak(weak) => Ok(!weak.members()?.is_empty()),
+        }
+    }
+
+    /// A descriptor that has priority ([`super::epoll::Interest::PRIORITY`]) when `populated` may have changed; `None` when weak, then
+    /// `populated` is to be asked now and then. It is open until [`Group::remove`] or drop: take it out of the epoll before.
+    pub fn watch(&mut self) -> io::Result<Option<BorrowedFd<'_>>> {
+        match &mut self.0 {
+            Kind::Cgroup(group) => group.watch().map(Some),
+            Kind::Weak(_) => Ok(None),
+        }
+    }
+
+    /// The pids of all processes that live in it, in no order.
+    pub fn processes(&self) -> io::Result<Vec<i32>> {
+        match &self.0 {
+            Kind::Cgroup(group) => processes_below(&group.path),
+            Kind::Weak(weak) => Ok(weak.members()?.into_iter().map(|(pid, _)| pid).collect()),
+        }
+    }
+
+    /// Signals each process once and returns how many it reached. What forks meanwhile may be missed: that is what [`Group::kill`] is for.
+    pub fn signal_all(&self, signal: i32) -> io::Result<u32> {
+        match &self.0 {
+            Kind::Cgroup(group) => signal_each(&group.path, processes_below(&group.path)?.as_slice(), signal),
+            Kind::Weak(weak) => weak.signal_all(signal),
+        }
+    }
+
+    /// Kills every process in it, also one that keeps forking. They are dead when `populated` says so, not when this returns.
+    pub fn kill(&self) -> io::Result<()> {
+        match &self.0 {
+            Kind::Cgroup(group) => group.kill(),
+            Kind::Weak(weak) => weak.kill(),
+        }
+    }
+
+    /// Removes the directory, groups below it first. EBUSY while a process lives in it. One that is gone already is no error.
+    pub fn remove(&mut self) -> io::Result<()> {
+        match &mut self.0 {
+            Kind::Cgroup(group) => {
+                group.directory = None;
+                group.events = None;
+                remove_tree(&group.path)
+            }
+            Kind::Weak(_) => Ok(()),
+        }
+    }
+
+    /// Processes of it that the kernel killed for memory; 0 where the memory controller is not enabled.
+    #[must_use]
+    pub fn oom_kills(&self) -> u64 {
+        match &self.0 {
+            Kind::Cgroup(group) => group.number_in("memory.events", "oom_kill").unwrap_or_default(),
+            Kind::Weak(_) => 0,
+        }
+    }
+
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let counted = match &self.0 {
+            Kind::Cgroup(group) => group.usage(),
+            Kind::Weak(_) => Usage::default(),
+        };
+        if counted.cpu_usec.is_some() && counted.memory_bytes.is_some() {
+            return counted;
+        }
+        let summed = self.summed_usage();
+        Usage {
+            cpu_usec: counted.cpu_usec.or(summed.cpu_usec),
+            memory_bytes: counted.memory_bytes.or(summed.memory_bytes),
+        }
+    }
+
+    fn summed_usage(&self) -> Usage {
+        let Ok(pids) = self.processes() else { return Usage::default() };
+        let (mut cpu_usec, mut memory_bytes) = (0_u64, 0_u64);
+        for information in pids.into_iter().filter_map(|pid| process(pid).ok()) {
+            cpu_usec = cpu_usec.saturating_add(information.cpu_usec);
+            memory_bytes = memory_bytes.saturating_add(information.rss_bytes);
+        }
+        Usage { cpu_usec: Some(cpu_usec), memory_bytes: Some(memory_bytes) }
+    }
+}
+
+#[derive(Debug)]
+struct Cgroup {
+    path: PathBuf,
+    directory: Option<OwnedFd>,
+    events: Option<OwnedFd>,
+    fallbacks: Fallbacks,
+}
+
+/// Longer than any `cgroup.events`.
+const EVENTS_BYTES_MAX: usize = 256;
+
+/// Rounds in which a group without `cgroup.kill` is read again for processes that were forked during the last one.
+const KILL_ROUNDS_MAX: u32 = 64;
+
+impl Cgroup {
+    fn populated(&self) -> io::Result<bool> {
+        let mut buffer = [0; EVENTS_BYTES_MAX];
+        let text = match &self.events {
+            Some(events) => match nix::sys::uio::pread(events, &mut buffer, 0) {
+                Ok(length) => String::from_utf8_lossy(&buffer[..length]).into_owned(),
+                Err(Errno::ENODEV) => return Ok(false),
+                Err(errno) => return Err(errno.into()),
+            },
+            None => match fs::read_to_string(self.path.join("cgroup.events")) {
+                Ok(text) => text,
+                Err(error) if is_gone(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(number_after(&text, "populated") == Some(1))
+    }
+
+    fn watch(&mut self) -> io::Result<BorrowedFd<'_>> {
+        let events = match self.events.take() {
+            Some(events) => events,
+            None => open(&self.path.join("cgroup.events"), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?,
+        };
+        let events: &OwnedFd = self.events.insert(events);
+        Ok(events.as_fd())
+    }
+
+    fn kill(&self) -> io::Result<()> {
+        // Stops the forking where the controller is enabled; where it is not there is no such file.
+        write_if_there(&self.path.join("pids.max"), "0")?;
+        if !self.fallbacks.no_cgroup_kill {
+            match fs::write(self.path.join("cgroup.kill"), "1") {
+                Ok(()) => return Ok(()),
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
+                // Before 5.14, or a threaded group.
+                Err(_) => {}
+            }
+        }
+        if !self.path.exists() {
+            return Ok(());
+        }
+        write_if_there(&self.path.join("cgroup.freeze"), "1")?;
+        let killed = self.kill_each();
+        write_if_there(&self.path.join("cgroup.freeze"), "0")?;
+        killed
+    }
+
+    fn kill_each(&self) -> io::Result<()> {
+        let mut met = BTreeSet::new();
+        for _ in 0..KILL_ROUNDS_MAX {
+            let fresh: Vec<i32> = processes_below(&self.path)?.into_iter().filter(|pid| !met.contains(pid)).collect();
+            if fresh.is_empty() {
+                return Ok(());
+            }
+            signal_each(&self.path, &fresh, libc::SIGKILL)?;
+            met.extend(fresh);
+        }
+        Err(Errno::EAGAIN.into())
+    }
+
+    fn number_in(&self, file: &str, key: &str) -> Option<u64> {
+        number_after(&fs::read_to_string(self.path.join(file)).ok()?, key)
+    }
+
+    fn usage(&self) -> Usage {
+        let memory = fs::read_to_string(self.path.join("memory.current")).ok();
+        Usage {
+            cpu_usec: self.number_in("cpu.stat", "usage_usec"),
+            memory_bytes: memory.and_then(|text| text.trim().parse().ok()),
+        }
+    }
+}
+
+/// The number of the line `key number`.
+fn number_after(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+}
+
+pub(super) fn write_if_there(path: &Path, text: &str) -> io::Result<()> {
+    // Not fs::write: creating a file in a cgroup is EACCES or EPERM, not "absent".
+    match fs::File::options().write(true).open(path) {
+        Ok(mut file) => match io::Write::write_all(&mut file, text.as_bytes()) {
+            Err(error) if !is_gone(&error) => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        },
+        Err(error) if is_gone(&error) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Of this group and all below it. A group that is gone has none.
+fn processes_below(path: &Path) -> io::Result<Vec<i32>> {
+    let mut pids = Vec::new();
+    let mut groups = vec![path.to_owned()];
+    while let Some(group) = groups.pop() {
+        match fs::read_to_string(group.join("cgroup.procs")) {
+            // 0 is a process of another pid namespace.
+            Ok(text) => pids.extend(text.lines().filter_map(|pid| pid.parse::<i32>().ok()).filter(|pid| *pid > 0)),
+            // A threaded group: its processes are listed in the domain above.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+            Err(error) if is_gone(&error) => continue,
+            Err(error) => return Err(error),
+        }
+        groups.extend(groups_in(&group)?);
+    }
+    Ok(pids)
+}
+
+/// The groups directly below.
+pub(super) fn groups_in(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut groups = Vec::new();
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if is_gone(&error) => return Ok(groups),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            groups.push(entry.path());
+        }
+    }
+    Ok(groups)
+}
+
+/// pidfds that are open at once.
+const PIDFDS_MAX: usize = 64;
+
+/// A number read from the group may belong to somebody else by the time the pidfd is open, so the group is read again: who is listed
+/// then is the process of the pidfd, or the signal finds nobody.
+fn signal_each(path: &Path, pids: &[i32], signal: i32) -> io::Result<u32> {
+    let mut reached = 0;
+    for some in pids.chunks(PIDFDS_MAX) {
+        let mut opened = Vec::with_capacity(some.len());
+        for pid in some {
+            match child::open(*pid) {
+                Ok(pidfd) => opened.push((*pid, pidfd)),
+                // Ended meanwhile; EINVAL: not the leader of its threads any more.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let still: BTreeSet<i32> = processes_below(path)?.into_iter().collect();
+        for (_, pidfd) in opened.iter().filter(|(pid, _)| still.contains(pid)) {
+            reached += u32::from(reach(pidfd.as_fd(), signal)?);
+        }
+    }
+    Ok(reached)
+}
+
+/// `false`: it has ended meanwhile.
+pub(super) fn reach(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<bool> {
+    match child::signal(pidfd, signal) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+    for group in groups_in(path)? {
+        remove_tree(&group)?;
+    }
+    match fs::remove_dir(path) {
+        Err(error) if !is_gone(&error) => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

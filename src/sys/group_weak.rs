@@ -1,0 +1,143 @@
+//! Finding a process tree without a cgroup: by session, by the `MAINSTAY_RUN` in the environment, and by descent from those. A process
+//! that changes its session, clears its environment and outlives its parent is not found: that is what makes it weak.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::libc;
+
+use super::child;
+use super::group::reach;
+use super::process::{self, Stat};
+
+/// The variable that marks all processes of a run.
+pub(super) const COOKIE_VARIABLE: &str = "MAINSTAY_RUN";
+
+/// How much of an environment is looked at.
+const ENVIRON_BYTES_MAX: u64 = 256 << 10;
+
+/// Rounds in which the tree is read again for processes that were forked during the last one.
+const STOP_ROUNDS_MAX: u32 = 64;
+
+/// Pid and start time.
+type Member = (i32, u64);
+
+#[derive(Debug)]
+pub(super) struct Weak {
+    /// `MAINSTAY_RUN=...`, one whole entry of an environment.
+    entry: Vec<u8>,
+    session: i32,
+    /// Start of the process that leads the session, when it was seen to be ours. The number of a session that died out can be given to
+    /// somebody else.
+    leader_start: Option<u64>,
+}
+
+impl Weak {
+    pub(super) fn new(cookie: &str, session: i32) -> Self {
+        let entry = format!("{COOKIE_VARIABLE}={cookie}").into_bytes();
+        let own = i32::try_from(std::process::id()).unwrap_or_default();
+        let leader = Stat::read(session).ok();
+        let ours = leader.filter(|leader| leader.ppid == own || has_entry(session, &entry));
+        Self { entry, session, leader_start: ours.map(|leader| leader.start_ticks) }
+    }
+
+    /// All living members.
+    pub(super) fn members(&self) -> io::Result<Vec<Member>> {
+        let own = i32::try_from(std::process::id()).unwrap_or_default();
+        let mut found: BTreeMap<i32, Stat> = BTreeMap::new();
+        for pid in process::all()? {
+            // One that ends meanwhile is no member any more.
+            if let Ok(stat) = Stat::read(pid) {
+                found.insert(pid, stat);
+            }
+        }
+        let leader = found.get(&self.session).map(|leader| leader.start_ticks);
+        let session_is_ours = self.session > 0 && (leader.is_none() || leader == self.leader_start);
+        // Nothing of the run is older than its main process.
+        found.retain(|pid, stat| {
+            *pid > 1
+                && *pid != own
+                && !stat.is_dead()
+                && self.leader_start.is_none_or(|start| stat.start_ticks >= start)
+        });
+        let mut members: BTreeSet<i32> = found
+            .iter()
+            .filter(|(pid, stat)| (session_is_ours && stat.session == self.session) || has_entry(**pid, &self.entry))
+            .map(|(pid, _)| *pid)
+            .collect();
+        loop {
+            let before = members.len();
+            let children = found.iter().filter(|(_, stat)| members.contains(&stat.ppid)).map(|(pid, _)| *pid);
+            let children: Vec<i32> = children.collect();
+            members.extend(children);
+            if members.len() == before {
+                break;
+            }
+        }
+        Ok(members.into_iter().filter_map(|pid| found.get(&pid).map(|stat| (pid, stat.start_ticks))).collect())
+    }
+
+    pub(super) fn signal_all(&self, signal: i32) -> io::Result<u32> {
+        let mut reached = 0;
+        for member in self.members()? {
+            if let Some(pidfd) = open_member(member)? {
+                reached += u32::from(reach(pidfd.as_fd(), signal)?);
+            }
+        }
+        Ok(reached)
+    }
+
+    /// Stops the tree until nothing new is found, so that nobody can fork out of sight, then kills all of it.
+    pub(super) fn kill(&self) -> io::Result<()> {
+        let mut stopped: BTreeMap<Member, OwnedFd> = BTreeMap::new();
+        let mut outcome = Ok(());
+        for _ in 0..STOP_ROUNDS_MAX {
+            let before = stopped.len();
+            outcome = self.stop_new(&mut stopped);
+            if outcome.is_err() || stopped.len() == before {
+                break;
+            }
+        }
+        // What was stopped must not stay so, whatever went wrong.
+        for pidfd in stopped.values() {
+            if let Err(error) = reach(pidfd.as_fd(), libc::SIGKILL) {
+                outcome = Err(error);
+            }
+        }
+        outcome
+    }
+
+    fn stop_new(&self, stopped: &mut BTreeMap<Member, OwnedFd>) -> io::Result<()> {
+        for member in self.members()? {
+            if stopped.contains_key(&member) {
+                continue;
+            }
+            if let Some(pidfd) = open_member(member)? {
+                reach(pidfd.as_fd(), libc::SIGSTOP)?;
+                stopped.insert(member, pidfd);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `None` when it has ended meanwhile. The start time is read again after the open: the same process, or nobody.
+fn open_member((pid, start_ticks): Member) -> io::Result<Option<OwnedFd>> {
+    let pidfd = match child::open(pid) {
+        Ok(pidfd) => pidfd,
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let same = Stat::read(pid).is_ok_and(|stat| stat.start_ticks == start_ticks);
+    Ok(same.then_some(pidfd))
+}
+
+/// The environment of others cannot be read without privileges; theirs is not ours then.
+fn has_entry(pid: i32, entry: &[u8]) -> bool {
+    let mut environment = Vec::new();
+    let read = File::open(format!("/proc/{pid}/environ"))
+        .and_then(|file| file.take(ENVIRON_BYTES_MAX).read_to_end(&mut environment));
+    read.is_ok() && environment.split(|byte| *byte == 0).any(|found| found == entry)
+}

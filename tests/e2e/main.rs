@@ -1,0 +1,20 @@
+//! Stories of the real binary: real children, a directory for each, no root needed. What needs a right or a kernel that this
+//! machine lacks says "skipped".
+
+#![expect(clippy::unwrap_used, reason = "these are tests: a panic is a failure")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod api;
+mod child;
+mod commands;
+mod dependencies;
+mod logs;
+mod nasty;
+mod readiness;
+mod reload;
+mod restart;
+mod sampled;
+mod stop;
+mod unprivileged;

@@ -49,4 +49,6 @@ pub mod checks;
 
 pub mod api;
 
+pub mod cli;
+
 pub mod sample;

@@ -1,5 +1,7 @@
 //! The configuration from the outside: every rule with the text it answers with, the shipped files, and texts that nobody would write.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot prepare its files has failed")]
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -156,17 +158,17 @@ fn a_text_that_is_no_ron_says_where() {
     }
     expect![[r#"
         ""
-            error test.ron:1:1 : expected keys in round brackets, such as (key: value)
+            error test.ron:1:1 : expected round brackets, such as (key: value)
         "("
             error test.ron:1:2 : the text ends too early: a bracket or a quote is not closed
         "(services: [(name: \"a\" command: [\"true\"])])"
             error test.ron:1:24 services[0].command: expected a comma before this
         "(services: [(name: \"a)])"
-            error test.ron:1:21 services[0].name: expected end of string
+            error test.ron:1:21 services[0].name: the text ends inside of quotes: one is not closed
         "(services: 5)"
             error test.ron:1:12 services: expected a list in square brackets
         "services: []"
-            error test.ron:1:9 : expected struct "the file"_[invalid identifier] but found `services`
+            error test.ron:1:9 : expected round brackets, such as (key: value)
         "(services: [])\n)"
             error test.ron:2:1 : non-whitespace trailing characters
         "(services: [(name: \"\\q\")])"
@@ -174,7 +176,7 @@ fn a_text_that_is_no_ron_says_where() {
         "/* open"
             error test.ron:1:8 : unclosed block comment
         "(agent: [])"
-            error test.ron:1:9 agent: expected keys in round brackets, such as (key: value)
+            error test.ron:1:9 agent: expected round brackets, such as (key: value)
     "#]]
     .assert_eq(&out);
 }
@@ -339,7 +341,7 @@ fn replicas_and_kinds() {
             warning test.ron:4:69 services[2].alive: `alive` has no meaning here: a Oneshot is done when it exits with success (remove it, or use `kind: Daemon`)
             warning test.ron:4:108 services[2].watchdog: `watchdog` has no meaning here: a Oneshot is done when it exits with success (remove it, or use `kind: Daemon`)
             error test.ron:5:38 services[3].kind: a period must be at least 100ms
-            error test.ron:6:38 services[4].kind: expected keys in round brackets, such as (key: value)
+            error test.ron:6:38 services[4].kind: `Every` needs a value in round brackets
         "#]],
     );
 }
@@ -436,7 +438,7 @@ fn the_environment() {
             error test.ron:3:11 services[0].env["B-C"]: "B-C" cannot be the name of a variable (it consists of A-Z a-z 0-9 and _ and starts with no digit)
             warning test.ron:3:23 services[0].env["NOTIFY_SOCKET"]: NOTIFY_SOCKET is set by the agent where it is needed; this value may be replaced
             error test.ron:3:45 services[0].env["D"]: a zero byte cannot stand here
-            error test.ron:3:70 services[0].env_file: /nosuch is refused: cannot read it: No such file or directory (os error 2)
+            error test.ron:3:70 services[0].env_file: cannot read /nosuch: No such file or directory (os error 2)
         "#]],
     );
     keys_of_service(
@@ -517,7 +519,8 @@ fn a_budget_that_the_back_off_can_never_reach_is_pointed_out() {
     services(
         "\n(name: \"a\", command: [\"true\"], budget: (restarts: 60), backoff: (max: \"60s\")),\n(name: \"b\", command: [\"true\"], budget: (restarts: 1, within: \"5s\"), backoff: (min: \"10s\")),\n(name: \"c\", command: [\"true\"], budget: (restarts: 1000, within: \"1s\"), backoff: (min: \"0ms\")),\n(name: \"d\", command: [\"true\"], restart: Never, budget: (restarts: 60), backoff: (max: \"60s\"))",
         &expect![[r#"
-            warning test.ron:3:51 services[1].budget.restarts: the budget is never spent: even when it fails at once, 1 restarts take 9s with this back-off (up to 30s each), longer than `within` 5s (raise `within` to "10s" or lower `backoff.max`)
+            warning test.ron:2:51 services[0].budget.restarts: the budget is never spent: 60 restarts in a row take at least 46m 32s with this back-off (up to 1m each), longer than `within` 10m (lower `restarts` to 19, raise `within` to "46m 33s" or lower `backoff.max`)
+            warning test.ron:3:51 services[1].budget.restarts: the budget is never spent: 1 restarts in a row take at least 9s with this back-off (up to 30s each), longer than `within` 5s (raise `within` to "10s" or lower `backoff.max`)
             accepted
         "#]],
     );
@@ -684,12 +687,12 @@ fn findings_name_the_file_they_are_in() {
     "#]].assert_eq(&short(&result, &host.root));
     let missing = load(&host.root.join("none.ron"), &host.context(host.own_uid()));
     expect![[r#"
-        error ROOT/none.ron:0:0 : ROOT/none.ron is refused: cannot read it: No such file or directory (os error 2)
+        error ROOT/none.ron:0:0 : cannot read ROOT/none.ron: No such file or directory (os error 2)
     "#]]
     .assert_eq(&short(&missing, &host.root));
     let directory = load(&host.root, &host.context(host.own_uid()));
     expect![[r#"
-        error ROOT:0:0 : ROOT is refused: it is not a regular file
+        error ROOT:0:0 : ROOT is not a regular file
     "#]]
     .assert_eq(&short(&directory, &host.root));
 }
@@ -752,9 +755,35 @@ fn files_of_the_wrong_sort_are_refused() {
     expect![[r#"
         error ROOT/binary.ron:0:0 : ROOT/binary.ron is refused: line 2 is not UTF-8
         error ROOT/large.ron:0:0 : ROOT/large.ron is refused: it is larger than 4194304 bytes
-        error ROOT/fifo.ron:0:0 : ROOT/fifo.ron is refused: it is not a regular file
+        error ROOT/fifo.ron:0:0 : ROOT/fifo.ron is not a regular file
     "#]]
     .assert_eq(&out);
+}
+
+#[test]
+fn values_of_variables_are_not_shown() {
+    let host = Host::new();
+    let text = "(services: [(name: \"a\", command: [\"tru\"], env: {\"KEY\": \"hunter2\", \"OTHER\": \"hunter3\", \"KEY\": \"hunter4\"}, nice: 99)])";
+    let shown: Vec<String> = host.load_text(text).unwrap_err().iter().map(ToString::to_string).collect();
+    assert!(!shown.concat().contains("hunter"));
+    expect![[r#"
+        error: there is no command "tru" in /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+          --> test.ron:1:35
+          |
+        1 | (services: [(name: "a", command: ["tru"], env: {"KEY": *********, "OTHER": *********, "KEY": *********}, nice: 99)])
+          |                                   ^^^^^
+          = at services[0].command[0]
+          = help: write its absolute path"#]].assert_eq(&shown[0]);
+}
+
+#[test]
+fn all_replicas_together_have_a_limit() {
+    services(
+        "\n(name: \"a\", command: [\"true\"], replicas: 6000),\n(name: \"b\", command: [\"true\"], replicas: 6000)",
+        &expect![[r#"
+            error test.ron:3:42 services[1].replicas: with this service there are more than 10000 replicas in all
+        "#]],
+    );
 }
 
 #[test]
@@ -875,7 +904,7 @@ fn an_explanation_shows_what_will_be_run() {
           stop               SIGTERM, after 10s SIGKILL
           user               api (uid 900, gid 900, groups 112 900)
           umask              0o022
-          env                KEY=(6 bytes) PORT=(6 bytes)
+          env                KEY=*** PORT=***
           rlimits.core       soft 0, hard 0
           capabilities       NET_RAW
           logs               files of 10MiB, 5 kept, no limit of lines

@@ -300,3 +300,7 @@ fn sum(left: Option<u64>, right: Option<u64>) -> Option<u64> {
         (one, None) | (None, one) => one,
     }
 }
+
+#[cfg(test)]
+#[path = "metrics_tests.rs"]
+mod tests;

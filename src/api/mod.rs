@@ -4,6 +4,7 @@
 //! and `server` own the sockets and never block; `render` and `metrics` turn the engine's views into answers; `client` is
 //! the blocking end that the commands use. Nothing here decides anything about a service.
 
+pub mod client;
 pub mod connection;
 pub mod error;
 pub mod http;
@@ -12,4 +13,6 @@ pub mod proto;
 pub mod render;
 pub mod route;
 pub mod server;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod time;

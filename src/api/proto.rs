@@ -76,6 +76,9 @@ pub struct Edge {
 pub struct Replica {
     pub replica: u16,
     pub state: Word,
+    /// As the service's.
+    #[serde(default)]
+    pub health: Word,
     pub pid: Option<i32>,
     pub run: u32,
     /// How long it has been in this state.

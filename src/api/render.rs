@@ -111,6 +111,7 @@ fn replica(view: &ServiceView<'_>, one: &ReplicaView<'_>, usage: UsageOf<'_>, st
     Replica {
         replica: one.id.index,
         state: one.state.word().into(),
+        health: if one.memory.wanted == Wanted::Up { replica_health(one.state).word() } else { "unknown" }.into(),
         pid: one.pid,
         run: one.memory.run.0,
         since_ms: since_ms(one, stamp),
@@ -275,11 +276,8 @@ fn health(view: &ServiceView<'_>) -> &'static str {
     let some_ready = view.replicas.iter().any(|one| one.state == StateName::Ready);
     match worst {
         None => "unknown",
-        Some(Health::Ok) => "ok",
-        Some(Health::Degraded) => "degraded",
-        Some(Health::Unknown) => "unknown",
-        Some(Health::Failing) if some_ready => "degraded",
-        Some(Health::Failing) => "failing",
+        Some(Health::Failing) if some_ready => Health::Degraded.word(),
+        Some(worst) => worst.word(),
     }
 }
 
@@ -289,6 +287,17 @@ enum Health {
     Unknown,
     Degraded,
     Failing,
+}
+
+impl Health {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Unknown => "unknown",
+            Self::Degraded => "degraded",
+            Self::Failing => "failing",
+        }
+    }
 }
 
 fn replica_health(state: StateName) -> Health {
@@ -349,3 +358,7 @@ pub fn level_word(level: Level) -> Word {
     }
     .into()
 }
+
+#[cfg(test)]
+#[path = "render_tests.rs"]
+mod tests;

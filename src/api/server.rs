@@ -390,3 +390,7 @@ fn turn_away(mut stream: &UnixStream, error: &ApiError) {
         log::debug!("api: a client above the limit left before it was told: {error}");
     }
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

@@ -44,6 +44,11 @@ impl Outstanding {
         self.by_id.get(&id).copied()
     }
 
+    /// The one that is due first.
+    pub(super) fn first(&self) -> Option<Token> {
+        self.by_deadline.first().map(|(_, token)| *token)
+    }
+
     pub(super) fn remove(&mut self, token: Token) -> Option<Entry> {
         let entry = self.entries.remove(&token)?;
         self.by_id.remove(&entry.id);

@@ -23,6 +23,8 @@ const READY_MAX: usize = 64;
 const ORDERS_AT_ONCE: usize = 64;
 /// With so many answers that the agent does not take, no further orders are read; the probes under way may still add theirs.
 const ANSWERS_MAX: usize = 1024;
+/// Between two attempts to accept an agent when the host has no descriptors left, so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// A longer deadline is cut to this.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 
@@ -98,19 +100,34 @@ impl Server {
         [agentless, self.outstanding.next_deadline()].into_iter().flatten().min()
     }
 
-    /// The newest agent counts, if it is root or of our own user; the probes of the older one are dropped.
     fn accept(&mut self) {
-        while let Ok(Some(socket)) = self.listener.accept() {
-            let trusted = socket.peer().is_ok_and(|peer| peer.uid == 0 || peer.uid == host::uid());
-            if !trusted {
-                continue;
+        loop {
+            match self.listener.accept() {
+                Ok(Some(socket)) => self.greet(socket),
+                Ok(None) => return,
+                Err(_) => return self.make_room(),
             }
-            self.part();
-            if self.epoll.add(socket.as_fd(), AGENT, Interest::READ).is_ok() {
-                self.agent = Some(Agent { socket, unsent: VecDeque::new(), interest: Interest::READ });
-                let pid = i32::try_from(std::process::id()).unwrap_or_default();
-                self.tell(&FromChecks::Hello { pid });
-            }
+        }
+    }
+
+    /// An agent that cannot be accepted has most likely met our limit of descriptors: one probe gives way at each attempt.
+    fn make_room(&mut self) {
+        match self.outstanding.first() {
+            Some(token) => self.finish(token, Err("no descriptor is left for it".to_owned())),
+            None => std::thread::sleep(ACCEPT_PAUSE),
+        }
+    }
+
+    /// The newest agent counts, if it is root or of our own user; the probes of the older one are dropped.
+    fn greet(&mut self, socket: PacketSocket) {
+        if !socket.peer().is_ok_and(|peer| peer.uid == 0 || peer.uid == host::uid()) {
+            return;
+        }
+        self.part();
+        if self.epoll.add(socket.as_fd(), AGENT, Interest::READ).is_ok() {
+            self.agent = Some(Agent { socket, unsent: VecDeque::new(), interest: Interest::READ });
+            let pid = i32::try_from(std::process::id()).unwrap_or_default();
+            self.tell(&FromChecks::Hello { pid });
         }
     }
 

@@ -173,8 +173,7 @@ fn process(process: &ProcessPlan, out: &mut Lines) {
     }
     out.line("umask", format!("0o{:03o}", process.umask));
     if !process.env.is_empty() {
-        let names: Vec<String> =
-            process.env.iter().map(|(name, value)| format!("{name}=({} bytes)", value.len())).collect();
+        let names: Vec<String> = process.env.keys().map(|name| format!("{name}=***")).collect();
         out.line("env", names.join(" "));
     }
     for (name, (soft, hard)) in &process.rlimits {

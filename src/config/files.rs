@@ -28,60 +28,83 @@ pub(super) struct Gathered {
 /// Why a file may not be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refused {
-    #[error("cannot read it: {0}")]
-    Io(#[from] io::Error),
-    #[error("it is not a regular file")]
-    NotAFile,
-    #[error("it is larger than {} bytes", .0)]
-    TooLarge(u64),
-    #[error("{0} can change it, and the agent runs as root")]
-    Insecure(String),
-    #[error("line {0} is not UTF-8")]
-    NotText(usize),
+    #[error("cannot read {path}")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{path} is not a regular file")]
+    NotAFile { path: PathBuf },
+    #[error("{path} is refused: it is larger than {bytes_max} bytes")]
+    TooLarge { path: PathBuf, bytes_max: u64 },
+    #[error("{path} is refused: {who} can change it, and the agent runs as root")]
+    Insecure { path: PathBuf, who: String },
+    #[error("{path} is refused: line {line} is not UTF-8")]
+    NotText { path: PathBuf, line: usize },
 }
 
 impl Refused {
-    pub(super) fn hint(&self, path: &Path) -> Option<String> {
+    /// The whole sentence, with its cause.
+    pub(super) fn sentence(&self) -> String {
         match self {
-            Self::Insecure(_) => {
-                let shown = path.display();
-                Some(format!("chown root:root {shown} && chmod go-w {shown}"))
+            Self::Io { source, .. } => format!("{self}: {source}"),
+            Self::NotAFile { .. } | Self::TooLarge { .. } | Self::Insecure { .. } | Self::NotText { .. } => {
+                self.to_string()
             }
-            Self::Io(_) | Self::NotAFile | Self::TooLarge(_) | Self::NotText(_) => None,
+        }
+    }
+
+    pub(super) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Insecure { path, .. } => Some(format!("chown root:root {0} && chmod go-w {0}", path.display())),
+            Self::Io { .. } | Self::NotAFile { .. } | Self::TooLarge { .. } | Self::NotText { .. } => None,
         }
     }
 }
 
-/// Reads a text file of at most `bytes_max`. As root it must belong to root (or `owner`), and nobody else may write it.
-pub(super) fn read_text(path: &Path, uid: u32, owner: Option<u32>, bytes_max: u64) -> Result<String, Refused> {
+/// Reads a text file of at most `bytes_max` at `real`, named `path` in messages. As root it must belong to root (or `owner`), and
+/// nobody else may write it.
+pub(super) fn read_text(
+    real: &Path,
+    path: &Path,
+    uid: u32,
+    owner: Option<u32>,
+    bytes_max: u64,
+) -> Result<String, Refused> {
+    let io = |source| Refused::Io { path: path.to_owned(), source };
     // Opening a FIFO that nobody writes would wait for ever.
-    let file = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
-    let metadata = file.metadata()?;
+    let file = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(real).map_err(io)?;
+    let metadata = file.metadata().map_err(io)?;
     if !metadata.is_file() {
-        return Err(Refused::NotAFile);
+        return Err(Refused::NotAFile { path: path.to_owned() });
     }
-    if uid == 0 {
-        if metadata.uid() != 0 && Some(metadata.uid()) != owner {
-            return Err(Refused::Insecure(format!("the user with uid {}", metadata.uid())));
-        }
-        if metadata.mode() & 0o022 != 0 {
-            let who = if metadata.mode() & 0o002 != 0 {
-                "everybody".to_owned()
-            } else {
-                format!("the group with gid {}", metadata.gid())
-            };
-            return Err(Refused::Insecure(who));
-        }
+    if let Some(who) = stranger(&metadata, owner).filter(|_| uid == 0) {
+        return Err(Refused::Insecure { path: path.to_owned(), who });
     }
     let mut bytes = Vec::new();
-    file.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() as u64 > bytes_max {
-        return Err(Refused::TooLarge(bytes_max));
+        return Err(Refused::TooLarge { path: path.to_owned(), bytes_max });
     }
-    String::from_utf8(bytes).map_err(|error| {
-        let valid = error.utf8_error().valid_up_to();
-        Refused::NotText(1 + error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count())
-    })
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        Refused::NotText { path: path.to_owned(), line: 1 + valid.iter().filter(|byte| **byte == b'\n').count() }
+    })?;
+    // The mark of some editors; it is part of no value.
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
+/// Who, besides root and `owner`, can change a file.
+fn stranger(metadata: &fs::Metadata, owner: Option<u32>) -> Option<String> {
+    if metadata.uid() != 0 && Some(metadata.uid()) != owner {
+        return Some(format!("the user with uid {}", metadata.uid()));
+    }
+    match metadata.mode() & 0o022 {
+        0 => None,
+        0o020 => Some(format!("the group with gid {}", metadata.gid())),
+        _ => Some("everybody".to_owned()),
+    }
 }
 
 /// Reads `path` and everything it includes.
@@ -94,7 +117,7 @@ pub(super) fn gather(path: &Path, context: &Context, report: &mut Report) -> Gat
 /// Takes `text` in place of a file; it has no directory, so it can include nothing.
 pub(super) fn gather_text(name: &str, text: &str, report: &mut Report) -> Gathered {
     let mut gathered = Gathered::default();
-    report.sources.push(Source { name: name.to_owned(), text: text.to_owned(), path: None });
+    report.sources.push(Source::new(name.to_owned(), text.to_owned(), None));
     let Some(parts) = parse::parts(0, report) else { return Gathered { incomplete: true, ..gathered } };
     for (_, place) in &parts.include {
         let range = place.range.clone();
@@ -134,14 +157,11 @@ impl Reader<'_> {
             return self.complain(from, path, message, None);
         }
         self.seen.push(canonical.clone());
-        let text = match read_text(path, self.context.uid, None, FILE_BYTES_MAX) {
+        let text = match read_text(path, path, self.context.uid, None, FILE_BYTES_MAX) {
             Ok(text) => text,
-            Err(refused) => {
-                let hint = refused.hint(path);
-                return self.complain(from, path, format!("{} is refused: {refused}", path.display()), hint);
-            }
+            Err(refused) => return self.complain(from, path, refused.sentence(), refused.hint()),
         };
-        self.report.sources.push(Source { name: path.display().to_string(), text, path: Some(path.to_owned()) });
+        self.report.sources.push(Source::new(path.display().to_string(), text, Some(path.to_owned())));
         let source = self.report.sources.len() - 1;
         match parse::parts(source, self.report) {
             Some(parts) => {

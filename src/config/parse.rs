@@ -25,7 +25,7 @@ pub(super) struct Parts {
 }
 
 #[derive(Deserialize)]
-#[serde(rename = "the file", deny_unknown_fields)]
+#[serde(rename = "config", deny_unknown_fields)]
 struct Top<'a> {
     #[serde(borrow, default)]
     include: Option<&'a RawValue>,
@@ -210,9 +210,16 @@ fn sentence(error: &ron::Error, there: &str) -> (String, Option<String>) {
         ron::Error::IntegerOutOfBounds => ("the number is out of range".to_owned(), None),
         ron::Error::ExpectedBoolean => ("expected true or false".to_owned(), None),
         ron::Error::ExpectedMap => ("expected a map such as {\"KEY\": \"value\"}".to_owned(), None),
-        ron::Error::ExpectedStructLike | ron::Error::ExpectedNamedStructLike(_) => {
-            ("expected keys in round brackets, such as (key: value)".to_owned(), None)
+        ron::Error::ExpectedStructLike | ron::Error::ExpectedNamedStructLike(_) if is_word => {
+            (format!("`{there}` needs a value in round brackets"), None)
         }
+        ron::Error::ExpectedStructLike | ron::Error::ExpectedNamedStructLike(_) => {
+            ("expected round brackets, such as (key: value)".to_owned(), None)
+        }
+        ron::Error::ExpectedDifferentStructName { .. } => {
+            ("expected round brackets, such as (key: value)".to_owned(), None)
+        }
+        ron::Error::ExpectedStringEnd => ("the text ends inside of quotes: one is not closed".to_owned(), None),
         ron::Error::ExpectedComma => ("expected a comma before this".to_owned(), None),
         ron::Error::Eof => ("the text ends too early: a bracket or a quote is not closed".to_owned(), None),
         ron::Error::InvalidValueForType { expected, found } => (format!("expected {expected}, found {found}"), None),

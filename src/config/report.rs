@@ -10,6 +10,8 @@ use super::scan;
 
 /// More findings than this are counted, not shown.
 pub const DIAGNOSTICS_MAX: usize = 100;
+/// More than this are not even placed: each needs a walk through the file.
+const FOUND_MAX: usize = 1_000;
 /// A shown line of the file is cut to this many characters around the place.
 const EXCERPT_CHARS_MAX: usize = 120;
 
@@ -69,14 +71,14 @@ pub struct Excerpt {
 impl Diagnostic {
     /// Adds how to mend it.
     pub(super) fn hint(&mut self, hint: impl Into<String>) -> &mut Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(printable(hint.into()));
         self
     }
 
     /// The same, when there is one.
     pub(super) fn maybe_hint(&mut self, hint: Option<String>) -> &mut Self {
         if hint.is_some() {
-            self.hint = hint;
+            self.hint = hint.map(printable);
         }
         self
     }
@@ -84,13 +86,13 @@ impl Diagnostic {
     fn blank(severity: Severity, file: &str, message: String) -> Self {
         Self {
             severity,
-            file: file.to_owned(),
+            file: printable(file.to_owned()),
             line: 0,
             column: 0,
             end_line: 0,
             end_column: 0,
             path: String::new(),
-            message,
+            message: printable(message),
             hint: None,
             excerpt: None,
         }
@@ -129,6 +131,15 @@ pub(super) struct Source {
     pub(super) name: String,
     pub(super) text: String,
     pub(super) path: Option<PathBuf>,
+    /// The values of `env`, in order: often secrets, while findings are written to logs.
+    secrets: Vec<Range<usize>>,
+}
+
+impl Source {
+    pub(super) fn new(name: String, text: String, path: Option<PathBuf>) -> Self {
+        let secrets = scan::values_of_maps(&scan::scan(&text, 0..text.len()), "env");
+        Self { name, text, path, secrets }
+    }
 }
 
 /// A part of a file that is parsed by itself: the agent, or one service.
@@ -159,6 +170,8 @@ pub(super) struct Report {
     /// Takes the hints of findings that are not kept.
     scratch: Option<Diagnostic>,
     errors: usize,
+    /// Beyond [`FOUND_MAX`].
+    dropped: usize,
 }
 
 impl Report {
@@ -188,6 +201,9 @@ impl Report {
         path: String,
         message: impl Into<String>,
     ) -> &mut Diagnostic {
+        if self.found.len() >= FOUND_MAX {
+            return self.drop_one(severity);
+        }
         let Some(file) = self.sources.get(source) else {
             return self.keep(source, Diagnostic::blank(severity, "", message.into()));
         };
@@ -197,11 +213,8 @@ impl Report {
         let (end_line, end_column) = position(&file.text, range.end);
         (diagnostic.line, diagnostic.column, diagnostic.end_line, diagnostic.end_column) =
             (line, column, end_line, end_column);
-        // Values of `env` are often secrets, and findings are written to logs.
-        if !path.contains(".env[") {
-            diagnostic.excerpt = Some(excerpt(&file.text, range));
-        }
-        diagnostic.path = path;
+        diagnostic.excerpt = Some(excerpt(&file.text, range, &file.secrets));
+        diagnostic.path = printable(path);
         self.keep(source, diagnostic)
     }
 
@@ -220,7 +233,9 @@ impl Report {
 
     /// `file:line:column` of something, for a message about another place.
     pub(super) fn place(&self, item: &Item, path: &str) -> String {
-        let Some(source) = self.sources.get(item.source) else { return String::new() };
+        let Some(source) = self.sources.get(item.source).filter(|_| self.found.len() < FOUND_MAX) else {
+            return String::new();
+        };
         let (found, _) = locate(source, item, path);
         let (line, column) = position(&source.text, found.range.start);
         format!("{}:{line}:{column}", source.name)
@@ -229,7 +244,7 @@ impl Report {
     /// Everything, in the order of the files; the rest beyond [`DIAGNOSTICS_MAX`] as a count.
     pub(super) fn into_diagnostics(mut self) -> Vec<Diagnostic> {
         self.found.sort_by_key(|(source, diagnostic)| (*source, diagnostic.line, diagnostic.column));
-        let more = self.found.len().saturating_sub(DIAGNOSTICS_MAX);
+        let more = self.found.len().saturating_sub(DIAGNOSTICS_MAX) + self.dropped;
         if more > 0 {
             // What refuses the file must not be hidden behind what does not.
             self.found.sort_by_key(|(_, diagnostic)| diagnostic.severity);
@@ -248,6 +263,9 @@ impl Report {
         if item.is_broken(key) {
             return self.scratch.insert(Diagnostic::blank(severity, "", message));
         }
+        if self.found.len() >= FOUND_MAX {
+            return self.drop_one(severity);
+        }
         let Some(source) = self.sources.get(item.source) else { return self.about_file("", message) };
         let (found, whole) = locate(source, item, path);
         let shown = match (whole, found.path.as_str()) {
@@ -258,12 +276,26 @@ impl Report {
         self.at_range(severity, item.source, found.range, path, message)
     }
 
+    fn drop_one(&mut self, severity: Severity) -> &mut Diagnostic {
+        self.errors += usize::from(severity == Severity::Error);
+        self.dropped += 1;
+        self.scratch.insert(Diagnostic::blank(severity, "", String::new()))
+    }
+
     fn keep(&mut self, source: usize, diagnostic: Diagnostic) -> &mut Diagnostic {
         self.errors += usize::from(diagnostic.severity == Severity::Error);
         self.found.push((source, diagnostic));
         let last = self.found.len() - 1;
         &mut self.found[last].1
     }
+}
+
+/// Messages quote the file, and what they quote must not steer a terminal.
+fn printable(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// Where a path of an item stands; a missing key is shown at the item's name, or at its opening bracket.
@@ -313,7 +345,7 @@ pub(super) fn offset_of(text: &str, line: usize, column: usize) -> usize {
     rest.char_indices().nth(column.saturating_sub(1)).map_or(text.len(), |(at, _)| start + at)
 }
 
-fn excerpt(text: &str, range: Range<usize>) -> Excerpt {
+fn excerpt(text: &str, range: Range<usize>, secrets: &[Range<usize>]) -> Excerpt {
     let line_start = text[..range.start].rfind('\n').map_or(0, |at| at + 1);
     let line_end = text[range.start..].find('\n').map_or(text.len(), |at| range.start + at);
     let indent = text[line_start..range.start].chars().count();
@@ -321,8 +353,16 @@ fn excerpt(text: &str, range: Range<usize>) -> Excerpt {
     let line = text[line_start..line_end].trim_end();
     let length = line.chars().count();
     let from = if length <= EXCERPT_CHARS_MAX { 0 } else { indent.saturating_sub(EXCERPT_CHARS_MAX / 3) };
-    // Control characters would move the terminal's cursor.
-    let shown = line.chars().skip(from).take(EXCERPT_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c });
+    let secret = |at: usize| {
+        let next = secrets.partition_point(|range| range.end <= at);
+        secrets.get(next).is_some_and(|range| range.contains(&at))
+    };
+    let shown = line.char_indices().skip(from).take(EXCERPT_CHARS_MAX).map(|(at, c)| match c {
+        // Control characters would move the terminal's cursor.
+        c if c.is_control() => ' ',
+        _ if secret(line_start + at) => '*',
+        c => c,
+    });
     let indent = indent - from;
     Excerpt {
         text: shown.collect(),
@@ -348,7 +388,7 @@ mod tests {
     #[test]
     fn a_long_line_is_cut_around_the_place() {
         let text = format!("{}HERE{}", "x".repeat(500), "y".repeat(500));
-        let cut = excerpt(&text, 500..504);
+        let cut = excerpt(&text, 500..504, &[]);
         assert_eq!(cut.text.chars().count(), EXCERPT_CHARS_MAX);
         let marked: String = cut.text.chars().skip(cut.indent as usize).take(cut.width as usize).collect();
         assert_eq!(marked, "HERE");

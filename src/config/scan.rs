@@ -136,6 +136,33 @@ pub(super) fn at(root: &Node, text: &str, offset: usize) -> Found {
     }
 }
 
+/// Where the values of every map stand that is the value of a field of this name, in the order of the text.
+pub(super) fn values_of_maps(root: &Node, name: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut open = vec![root];
+    while let Some(node) = open.pop() {
+        match &node.kind {
+            Kind::Leaf => {}
+            Kind::Struct(fields) => {
+                for field in fields {
+                    match &field.value.kind {
+                        Kind::Map(entries) if field.name == name => {
+                            found.extend(entries.iter().map(|(_, value)| value.range.clone()));
+                        }
+                        Kind::Map(_) | Kind::Leaf | Kind::Struct(_) | Kind::Tuple(_) | Kind::List(_) => {
+                            open.push(&field.value)
+                        }
+                    }
+                }
+            }
+            Kind::Tuple(items) | Kind::List(items) => open.extend(items),
+            Kind::Map(entries) => open.extend(entries.iter().map(|(_, value)| value)),
+        }
+    }
+    found.sort_by_key(|range| range.start);
+    found
+}
+
 /// The innermost `(..)` that holds what was found, or is it.
 pub(super) fn brackets_around(root: &Node, text: &str, mut found: Found) -> Found {
     loop {

@@ -155,6 +155,13 @@ impl Clients {
         }
     }
 
+    /// The past of this client will not be told by a writer thread.
+    pub(super) fn forsake(&mut self, id: u32, now: Instant) {
+        if let Some(client) = self.table.get_mut(&id) {
+            client.phase = Phase::Asking { until: now };
+        }
+    }
+
     /// Clients whose writer thread did not answer in time.
     pub(super) fn forsaken(&self, now: Instant) -> Vec<u32> {
         let late = |client: &Client| matches!(client.phase, Phase::Asking { until } if until <= now);
@@ -305,8 +312,12 @@ impl Client {
     }
 
     fn is_sendable(&self) -> bool {
-        let sends = matches!(self.phase, Phase::Live | Phase::Closing { .. });
-        sends && (self.missed > 0 || self.sent < self.out.len())
+        let waits = self.interest == Interest::WRITE || self.interest == Interest::READ_WRITE;
+        match self.phase {
+            Phase::Asking { .. } | Phase::Past => false,
+            Phase::Live => self.missed > 0 || (!waits && self.sent < self.out.len()),
+            Phase::Closing { .. } => !waits,
+        }
     }
 
     fn send(&mut self, now: Instant) -> io::Result<Sent> {

@@ -70,6 +70,11 @@ impl Connections {
         Ok(Self { epoll, listener, open, next: 0, current, hello, greeted: false, outbox, claim, blocked: false })
     }
 
+    pub(super) fn listen_for(&self, interest: Interest) {
+        // Fails only when the listener is not in the epoll set, where it always is.
+        let _ = self.epoll.modify(self.listener.as_fd(), Key::Listener.into(), interest);
+    }
+
     /// Takes one new connection. Only root and our own user are let in.
     pub(super) fn accept(&mut self) -> io::Result<()> {
         let Some(socket) = self.listener.accept()? else { return Ok(()) };

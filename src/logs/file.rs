@@ -45,7 +45,7 @@ pub(super) struct LogFile {
     form: Form,
     max_size_bytes: u64,
     keep: u32,
-    open: Option<Open>,
+    open: Option<Box<Open>>,
     /// Lines lost since the last successful write, and why.
     gap: Option<(u64, String)>,
     mid_line: bool,
@@ -181,7 +181,7 @@ impl LogFile {
             (Form::Text, Some(log_dir)) => Marks::open(&times::directory(log_dir), inode, size, now_ms).ok(),
             (Form::Text | Form::Json, _) => None,
         };
-        self.open = Some(Open { file, size, marks });
+        self.open = Some(Box::new(Open { file, size, marks }));
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! The writer thread of `log_dir`: everybody's output, and the agent's own lines. May wait for its disk for ever; nobody waits for it.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::{rfc3339, times};
 
 /// Bytes waiting for the log disk while it does not answer; beyond that the oldest are dropped.
 pub(super) const LOG_QUEUE_BYTES_MAX: usize = 8 << 20;
-/// Files held open; the longest unused are closed first.
+/// Files held open, each with its marks; the longest unused are closed first. Where descriptors are few, an eighth of them.
 const OPEN_FILES_MAX: usize = 256;
 const ITEM_BYTES: usize = size_of::<LogItem>();
 /// `{log_dir}/mainstay.log`.
@@ -71,20 +72,28 @@ pub(super) struct LogWriter {
     reports: Arc<Reports>,
     files: BTreeMap<u32, LogFile>,
     open: usize,
+    open_max: usize,
     clock: u64,
     /// What is wrong with the disk, as told.
     trouble: Option<String>,
 }
 
 impl LogWriter {
-    pub(super) fn new(log_dir: PathBuf, queue: Arc<Queue<LogItem>>, reports: Arc<Reports>) -> Self {
+    pub(super) fn new(
+        log_dir: PathBuf,
+        queue: Arc<Queue<LogItem>>,
+        reports: Arc<Reports>,
+        descriptors_max: u64,
+    ) -> Self {
+        let open_max = usize::try_from(descriptors_max / 8).unwrap_or(usize::MAX).clamp(8, OPEN_FILES_MAX);
         let agent = LogFile::new(log_dir.join(AGENT_FILE), Form::Text, AGENT_FILE_BYTES_MAX, AGENT_FILES_MAX);
         let files = BTreeMap::from([(AGENT_SLOT, agent)]);
-        Self { log_dir, queue, reports, files, open: 0, clock: 0, trouble: None }
+        Self { log_dir, queue, reports, files, open: 0, open_max, clock: 0, trouble: None }
     }
 
     pub(super) fn run(mut self) {
-        let prepared = std::fs::create_dir_all(times::directory(&self.log_dir));
+        let mut private = std::fs::DirBuilder::new();
+        let prepared = private.recursive(true).mode(0o750).create(times::directory(&self.log_dir));
         if let Err(error) = prepared.and_then(|()| times::remove_orphans(&self.log_dir)) {
             self.reports
                 .push(Report::Trouble(format!("cannot use the log directory {}: {error}", self.log_dir.display())));
@@ -152,7 +161,7 @@ impl LogWriter {
             None if had_gap => self.recover(),
             None => {}
         }
-        if self.open > OPEN_FILES_MAX {
+        if self.open > self.open_max {
             self.close_longest_unused();
         }
     }
@@ -197,7 +206,7 @@ impl LogWriter {
         let mut open: Vec<(u64, u32)> =
             self.files.iter().filter(|(_, file)| file.is_open()).map(|(slot, file)| (file.last_used, *slot)).collect();
         open.sort_unstable();
-        for (_, slot) in open.iter().take(OPEN_FILES_MAX / 4) {
+        for (_, slot) in open.iter().take(self.open_max / 4) {
             if let Some(file) = self.files.get_mut(slot) {
                 file.close();
                 self.open -= 1;

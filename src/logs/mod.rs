@@ -114,10 +114,10 @@ pub fn socket_path(run_dir: &Path) -> PathBuf {
 pub fn run(arguments: RoleArguments) -> Result<(), LogsError> {
     signal::ignore_role_signals().map_err(|source| LogsError::Kernel { what: "ignore signals", source })?;
     // Pipes, files and kept descriptors of a thousand services.
-    host::raise_nofile();
+    let descriptors_max = host::raise_nofile();
     let roles = arguments.run_dir.join("roles");
     std::fs::create_dir_all(&roles).map_err(|source| LogsError::Directory { path: roles, source })?;
-    let role = role::Role::begin(&arguments)?;
+    let role = role::Role::begin(&arguments, descriptors_max)?;
     if let Some(readiness) = arguments.readiness {
         // Whoever asked may be gone; the role is ready all the same.
         let _ = File::from(readiness).write_all(b"\n");

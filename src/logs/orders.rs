@@ -1,7 +1,7 @@
 //! What the agent orders, one message after the other.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::clients::Follow;
 use super::history::{Of, Past, is_wanted};
@@ -10,9 +10,8 @@ use super::proto::{FromLogs, Serve, Settings, Stream, ToLogs};
 use super::region::OpenEnd;
 use super::reports::FileEnd;
 use super::rfc3339;
-use super::role::{Key, Role};
-use super::rotate;
-use super::state_writer::StateItem;
+use super::role::{ENDS_MAX, JOURNAL_SLOT, Key, Role};
+use super::state_writer::{STATE_QUEUE_BYTES_MAX, StateItem};
 use super::streams::Moment;
 use crate::sys::epoll::Interest;
 use crate::sys::fifo;
@@ -29,12 +28,12 @@ impl Role {
             ToLogs::Journal { seq, line } => {
                 self.last_seq = Some(self.last_seq.unwrap_or(0).max(seq));
                 self.out.clients.entry(seq, &line);
-                self.state_queue.push(StateItem::Entry { line });
+                for (_, entries) in self.state_queue.push(StateItem::Entry { line }).lost {
+                    *self.out.losses.entry((JOURNAL_SLOT, "slow disk".to_owned())).or_default() += entries;
+                }
             }
             ToLogs::AgentLine { line } => self.out.write(AGENT_SLOT, format!("{line}\n").into_bytes()),
-            ToLogs::Decide { decision, key, content } => {
-                self.state_queue.push(StateItem::Decide { decision, key, content });
-            }
+            ToLogs::Decide { decision, key, content } => self.decide(decision, key, content),
             ToLogs::Serve { request } => self.serve(request, fds.pop(), now),
             ToLogs::Keep { key } => {
                 if let Err(text) = self.keeper.keep(key, fds) {
@@ -47,6 +46,15 @@ impl Role {
         }
     }
 
+    /// Decisions are never dropped, so one more than fits is refused.
+    fn decide(&mut self, decision: u64, key: String, content: Option<String>) {
+        if self.state_queue.fill().0 > STATE_QUEUE_BYTES_MAX {
+            let error = Some(format!("the disk of {} does not answer", self.state_dir.display()));
+            return self.out.agents.send(FromLogs::Persisted { decision, error });
+        }
+        self.state_queue.push(StateItem::Decide { decision, key, content });
+    }
+
     fn watch(&mut self, stream: Stream, pipe: PathBuf, settings: Settings, now: Moment) {
         if stream.service.is_empty() || stream.service.starts_with('.') || stream.service.contains('/') {
             return self
@@ -54,15 +62,12 @@ impl Role {
         }
         let slot = self.streams.watch(stream);
         let Some(state) = self.streams.get_mut(slot) else { return };
-        let name = rotate::stream_file_name(&state.stream.service, state.stream.index);
-        let Settings { max_size_bytes, keep, lines_per_second: _ } = settings;
-        self.out.queue.push(LogItem::File { slot, name, max_size_bytes, keep });
-        state.set_guard(settings, now);
+        state.set(settings, now, &self.out);
         state.note_followers(&self.out.clients);
-        if state.pipe.is_some() && state.pipe_path == pipe {
-            return;
-        }
-        if state.pipe.is_some() {
+        if let Some(open) = &state.pipe {
+            if is_same(open, &pipe) {
+                return;
+            }
             self.close_pipe(slot, now);
         }
         let opened = fifo::open_reader(&pipe).and_then(|fd| {
@@ -70,7 +75,7 @@ impl Role {
             Ok(fd)
         });
         match (opened, self.streams.get_mut(slot)) {
-            (Ok(fd), Some(state)) => (state.pipe, state.pipe_path) = (Some(fd), pipe),
+            (Ok(fd), Some(state)) => state.pipe = Some(fd),
             (Ok(_), None) => {}
             (Err(error), _) => self.trouble(format!("cannot read the log pipe {}: {error}", pipe.display())),
         }
@@ -101,12 +106,12 @@ impl Role {
             let text = format!("run {run} of {}/{} begins, but its pipe is not watched", stream.service, stream.index);
             return self.trouble(text);
         };
-        let before = self.streams.get(slot).and_then(|state| state.run);
-        if before.is_none_or(|before| before != run) {
+        let before = self.streams.get(slot).is_some_and(|state| state.is_before(run));
+        if before {
             self.drain(slot, now);
         }
         let Some(state) = self.streams.get_mut(slot) else { return };
-        if before.is_some_and(|before| before != run) {
+        if before {
             state.end_line(now, &mut self.out);
         }
         state.begin_run(run, ready_text, &mut self.out);
@@ -116,13 +121,16 @@ impl Role {
     /// Always answered, so that nobody waits for a stream that is gone.
     fn end_run(&mut self, stream: Stream, run: u32, now: Moment) {
         let mut tail = Vec::new();
-        if let Some(slot) = self.streams.slot(&stream)
-            && self.streams.get(slot).is_some_and(|state| state.run.is_none_or(|current| current == run))
-        {
-            self.drain(slot, now);
+        if let Some(slot) = self.streams.slot(&stream) {
+            let current = self.streams.get(slot).is_some_and(|state| state.may_be_of(run));
+            if current {
+                self.drain(slot, now);
+            }
             if let Some(state) = self.streams.get_mut(slot) {
-                state.end_line(now, &mut self.out);
-                tail = state.last_lines();
+                if current {
+                    state.end_run(run, now, &mut self.out);
+                }
+                tail = state.last_words(run);
             }
         }
         self.out.agents.send(FromLogs::Drained { stream, run, tail });
@@ -140,9 +148,16 @@ impl Role {
         };
         // An error is the client's: it is gone, or has been told that there are too many.
         let Ok((client, socket)) = self.out.clients.add(fd, follow, now.instant) else { return };
+        self.streams.note_followers(&self.out.clients);
+        if self.ends_wanted >= ENDS_MAX {
+            // A disk hangs and nothing was answered for long: no use in asking.
+            self.out.clients.forsake(client, now.instant);
+            self.asked.insert(client, (socket, request));
+            return;
+        }
+        self.ends_wanted += 1;
         match &request {
             Serve::Logs { streams, .. } => {
-                self.streams.note_followers(&self.out.clients);
                 let wanted = self.streams.iter().filter(|state| is_wanted(streams, &state.stream));
                 let slots = wanted.map(|state| state.slot).collect();
                 self.out.queue.push(LogItem::Ends { client, slots });
@@ -156,6 +171,7 @@ impl Role {
 
     /// A writer thread said where the past ends.
     pub(super) fn tell_past(&mut self, client: u32, ends: &[FileEnd]) {
+        self.ends_wanted -= 1;
         let Some((socket, request)) = self.asked.remove(&client) else { return };
         let (of, tail, since_unix_ms, follow) = match request {
             Serve::Logs { streams, tail, since_unix_ms, follow } => {
@@ -193,4 +209,10 @@ impl Role {
             self.out.clients.tell_instead(client, &rows, now);
         }
     }
+}
+
+/// Whether the pipe we read is still the one of that name; `run_dir` may have been made anew.
+fn is_same(open: &OwnedFd, path: &Path) -> bool {
+    let (Ok(ours), Ok(named)) = (nix::sys::stat::fstat(open), nix::sys::stat::stat(path)) else { return false };
+    (ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino)
 }

@@ -21,8 +21,10 @@ pub enum ToLogs {
     Watch { stream: Stream, pipe: PathBuf, settings: Settings },
     /// Read what is left, close the pipe, keep the files.
     Unwatch { stream: Stream },
-    /// What comes through the pipe from now on belongs to `run` (what is pending belongs to the one before). `ready_text`: answer the first line
-    /// that contains it with [`FromLogs::Matched`].
+    /// What comes through the pipe from now on belongs to `run`. What is pending belongs to the one before, unless that was ended by
+    /// `RunEnded` (then everything since belongs to `run`, whose process may speak before this order is heard) or the role knows of none
+    /// (it was restarted in the midst of a run). `ready_text`: answer the first line that contains it with [`FromLogs::Matched`]; repeating
+    /// the order repeats the answer.
     RunBegins { stream: Stream, run: u32, ready_text: Option<String> },
     /// Read the pipe until it is empty and answer with [`FromLogs::Drained`].
     RunEnded { stream: Stream, run: u32 },

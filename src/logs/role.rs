@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::clients::Clients;
+use super::clients::{CLIENTS_MAX, Clients};
 use super::connections::{Connections, Heard};
 use super::flow::{self, Flow};
 use super::keep::Keeper;
@@ -36,6 +36,12 @@ const WRITER_STACK_BYTES: usize = 128 << 10;
 const LOSSES_EVERY: Duration = Duration::from_secs(1);
 /// For the state disk to say how far the journal got.
 pub(super) const HELLO_PATIENCE: Duration = Duration::from_secs(1);
+/// Questions about the past that wait for the writer threads.
+pub(super) const ENDS_MAX: usize = 2 * CLIENTS_MAX;
+/// Stands for the journal among the losses.
+pub(super) const JOURNAL_SLOT: u32 = u32::MAX;
+/// After the kernel refused a connection, for instance for want of descriptors.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 /// For the writers to finish when the agent says quit.
 pub(super) const QUIT_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -93,19 +99,22 @@ pub(super) struct Role {
     /// Streams whose rate guard has something to report.
     guarded: BTreeSet<u32>,
     losses_at: Option<Instant>,
+    accept_at: Option<Instant>,
     slow_told: bool,
     /// `None` until the journal was read.
     pub(super) last_seq: Option<u64>,
     pub(super) hello_until: Option<Instant>,
     /// Readers whose past was asked for.
     pub(super) asked: BTreeMap<u32, (Arc<UnixStream>, Serve)>,
+    /// Questions about the past that writer threads have not answered yet.
+    pub(super) ends_wanted: usize,
     pub(super) quit_until: Option<Instant>,
     writers: usize,
 }
 
 impl Role {
     /// Listens and starts the writer threads.
-    pub(super) fn begin(arguments: &RoleArguments) -> Result<Self, LogsError> {
+    pub(super) fn begin(arguments: &RoleArguments, descriptors_max: u64) -> Result<Self, LogsError> {
         let kernel = |what: &'static str| move |source| LogsError::Kernel { what, source };
         let epoll = Rc::new(Epoll::new().map_err(kernel("create an epoll"))?);
         let waker = Waker::new().map_err(kernel("create an eventfd"))?;
@@ -114,7 +123,7 @@ impl Role {
         let queue = Arc::new(Queue::new(LOG_QUEUE_BYTES_MAX, waker.clone()));
         let state_queue = Arc::new(Queue::new(STATE_QUEUE_BYTES_MAX, waker.clone()));
         let (log_dir, state_dir) = (arguments.log_dir.clone(), arguments.state_dir.clone());
-        let log_writer = LogWriter::new(log_dir.clone(), Arc::clone(&queue), Arc::clone(&reports));
+        let log_writer = LogWriter::new(log_dir.clone(), Arc::clone(&queue), Arc::clone(&reports), descriptors_max);
         let state_writer = StateWriter {
             state_dir: state_dir.clone(),
             queue: Arc::clone(&state_queue),
@@ -143,10 +152,12 @@ impl Role {
             buffer: Vec::new(),
             guarded: BTreeSet::new(),
             losses_at: None,
+            accept_at: None,
             slow_told: false,
             last_seq: None,
             hello_until: None,
             asked: BTreeMap::new(),
+            ends_wanted: 0,
             quit_until: None,
             writers: 2,
         })
@@ -181,7 +192,10 @@ impl Role {
         match Key::read(event.key) {
             Some(Key::Listener) => {
                 if let Err(error) = self.out.agents.accept() {
-                    self.trouble(format!("cannot accept a connection to the logs role: {error}"));
+                    // The listener stays readable: not looked at for a while, so that this does not spin.
+                    self.out.agents.listen_for(Interest::NONE);
+                    self.accept_at = Some(now.instant + ACCEPT_AGAIN);
+                    self.trouble(format!("cannot accept a connection to the logs role: {error}; tried again in 1 s"));
                 }
             }
             Some(Key::Wake) => {
@@ -200,6 +214,10 @@ impl Role {
             self.take_report(report, now);
         }
         self.judge_flow(now.instant);
+        if self.accept_at.is_some_and(|at| at <= now.instant) {
+            self.accept_at = None;
+            self.out.agents.listen_for(Interest::READ);
+        }
         self.report_guards(now);
         self.report_losses(now.instant);
         self.tell_forsaken(now.instant);
@@ -216,8 +234,8 @@ impl Role {
         let guards = self.guarded.iter().filter_map(|slot| self.streams.get(*slot)?.guard_report_ms()).min();
         let guards = guards.map(|ms| self.begun + Duration::from_millis(ms));
         let clients = self.out.clients.deadline();
-        let others = [self.flow.deadline(), guards, self.losses_at, clients, self.hello_until, self.quit_until];
-        others.into_iter().flatten().min()
+        let ours = [self.flow.deadline(), self.losses_at, self.accept_at, self.hello_until, self.quit_until];
+        ours.into_iter().chain([guards, clients]).flatten().min()
     }
 
     fn take_report(&mut self, report: Report, now: Moment) {
@@ -413,6 +431,7 @@ impl Role {
                     let stream = (*state.stream).clone();
                     self.out.agents.send(FromLogs::Dropped { stream, lines, reason });
                 }
+                None if slot == JOURNAL_SLOT => self.trouble(format!("{lines} journal entries dropped ({reason})")),
                 None if slot == AGENT_SLOT => {
                     self.trouble(format!("{lines} lines of the agent's own log dropped ({reason})"))
                 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -13,6 +12,7 @@ use super::history::{is_wanted, row};
 use super::log_writer::LogItem;
 use super::proto::{FromLogs, Settings, Stream};
 use super::queue::Queue;
+use super::rotate;
 use super::tail::{Tail, each_line};
 
 /// One read. A pipe holds 1 MiB.
@@ -60,14 +60,19 @@ pub(super) struct StreamState {
     pub(super) stream: Rc<Stream>,
     pub(super) slot: u32,
     pub(super) pipe: Option<OwnedFd>,
-    pub(super) pipe_path: PathBuf,
+    settings: Option<Settings>,
     guard: Option<Box<Guard>>,
     /// `None` until the first order about a run since this process watches the stream.
-    pub(super) run: Option<u32>,
-    pub(super) matched: bool,
+    run: Option<u32>,
+    matched: bool,
+    /// The run is over. What comes now is of the next one: its process may speak before the order about it is heard.
+    ended: bool,
+    /// Something came since the end.
+    early: bool,
     ready_text: Option<Box<[u8]>>,
     tail: Tail,
-    last_input: Option<Moment>,
+    /// 0: nothing yet.
+    last_input_unix_ms: u64,
     followed: bool,
 }
 
@@ -77,27 +82,37 @@ impl StreamState {
             stream,
             slot,
             pipe: None,
-            pipe_path: PathBuf::new(),
+            settings: None,
             guard: None,
             run: None,
             matched: false,
+            ended: false,
+            early: false,
             ready_text: None,
             tail: Tail::default(),
-            last_input: None,
+            last_input_unix_ms: 0,
             followed: false,
         }
     }
 
-    pub(super) fn set_guard(&mut self, settings: Settings, now: Moment) {
-        match settings.lines_per_second {
-            Some(rate) if self.guard.as_ref().is_some_and(|guard| guard.lines_per_second() == rate) => {}
-            Some(rate) => self.guard = Some(Box::new(Guard::new(rate, now.mono_ms))),
-            None => self.guard = None,
+    /// Takes over new settings; the writer hears of them only when they changed.
+    pub(super) fn set(&mut self, settings: Settings, now: Moment, out: &Outlet) {
+        if self.settings == Some(settings) {
+            return;
         }
+        self.settings = Some(settings);
+        let Settings { max_size_bytes, keep, lines_per_second } = settings;
+        self.guard = lines_per_second.map(|rate| Box::new(Guard::new(rate, now.mono_ms)));
+        let name = rotate::stream_file_name(&self.stream.service, self.stream.index);
+        out.queue.push(LogItem::File { slot: self.slot, name, max_size_bytes, keep });
     }
 
     /// Takes bytes as they came from the pipe.
     pub(super) fn feed(&mut self, bytes: Vec<u8>, now: Moment, out: &mut Outlet) {
+        if self.ended && !self.early {
+            self.early = true;
+            self.tail.forget();
+        }
         self.look_for_ready_text(&bytes, out);
         let bytes = match &mut self.guard {
             Some(guard) => guard.filter(bytes, now.mono_ms),
@@ -145,10 +160,11 @@ impl StreamState {
             }
             return;
         }
-        let first = self.run.is_none();
+        // Without an order about an earlier run this process took over in the midst of this one.
+        let said_by_this_run = self.run.is_none() || self.early;
         (self.run, self.matched, self.ready_text) = (Some(run), false, ready_text);
-        if first {
-            // This process took over in the midst of a run: what it read so far belongs to it.
+        (self.ended, self.early) = (false, false);
+        if said_by_this_run {
             let said = std::mem::take(&mut self.tail);
             self.look_for_ready_text(said.bytes(), out);
             self.tail = said;
@@ -157,17 +173,34 @@ impl StreamState {
         }
     }
 
+    /// Whether what is pending in the pipe may still be of `run`.
+    pub(super) fn may_be_of(&self, run: u32) -> bool {
+        !self.ended && self.run.is_none_or(|current| current == run)
+    }
+
+    /// Whether what is pending in the pipe is of an earlier run than `run`.
+    pub(super) fn is_before(&self, run: u32) -> bool {
+        !self.ended && self.run.is_some_and(|current| current != run)
+    }
+
+    /// Its pipe was emptied.
+    pub(super) fn end_run(&mut self, run: u32, now: Moment, out: &mut Outlet) {
+        self.end_line(now, out);
+        (self.run, self.ended, self.early, self.ready_text) = (Some(run), true, false, None);
+    }
+
+    /// The last lines of a run that is over; none when the next one has begun to speak.
+    pub(super) fn last_words(&self, run: u32) -> Vec<String> {
+        if self.run == Some(run) && !self.early { self.tail.last_lines() } else { Vec::new() }
+    }
+
     pub(super) fn note_followers(&mut self, clients: &Clients) {
         self.followed = clients.filters().any(|filter| is_wanted(std::slice::from_ref(filter), &self.stream));
     }
 
-    pub(super) fn last_lines(&self) -> Vec<String> {
-        self.tail.last_lines()
-    }
-
     /// What memory holds of this stream, for when its files cannot be read.
     pub(super) fn remembered_rows(&self) -> Vec<Vec<u8>> {
-        let at = self.last_input.map_or(0, |moment| moment.unix_ms);
+        let at = self.last_input_unix_ms;
         self.tail.last_lines().iter().map(|line| row(at, &self.stream, line.as_bytes())).collect()
     }
 
@@ -189,7 +222,7 @@ impl StreamState {
             each_line(self.tail.open_line(), &bytes, |line| out.clients.line(&self.stream, now.unix_ms, line));
         }
         self.tail.push(&bytes);
-        self.last_input = Some(now);
+        self.last_input_unix_ms = now.unix_ms;
         out.write(self.slot, bytes);
     }
 }
@@ -264,8 +297,7 @@ impl Streams {
         if memory <= TAILS_BYTES_MAX {
             return;
         }
-        let mut ages: Vec<(Option<Instant>, u32)> =
-            self.iter().map(|state| (state.last_input.map(|moment| moment.instant), state.slot)).collect();
+        let mut ages: Vec<(u64, u32)> = self.iter().map(|state| (state.last_input_unix_ms, state.slot)).collect();
         ages.sort_unstable();
         for (_, slot) in ages {
             if memory <= TAILS_BYTES_MAX / 4 * 3 {

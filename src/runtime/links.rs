@@ -42,8 +42,14 @@ pub struct Link {
 }
 
 impl Link {
-    pub fn connect(&mut self, path: &Path) -> io::Result<()> {
-        self.socket = Some(PacketSocket::connect(path)?);
+    /// Connects and says `hello` before anything that has been waiting: a role listens to nobody who does not.
+    pub fn connect(&mut self, path: &Path, hello: &impl Serialize) -> io::Result<()> {
+        let socket = PacketSocket::connect(path)?;
+        let bytes = serde_json::to_vec(hello).map_err(io::Error::other)?;
+        self.queued_bytes += bytes.len();
+        self.queue.push_front(Message { bytes, descriptors: Vec::new(), importance: Importance::Current });
+        self.socket = Some(socket);
+        self.flush();
         Ok(())
     }
 

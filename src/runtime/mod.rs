@@ -391,6 +391,9 @@ impl Agent {
     }
 
     fn connect_roles(&mut self) {
+        self.connect.append(&mut self.shell.lost_links);
+        self.connect.sort_unstable();
+        self.connect.dedup();
         for role in std::mem::take(&mut self.connect) {
             let lives = self.engine.service(role.service_name(), now()).is_some_and(|view| view.wanted);
             if lives && !roles::connect(&mut self.shell, &self.engine, role) {

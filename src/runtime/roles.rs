@@ -83,20 +83,29 @@ pub fn role_of(engine: &Engine, replica: ReplicaId) -> Option<Role> {
 
 /// Connects to a role that listens and tells it everything it must know. `false`: it does not listen (yet).
 pub fn connect(shell: &mut Shell, engine: &Engine, role: Role) -> bool {
-    let path = socket_path(shell, role);
     disconnect(shell, role);
-    if shell.link(role).connect(&path).is_err() {
+    let path = socket_path(shell, role);
+    let connected = match role {
+        Role::Logs => {
+            let hello = hello_logs(shell);
+            shell.logs.connect(&path, &hello)
+        }
+        Role::Checks => shell.checks.connect(&path, &ToChecks::Hello { agent_pid: own_pid() }),
+    };
+    if connected.is_err() {
         return false;
     }
     watch_link(shell, role);
     match role {
         Role::Logs => greet_logs(shell, engine),
-        Role::Checks => {
-            let hello = ToChecks::Hello { agent_pid: own_pid() };
-            shell.checks.send(&hello, super::links::Importance::Current);
-        }
+        Role::Checks => {}
     }
     true
+}
+
+/// The first message to the logs role.
+pub fn hello_logs(shell: &Shell) -> ToLogs {
+    ToLogs::Hello { agent_pid: own_pid(), instance: shell.instance.clone() }
 }
 
 /// Registers a link whose connection exists.
@@ -113,8 +122,6 @@ pub fn watch_link(shell: &mut Shell, role: Role) {
 
 /// Everything the logs role must know, from the state as it is now.
 pub fn greet_logs(shell: &mut Shell, engine: &Engine) {
-    let hello = ToLogs::Hello { agent_pid: own_pid(), instance: shell.instance.clone() };
-    shell.tell_logs(&hello);
     let replicas: Vec<ReplicaId> = shell.stations.keys().copied().collect();
     for replica in replicas {
         if shell.stations.get(&replica).is_some_and(|station| station.prepared) {
@@ -174,7 +181,10 @@ pub fn turn(shell: &mut Shell, engine: &Engine, role: Role) {
             Ok(None) => break,
             Ok(Some(Message::Logs((message, descriptors)))) => from_logs(shell, engine, message, descriptors),
             Ok(Some(Message::Checks((message, _)))) => from_checks(shell, message),
-            Err(Gone) => return disconnect(shell, role),
+            Err(Gone) => {
+                shell.lost_links.push(role);
+                return disconnect(shell, role);
+            }
         }
     }
     adjust_interest(shell, role);

@@ -48,6 +48,8 @@ pub struct Shell {
     pub events: VecDeque<Event>,
     /// Groups whose removal was refused (EBUSY: the kernel is still tearing down), tried again later.
     pub dying_groups: Vec<Group>,
+    /// Roles whose connection ended: to be connected again, be it to their successor.
+    pub lost_links: Vec<Role>,
     /// Trees without a cgroup whose end must be polled for.
     pub polled_trees: Vec<ReplicaId>,
 }

@@ -130,6 +130,7 @@ fn make_shell(directories: Directories, cgroup: &CgroupPlan, last_seq: u64) -> R
         probes: Probes::default(),
         events: VecDeque::new(),
         dying_groups: Vec::new(),
+        lost_links: Vec::new(),
         polled_trees: Vec::new(),
     };
     Ok((shell, limits))
@@ -229,13 +230,10 @@ type Early = Vec<(FromLogs, Vec<std::os::fd::OwnedFd>)>;
 fn claim(shell: &mut Shell) -> Early {
     let mut early = Vec::new();
     let path: PathBuf = roles::socket_path(shell, Role::Logs);
-    if shell.logs.connect(&path).is_err() {
+    let hello = roles::hello_logs(shell);
+    if shell.logs.connect(&path, &hello).is_err() {
         return early;
     }
-    shell.logs.send(
-        &ToLogs::Hello { agent_pid: nix::unistd::getpid().as_raw(), instance: shell.instance.clone() },
-        Importance::Current,
-    );
     shell.logs.send(&ToLogs::Claim, Importance::Current);
     let began = clock::clocks().mono_ns;
     let mut buffer = Vec::new();

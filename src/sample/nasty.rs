@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -19,8 +20,10 @@ const REFORK_LIFE_MAX: Duration = Duration::from_secs(60);
 const REFORK_PAUSE: Duration = Duration::from_micros(200);
 /// Of one line of `--flood`, newline included.
 const FLOOD_LINE_BYTES: usize = 128;
-/// Lines given to the kernel in one write.
+/// Lines given to the kernel in one write, as fast as they are taken.
 const FLOOD_LINES_AT_ONCE: u64 = 512;
+/// The same at a given rate: PIPE_BUF bytes, which a pipe takes whole, so that no other line gets in between.
+const RATED_LINES_AT_ONCE: u64 = 32;
 
 /// Puts /dev/null in the place of stdout and stderr: the pipe of the supervisor is no longer held.
 pub(super) fn close_output() -> io::Result<()> {
@@ -102,24 +105,25 @@ fn refork(until_unix_ms: u64) -> io::Result<()> {
 /// Numbered lines of 128 bytes: `NAME 0000000001 xxx…`.
 pub(super) fn flood(name: &str, flood: Flood) {
     let started = Instant::now();
+    // Its own way to the output: the lock of the standard one would keep the main thread from saying anything.
+    let Ok(mut out) = io::stdout().as_fd().try_clone_to_owned().map(File::from) else { return };
     let mut block = Vec::new();
     let mut next = 1;
     while next <= flood.lines {
-        let allowed = match flood.lines_per_second {
-            None => flood.lines,
-            Some(rate) => allowed_after(started.elapsed(), rate).min(flood.lines),
+        let (allowed, at_once) = match flood.lines_per_second {
+            None => (flood.lines, FLOOD_LINES_AT_ONCE),
+            Some(rate) => (allowed_after(started.elapsed(), rate).min(flood.lines), RATED_LINES_AT_ONCE),
         };
         if allowed < next {
             std::thread::sleep(Duration::from_millis(1));
             continue;
         }
-        let last = allowed.min(next + FLOOD_LINES_AT_ONCE - 1);
+        let last = allowed.min(next + at_once - 1);
         block.clear();
         for number in next..=last {
             push_line(&mut block, name, number);
         }
-        let mut out = io::stdout().lock();
-        if out.write_all(&block).and_then(|()| out.flush()).is_err() {
+        if out.write_all(&block).is_err() {
             return;
         }
         next = last + 1;

@@ -202,11 +202,11 @@ fn valued(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Res
         "listen" => options.listen = Listen::Address(value(parser)?.string()?),
         "listen-after" => options.listen_after = value(parser)?.parse_with(duration)?,
         "ready-after" => options.ready_after = value(parser)?.parse_with(duration)?,
-        "watchdog" => options.watchdog = Some(value(parser)?.parse_with(duration)?),
+        "watchdog" => options.watchdog = Some(value(parser)?.parse_with(interval)?),
         "watchdog-stop-after" => options.watchdog_stop_after = Some(value(parser)?.parse_with(duration)?),
         "ready-fd" => options.ready_fd = Some(value(parser)?.parse()?),
         "say" => options.say = Some(value(parser)?.string()?),
-        "say-every" => options.say_every = value(parser)?.parse_with(duration)?,
+        "say-every" => options.say_every = value(parser)?.parse_with(interval)?,
         "exit-after" => options.exit_after = Some(value(parser)?.parse_with(duration)?),
         "crash-after" => options.crash_after = Some(value(parser)?.parse_with(duration)?),
         "exit-code" => options.crash = Crash::Code(value(parser)?.parse()?),
@@ -242,6 +242,11 @@ fn duration(text: &str) -> Result<Duration, String> {
         "h" => Ok(Duration::from_secs(3_600) * number),
         _ => Err(DURATION_EXPECTED.to_owned()),
     }
+}
+
+/// What is done again and again must leave time for signals.
+fn interval(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|every| if every.is_zero() { Err(DURATION_EXPECTED.to_owned()) } else { Ok(every) })
 }
 
 const DURATION_EXPECTED: &str = "expected a duration such as 250ms, 3s, 2m or 1h";
@@ -305,6 +310,7 @@ mod tests {
         for (line, expected) in [
             ("--crash-after soon", "expected a duration such as 250ms, 3s, 2m or 1h"),
             ("--crash-after 5", "expected a duration"),
+            ("--say-every 0s", "expected a duration"),
             ("--signal NOPE", "expected a signal such as TERM or SEGV"),
             ("--sing", "invalid option '--sing'"),
             ("extra", "unexpected argument"),

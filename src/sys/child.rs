@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::fstat;
+use nix::sys::statfs::{FsType, fstatfs};
 
 use super::Fallbacks;
 use super::process::Stat;
@@ -185,12 +187,15 @@ pub fn identity(pid: i32, pidfd: BorrowedFd<'_>) -> io::Result<Identity> {
     }
 }
 
-/// `pidfd:[INODE]` since 6.9, `anon_inode:[pidfd]` before.
+/// Since 6.9 pidfds have a file system, and in it each process an inode of its own.
 fn inode_of(pidfd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
-    let link = fs::read_link(format!("/proc/self/fd/{}", pidfd.as_raw_fd()))?;
-    let inode = link.to_str().and_then(|link| link.strip_prefix("pidfd:[")?.strip_suffix(']')?.parse().ok());
-    Ok(inode)
+    if fstatfs(pidfd)?.filesystem_type() != PIDFS {
+        return Ok(None);
+    }
+    Ok(Some(fstat(pidfd)?.st_ino))
 }
+
+const PIDFS: FsType = FsType(0x5049_4446);
 
 /// Reaps at most `max` orphans that were handed to us; children for which `is_main` is true are left to [`wait`]. Returns whether more
 /// may wait.

@@ -113,8 +113,11 @@ fn with_pid(pid: i32) -> Option<OwnedFd> {
     let result = unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) };
     match Errno::result(result) {
         Ok(0) => loop {
-            // SAFETY: the child of a fork, which only sleeps until it is killed.
-            unsafe { libc::pause() };
+            // SAFETY: the child of a fork, which only sleeps until it is killed, at the latest by the alarm.
+            unsafe {
+                libc::alarm(60);
+                libc::pause();
+            }
         },
         Ok(_) => {
             // SAFETY: made by the kernel for us.

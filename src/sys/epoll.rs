@@ -93,6 +93,13 @@ impl Ready {
     }
 }
 
+/// Readable when one of its descriptors is ready: an epoll can be watched by another.
+impl std::os::fd::AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.0.as_fd()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
@@ -143,12 +150,5 @@ mod tests {
         epoll.wait(&mut ready, None).unwrap();
         assert_eq!(ready.len(), 3);
         assert_eq!(ready.capacity(), 3);
-    }
-}
-
-/// Readable when one of its descriptors is ready: an epoll can be watched by another.
-impl std::os::fd::AsFd for Epoll {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.0.as_fd()
     }
 }

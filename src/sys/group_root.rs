@@ -49,6 +49,8 @@ struct Surroundings {
     mount: Option<PathBuf>,
     /// This process's group, relative to the mount; empty at its root.
     own: PathBuf,
+    /// This process, as `cgroup.procs` takes it: 0 is the writer.
+    process: i32,
     systemd: bool,
 }
 
@@ -58,6 +60,7 @@ impl Surroundings {
         Self {
             mount: cgroup2_mount(&text("/proc/self/mountinfo")),
             own: own_group(&text("/proc/self/cgroup")),
+            process: 0,
             systemd: Path::new("/run/systemd/system").is_dir(),
         }
     }
@@ -248,7 +251,7 @@ fn candidates(host: &Surroundings, name: &str) -> (Vec<PathBuf>, Vec<String>) {
     let Some(mount) = &host.mount else { return (Vec::new(), notes) };
     let own = mount.join(&host.own);
     if let Some(unit) = delegated_unit(mount, &own) {
-        if let Err(error) = move_aside(&unit, &own) {
+        if let Err(error) = move_aside(&unit, &own, host.process) {
             notes.push(format!(
                 "the agent cannot move to {}/agent ({error}): no limits for memory and CPU of a service",
                 unit.display()
@@ -276,7 +279,7 @@ fn is_delegated(path: &Path) -> bool {
     xattr::get(path, "delegate").as_deref() == Some("1") && access(path, AccessFlags::W_OK).is_ok()
 }
 
-fn move_aside(unit: &Path, own: &Path) -> io::Result<()> {
+fn move_aside(unit: &Path, own: &Path, process: i32) -> io::Result<()> {
     if own != unit {
         return Ok(());
     }
@@ -285,7 +288,7 @@ fn move_aside(unit: &Path, own: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    fs::write(aside.join("cgroup.procs"), "0")
+    fs::write(aside.join("cgroup.procs"), process.to_string())
 }
 
 /// Makes the directory, and checks that groups can be made in it and processes moved there from ours.
@@ -327,8 +330,7 @@ mod tests {
 
     #[test]
     fn without_a_place_the_sentence_says_why() {
-        let host = Surroundings { mount: None, own: PathBuf::new(), systemd: false };
-        let auto = || Choice::Auto { name: "mainstay".to_owned() };
+        let host = Surroundings { mount: None, own: PathBuf::new(), process: 0, systemd: false };
         let (root, notes) = detect_in(&host, auto(), "one", Fallbacks::NONE);
         assert!(root.is_weak() && root.path().is_none() && root.list().unwrap().is_empty());
         assert!(notes[0].contains("there is no cgroup2 mount"), "{notes:?}");
@@ -339,5 +341,59 @@ mod tests {
         let directory = crate::sys::testing::TempDir::new();
         let (root, notes) = detect_in(&host, Choice::Path(directory.path().join("x")), "one", Fallbacks::NONE);
         assert!(root.is_weak() && notes[0].contains("not in a cgroup2 mount"), "{notes:?}");
+    }
+
+    /// A cgroup of the test below the root of the mount; `None` where we may not make one.
+    fn unit(name: &str) -> Option<(PathBuf, Surroundings)> {
+        let real = Surroundings::read();
+        let own = format!("mainstay-test-unit-{}-{name}", std::process::id());
+        let path = real.mount.as_ref()?.join(&own);
+        if let Err(error) = fs::create_dir(&path) {
+            eprintln!("skipped: cannot make {}: {error}", path.display());
+            return None;
+        }
+        Some((path, Surroundings { own: PathBuf::from(own), systemd: true, ..real }))
+    }
+
+    fn auto() -> Choice {
+        Choice::Auto { name: format!("mainstay-test-{}", std::process::id()) }
+    }
+
+    #[test]
+    fn agent_moves_aside_in_the_unit_that_was_delegated_to_it() {
+        let Some((path, host)) = unit("delegated") else { return };
+        xattr::set(&path, "delegate", "1").unwrap();
+        let (_reader, output) = crate::sys::fifo::pipe().unwrap();
+        let group = Group::cgroup(path.clone(), Fallbacks::NONE).unwrap();
+        let agent = crate::sys::testing::start(&crate::sys::spawn::SpawnRequest {
+            cgroup: group.directory(),
+            ..crate::sys::testing::shell("exec sleep 60", &output)
+        });
+        let host = Surroundings { process: agent.pid, ..host };
+        let (root, notes) = detect_in(&host, auto(), "one", Fallbacks::NONE);
+        assert_eq!((root.path().unwrap().parent(), notes), (Some(path.as_path()), Vec::new()));
+        assert_eq!(fs::read_to_string(path.join("cgroup.procs")).unwrap(), "");
+        assert_eq!(fs::read_to_string(path.join("agent/cgroup.procs")).unwrap(), format!("{}\n", agent.pid));
+        // The next agent, started in a subgroup by DelegateSubgroup or by an upgrade, finds the same place.
+        let again = Surroundings { own: host.own.join("agent"), process: -1, ..host };
+        let (same, notes) = detect_in(&again, auto(), "one", Fallbacks::NONE);
+        assert_eq!((same.path(), notes), (root.path(), Vec::new()));
+        group.kill().unwrap();
+        crate::sys::testing::exit_of(&agent.pidfd);
+        crate::sys::testing::eventually(|| remove_tree(&path).ok());
+    }
+
+    #[test]
+    fn unit_that_is_not_delegated_is_left_alone() {
+        let Some((path, host)) = unit("plain") else { return };
+        let (root, notes) = detect_in(&host, auto(), "one", Fallbacks::NONE);
+        assert_eq!(root.path().unwrap().parent(), host.mount.as_deref());
+        assert!(notes[0].contains("Delegate=yes"), "{notes:?}");
+        assert!(!fs::exists(path.join("agent")).unwrap());
+        // A second unit, delegated for us, is named in the configuration; another hierarchy is not a place.
+        let (other, notes) = detect_in(&host, Choice::Path(path.join("groups")), "one", Fallbacks::NONE);
+        assert_eq!((other.path(), notes), (Some(path.join("groups").as_path()), Vec::new()));
+        fs::remove_dir(root.path().unwrap()).unwrap();
+        remove_tree(&path).unwrap();
     }
 }

@@ -84,8 +84,8 @@ fn child_is_born_in_its_group_on_every_kernel() {
     }
 }
 
-/// Never the same process for long, and never the same session.
-const FORKS_ON: &str = "f() { f & }; f";
+/// Never the same process for long; ends by itself should a test fail.
+const FORKS_ON: &str = "f() { n=$((n + 1)); [ $n -gt 20000 ] || f & }; f";
 
 #[test]
 fn tree_that_keeps_forking_is_killed_on_every_kernel() {
@@ -219,8 +219,7 @@ fn weak_group_outlives_its_main_process() {
 
 #[test]
 fn weak_tree_that_keeps_forking_is_killed() {
-    let script = "echo $$; echo $$; f() { f & }; f";
-    let (child, group, _) = weak_tree(script, &unique_cookie());
+    let (child, group, _) = weak_tree(&format!("echo $$; echo $$; {FORKS_ON}"), &unique_cookie());
     exit_of(&child.pidfd);
     // Stopping and looking again catches it within a few rounds, or the next call does: the engine calls until it is empty.
     eventually(|| {

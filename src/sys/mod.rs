@@ -30,8 +30,9 @@ pub mod spawn;
 mod spawn_child;
 #[cfg(test)]
 mod spawn_tests;
+pub mod terminal;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod unix;
 pub mod users;
 mod xattr;

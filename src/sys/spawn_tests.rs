@@ -75,7 +75,7 @@ fn every_setting_is_applied() {
         nice: 5,
         oom_score_adj: 321,
         no_new_privileges: true,
-        capabilities: Some(vec![10, 24]),
+        capabilities: Some(vec![10, 12]),
         ..shell(WAIT, &output)
     });
     let status = status(child.pid);
@@ -85,7 +85,7 @@ fn every_setting_is_applied() {
     assert_eq!(status["Umask"], "0077");
     assert_eq!(status["NoNewPrivs"], "1");
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        assert_eq!(status[set], "0000000001000400", "{set}");
+        assert_eq!(status[set], "0000000000001400", "{set}");
     }
     let proc = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", child.pid)).unwrap();
     assert_eq!(proc("oom_score_adj"), "321\n");

@@ -49,7 +49,9 @@ fn survive(who: As, point: &str) {
             let pid = agent.service_pid(name).unwrap();
             assert_eq!(agent.processes_with(&format!("--name {name} ")), [pid], "{point}:{passage}: {name} once");
         }
-        assert!(agent.processes_with("--stage grandchild").len() == 1, "{point}:{passage}: of one run of b only");
+        agent.wait_until("a runaway of one run of b only", SOON, |agent| {
+            agent.processes_with("--stage grandchild").len() == 1
+        });
         let before = agent.run_of("crasher");
         agent.wait_until("the crasher comes back", SOON, |agent| agent.run_of("crasher") > before + 1);
         assert!(agent.processes_with("--name crasher ").len() <= 1, "{point}:{passage}");

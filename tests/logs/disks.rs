@@ -118,13 +118,14 @@ fn a_disk_that_does_not_answer_holds_up_no_service() {
     write_lines(&mut pipe, 0, 1);
     role.agent.end(&api, 1);
     role.agent.lines(past(vec![all_of("api")], None));
+    role.agent.begin(&api, 2, None);
     assert!(command("fsfreeze", &["-f", mountpoint]));
     let before = Instant::now();
     // Far more than pipe and queue hold.
     let count = 200_000;
     write_lines(&mut pipe, 1, count);
     let blocked = before.elapsed();
-    let tail = role.agent.end(&api, 1);
+    let tail = role.agent.end(&api, 2);
     let remembered: Vec<serde_json::Value> = {
         use std::io::BufRead;
         let reader = role.agent.serve(past(vec![all_of("api")], None));

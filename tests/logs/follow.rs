@@ -2,11 +2,11 @@
 
 use std::io::{BufRead, Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use mainstay::logs::proto::{LogLine, Serve, Settings, StreamFilter, ToLogs};
 
-use crate::harness::{PLENTY, Role, all_of, past, present, write_lines};
+use crate::harness::{PLENTY, Role, all_of, eventually, past, present, write_lines};
 
 #[test]
 fn followers_of_two_streams_get_every_line_once_wherever_they_begin() {
@@ -119,24 +119,24 @@ fn events_are_told_from_a_number_on_and_followed() {
 fn a_reader_that_does_not_keep_up_is_told_and_dropped() {
     let mut role = Role::start("lagged");
     let (api, mut pipe) = role.stream("api", 0, PLENTY);
-    let slow = role.agent.serve(present(vec![all_of("api")], Some(0)));
-    let mut quick = role.agent.serve(present(vec![all_of("api")], Some(0)));
+    let slow = role.agent.serve(present(vec![all_of("api")], None));
+    let mut quick = role.agent.serve(present(vec![all_of("api")], None));
+    let read = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&read);
     let reading = std::thread::spawn(move || {
         let mut line = String::new();
-        (0..20_000)
-            .map(|_| {
-                line.clear();
-                quick.read_line(&mut line).unwrap()
-            })
-            .filter(|bytes| *bytes > 0)
-            .count()
+        while count.load(Ordering::Acquire) < 20_000 {
+            line.clear();
+            assert!(quick.read_line(&mut line).unwrap() > 0);
+            count.fetch_add(1, Ordering::Release);
+        }
     });
-    // In pieces, so that the quick one is quick enough.
+    // The quick one is given the time it needs, the slow one never reads.
     for piece in 0..200 {
         write_lines(&mut pipe, piece * 100, 100);
-        std::thread::sleep(std::time::Duration::from_millis(2));
+        eventually("the quick reader", || reading.is_finished() || read.load(Ordering::Acquire) >= piece * 100);
     }
-    assert_eq!(reading.join().unwrap(), 20_000);
+    reading.join().unwrap();
     role.agent.end(&api, 1);
     let mut text = String::new();
     slow.into_inner().read_to_string(&mut text).unwrap();
@@ -157,7 +157,7 @@ fn readers_are_limited_and_one_that_left_makes_room() {
     role.agent.serve(present(vec![all_of("api")], Some(0))).read_to_string(&mut refused).unwrap();
     assert!(refused.contains("\"type\":\"refused\""), "{refused}");
     readers.pop();
-    crate::harness::eventually("room for another reader", || {
+    eventually("room for another reader", || {
         let mut text = String::new();
         role.agent.serve(past(vec![all_of("api")], None)).read_to_string(&mut text).unwrap();
         text.is_empty()

@@ -54,10 +54,10 @@ fn a_ready_text_matches_once_in_its_run_even_when_it_is_cut() {
         _ => None,
     };
     pipe.write_all(b"listening on 1\n").unwrap();
+    role.agent.end(&api, 1);
     role.agent.begin(&api, 2, Some("listening on"));
     pipe.write_all(b"still liste").unwrap();
     role.agent.begin(&api, 2, Some("listening on"));
-    role.agent.send(&ToLogs::RunEnded { stream: stream("fence", 0), run: 0 });
     role.agent.end(&stream("fence", 0), 0);
     pipe.write_all(b"ning on 2").unwrap();
     assert_eq!(role.agent.find(matched), 2);
@@ -68,9 +68,35 @@ fn a_ready_text_matches_once_in_its_run_even_when_it_is_cut() {
 }
 
 #[test]
-fn a_match_while_no_agent_lives_is_told_to_the_next() {
-    let role = Role::start("no-agent");
+fn a_process_that_speaks_before_its_order_is_heard_is_heard() {
+    let mut role = Role::start("early");
     let (api, mut pipe) = role.stream("api", 0, PLENTY);
+    for run in 1..200 {
+        role.agent.end(&api, run);
+        // The role may read this before or after the order.
+        pipe.write_all(b"ready\n").unwrap();
+        role.agent.begin(&api, run + 1, Some("ready"));
+        role.agent.find(|message| matches!(message, FromLogs::Matched { run: of, .. } if *of == run + 1).then_some(()));
+    }
+}
+
+#[test]
+fn a_role_that_takes_over_in_the_midst_of_a_run_finds_its_ready_text() {
+    let dirs = Dirs::new("midst");
+    let api = stream("api", 0);
+    let mut pipe = dirs.pipe(&api);
+    pipe.write_all(b"ready\n").unwrap();
+    let mut role = Role::start_in(dirs);
+    role.agent.watch(&role.dirs, &api, PLENTY);
+    role.agent.begin(&api, 9, Some("ready"));
+    role.agent.find(|message| matches!(message, FromLogs::Matched { run: 9, .. }).then_some(()));
+}
+
+#[test]
+fn a_match_while_no_agent_lives_is_told_to_the_next() {
+    let mut role = Role::start("no-agent");
+    let (api, mut pipe) = role.stream("api", 0, PLENTY);
+    role.agent.end(&api, 1);
     role.agent.begin(&api, 2, Some("ready"));
     let Role { dirs, agent, .. } = role;
     drop(agent);

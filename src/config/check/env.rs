@@ -61,11 +61,10 @@ fn env_file(item: &Item, path: &str, user: &User, scope: &mut Scope<'_>) -> BTre
         return variables;
     }
     let real = scope.context.look.real(Path::new(path));
-    let text = match read_text(&real, scope.context.uid, Some(user.uid), ENV_FILE_BYTES_MAX) {
+    let text = match read_text(&real, Path::new(path), scope.context.uid, Some(user.uid), ENV_FILE_BYTES_MAX) {
         Ok(text) => text,
         Err(refused) => {
-            let hint = refused.hint(Path::new(path));
-            scope.report.error(item, "env_file", format!("{path} is refused: {refused}")).maybe_hint(hint);
+            scope.report.error(item, "env_file", refused.sentence()).maybe_hint(refused.hint());
             return variables;
         }
     };

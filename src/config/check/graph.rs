@@ -1,11 +1,10 @@
-//! What services mean to each other: names, dependencies without circles, ports and sockets that are taken once.
+//! What services mean to each other: names that are given once, dependencies without circles, and how many there are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 
 use super::super::suggest;
-use super::{Given, Scope};
-use crate::engine::plan::{Listen, ServicePlan, expand};
+use super::{Given, REPLICAS_MAX, Scope, sockets};
+use crate::engine::plan::ServicePlan;
 
 const EDGES: [&str; 4] = ["requires", "wants", "after", "restart_with"];
 
@@ -14,8 +13,8 @@ pub(super) fn check(given: &[Given], plans: &[ServicePlan], incomplete: bool, sc
     let names = names(given, scope);
     let edges = edges(given, &names, incomplete, scope);
     cycles(given, &edges, scope);
-    let ranges = ports(given, plans, scope);
-    sockets(given, plans, &ranges, scope);
+    sockets::check(given, plans, scope);
+    total(given, plans, scope);
     if given.is_empty() && !incomplete && !scope.report.failed() {
         let nowhere = super::Item { source: 0, range: 0..0, prefix: "services".to_owned(), broken: Vec::new() };
         scope.report.warning(&nowhere, "", "there are no services: the agent would have nothing to do");
@@ -127,115 +126,14 @@ fn cycles(given: &[Given], edges: &[Vec<Edge>], scope: &mut Scope<'_>) {
     }
 }
 
-/// The ports of one service: first, last, and whose.
-type Ports = (u16, u16, usize);
-
-fn ports(given: &[Given], plans: &[ServicePlan], scope: &mut Scope<'_>) -> Vec<Ports> {
-    let mut ranges: Vec<Ports> = Vec::new();
-    for (index, (Given { item, .. }, plan)) in given.iter().zip(plans).enumerate() {
-        let Some(first) = plan.port else { continue };
-        if first == 0 {
-            scope.report.error(item, "port", "port 0 is none");
-            continue;
-        }
-        match plan.port_of(plan.replicas - 1) {
-            Some(last) => ranges.push((first, last, index)),
-            None => {
-                let message = format!("{} replicas from port {first} on would need ports above 65535", plan.replicas);
-                scope.report.error(item, "port", message);
-            }
+fn total(given: &[Given], plans: &[ServicePlan], scope: &mut Scope<'_>) {
+    let mut sum = 0;
+    for (Given { item, .. }, plan) in given.iter().zip(plans) {
+        sum += u32::from(plan.replicas);
+        if sum > REPLICAS_MAX {
+            let message = format!("with this service there are more than {REPLICAS_MAX} replicas in all");
+            scope.report.error(item, "replicas", message);
+            return;
         }
     }
-    ranges.sort_unstable();
-    let mut highest: Option<Ports> = None;
-    for (first, last, index) in ranges.iter().copied() {
-        if let Some((_, end, holder)) = highest.filter(|(_, end, _)| *end >= first) {
-            // The finding stands at the later one in the file.
-            let (late, early) = (index.max(holder), index.min(holder));
-            let (late_name, early_name) = (shown(&plans[late]), shown(&plans[early]));
-            let message = format!("port {first} is taken twice: by {early_name} and by {late_name}");
-            let place = scope.report.place(&given[early].item, "port");
-            scope.report.error(&given[late].item, "port", message).hint(format!("the other one is at {place}"));
-            if last <= end {
-                continue;
-            }
-        }
-        highest = Some((first, last, index));
-    }
-    ranges
-}
-
-fn shown(plan: &ServicePlan) -> String {
-    match (plan.port, plan.port_of(plan.replicas.saturating_sub(1))) {
-        (Some(first), Some(last)) if last > first => format!("{} ({first} to {last})", plan.name),
-        (_, _) => plan.name.clone(),
-    }
-}
-
-/// Each socket is opened once, for one replica.
-fn sockets(given: &[Given], plans: &[ServicePlan], ranges: &[Ports], scope: &mut Scope<'_>) {
-    // By protocol and port (or path): the addresses, and whose they are.
-    let mut taken: BTreeMap<String, Vec<(Option<SocketAddr>, usize)>> = BTreeMap::new();
-    for (index, (Given { item, service }, plan)) in given.iter().zip(plans).enumerate() {
-        // Texts that are no sockets have been reported, and then the positions would not agree.
-        if plan.process.listen.len() != service.listen.len() {
-            continue;
-        }
-        for (position, listen) in plan.process.listen.iter().enumerate() {
-            let path = format!("listen[{position}]");
-            for replica in 0..plan.replicas {
-                let (key, address, text) = key(listen, plan, replica, scope);
-                let holders = taken.entry(key).or_default();
-                let clash = holders.iter().find(|(other, _)| overlap(*other, address)).map(|(_, holder)| *holder);
-                if let Some(holder) = clash {
-                    let (message, hint) = if holder == index && replica > 0 {
-                        let message = format!("every replica would open the same socket {text}");
-                        (message, "put {port}, {replica} or {service_dir} into it".to_owned())
-                    } else {
-                        let place = scope.report.place(&given[holder].item, "listen");
-                        (
-                            format!("the socket {text} is opened twice, also by {}", plans[holder].name),
-                            format!("the other one is at {place}"),
-                        )
-                    };
-                    scope.report.error(item, &path, message).hint(hint);
-                    break;
-                }
-                holders.push((address, index));
-                let port = address.filter(|_| matches!(listen, Listen::Tcp(_))).map(|address| address.port());
-                let other = port.and_then(|port| {
-                    ranges.iter().find(|(first, last, owner)| (*first..=*last).contains(&port) && *owner != index)
-                });
-                if let Some((_, _, owner)) = other {
-                    let message = format!("{text} uses a `port` of {}", plans[*owner].name);
-                    scope.report.warning(item, &path, message);
-                    break;
-                }
-            }
-        }
-    }
-}
-
-fn key(listen: &Listen, plan: &ServicePlan, replica: u16, scope: &Scope<'_>) -> (String, Option<SocketAddr>, String) {
-    let (kind, text) = match listen {
-        Listen::Tcp(text) => ("tcp", text),
-        Listen::Udp(text) => ("udp", text),
-        Listen::Unix(text) => ("unix", text),
-    };
-    let text = expand(text, &plan.words(replica, scope.run_dir));
-    match text.parse::<SocketAddr>() {
-        Ok(address) if kind != "unix" => {
-            (format!("{kind}:{}", address.port()), Some(address), format!("{kind}:{text}"))
-        }
-        Ok(_) | Err(_) => (format!("{kind}:{text}"), None, format!("{kind}:{text}")),
-    }
-}
-
-/// Whether two sockets of one port exclude each other. Port 0 is a new port each time.
-fn overlap(left: Option<SocketAddr>, right: Option<SocketAddr>) -> bool {
-    let (Some(left), Some(right)) = (left, right) else { return left.is_none() && right.is_none() };
-    let same_family = left.is_ipv4() == right.is_ipv4();
-    left.port() != 0
-        && same_family
-        && (left.ip() == right.ip() || left.ip().is_unspecified() || right.ip().is_unspecified())
 }

@@ -1,5 +1,5 @@
 //! From the parts of the files to a [`Plan`]. Every rule that is more than a type is here, one file a subject: `graph` what services
-//! mean to each other, `process` what a child becomes, `probes` addresses, `policy` restarts and budgets, `words` the `{words}`.
+//! mean to each other, `process` what a child becomes, `probes` and `sockets` addresses, `policy` restarts and budgets, `words` the `{words}`.
 //!
 //! A rule that is broken is reported and some harmless value takes the place, so that the next rule can be looked at; the plan is
 //! used only when nothing was wrong.
@@ -10,6 +10,7 @@ mod graph;
 mod policy;
 mod probes;
 mod process;
+mod sockets;
 mod words;
 
 use std::path::{Path, PathBuf};

@@ -1,22 +1,20 @@
-//! What a child becomes between clone and exec: user, command, directory, limits, sockets.
+//! What a child becomes between clone and exec: user, command, directory, limits.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::super::look::{COMMAND_PATH, Command};
 use super::super::report::Item;
 use super::super::schema::Service;
 use super::super::suggest;
-use super::{SOCKET_PATH_BYTES_MAX, Scope, env, no_zero_byte, words};
-use crate::engine::plan::{Listen, ProcessPlan, ServicePlan, User, expand};
+use super::{Scope, env, no_zero_byte, sockets, words};
+use crate::engine::plan::{ProcessPlan, ServicePlan, User, expand};
 
-/// Sockets that one service may be handed.
-const LISTEN_MAX: usize = 64;
 /// Strings of one command.
 const COMMAND_WORDS_MAX: usize = 4_096;
 
 /// In the order of their numbers (capability.h).
+#[rustfmt::skip]
 const CAPABILITIES: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -144,7 +142,7 @@ pub(super) fn process(
         oom_score_adj: service.oom_score_adj,
         no_new_privileges: service.no_new_privileges,
         capabilities: service.capabilities.as_ref().map(|names| capabilities(item, names, scope)),
-        listen: listen(item, service, plan, scope),
+        listen: sockets::listen(item, service, plan, scope),
     }
 }
 
@@ -336,45 +334,4 @@ fn capabilities(item: &Item, names: &[String], scope: &mut Scope<'_>) -> Vec<u8>
     numbers.sort_unstable();
     numbers.dedup();
     numbers
-}
-
-fn listen(item: &Item, service: &Service, plan: &ServicePlan, scope: &mut Scope<'_>) -> Vec<Listen> {
-    if service.listen.len() > LISTEN_MAX {
-        scope.report.error(item, "listen", format!("at most {LISTEN_MAX} sockets are handed over"));
-    }
-    let sockets = service.listen.iter().enumerate();
-    sockets.filter_map(|(index, text)| socket(item, &format!("listen[{index}]"), text, plan, scope)).collect()
-}
-
-fn socket(item: &Item, path: &str, text: &str, plan: &ServicePlan, scope: &mut Scope<'_>) -> Option<Listen> {
-    let example = "write \"tcp:127.0.0.1:8080\", \"udp:[::1]:53\" or \"unix:{service_dir}/name.sock\"";
-    let Some((kind, rest)) = text.split_once(':').filter(|(kind, _)| matches!(*kind, "tcp" | "udp" | "unix")) else {
-        scope
-            .report
-            .error(item, path, format!("{text:?} is no socket: it starts with none of tcp: udp: unix:"))
-            .hint(example);
-        return None;
-    };
-    if !no_zero_byte(item, path, rest, scope) || item.is_broken("port") {
-        return None;
-    }
-    let expanded = expand(rest, &plan.words(plan.replicas.saturating_sub(1), scope.run_dir));
-    if kind == "unix" {
-        if !expanded.starts_with('/') {
-            scope.report.error(item, path, format!("{rest:?} is not an absolute path")).hint(example);
-        } else if expanded.len() > SOCKET_PATH_BYTES_MAX {
-            let message =
-                format!("the path {expanded} has {} bytes; the kernel allows {SOCKET_PATH_BYTES_MAX}", expanded.len());
-            scope.report.error(item, path, message);
-        }
-        return Some(Listen::Unix(rest.to_owned()));
-    }
-    // A missing `{port}` has been reported already.
-    if expanded.parse::<SocketAddr>().is_err() && (plan.port.is_some() || !rest.contains("{port}")) {
-        let message = format!("{expanded:?} is not a numeric address with a port");
-        let hint =
-            if expanded.starts_with("localhost:") { "write 127.0.0.1 or [::1] in place of localhost" } else { example };
-        scope.report.error(item, path, message).hint(hint);
-    }
-    Some(if kind == "tcp" { Listen::Tcp(rest.to_owned()) } else { Listen::Udp(rest.to_owned()) })
 }

@@ -4,8 +4,6 @@
 
 say "kernel $(uname -r), controllers: $(cat /sys/fs/cgroup/cgroup.controllers)"
 
-agent_pid() { grep -l '^/usr/bin/mainstay.run.--config' /proc/[0-9]*/cmdline 2>/dev/null | sed 's|/proc/\([0-9]*\)/.*|\1|' | head -n 1; }
-
 stops_everything() {
     touch /run/no-agent
     stops_pid=$(agent_pid)

@@ -1,0 +1,67 @@
+//! Plain `mainstay`: one screen of 80 columns and 24 lines. The host, the services with what is wrong first, the last events.
+
+use super::args::Invocation;
+use super::exit::{CliError, Exit};
+use super::output::{self, COLUMNS_DEFAULT, Look, cut};
+use super::{ask, events, host, status};
+use crate::api::client::{ANSWER_TIMEOUT, Access, Client};
+use crate::api::proto::{Event, Service, Services};
+
+const LINES: usize = 24;
+const EVENTS: usize = 5;
+
+pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
+    let client = ask::agent(invocation, Access::Read)?;
+    let all: Services = client.get_json("/v1/services")?;
+    // The journal is not for everybody, and the rest is worth showing without it.
+    let events = last_events(&client).unwrap_or_default();
+    output::print(&screen(&host::line(), all.services, &events, &Look::stdout()))?;
+    Ok(Exit::Well)
+}
+
+fn last_events(client: &Client) -> Result<Vec<Event>, CliError> {
+    let mut lines = client.lines(&format!("/v1/events?tail={EVENTS}"), Some(ANSWER_TIMEOUT))?;
+    let mut events = Vec::new();
+    while let Some(text) = lines.read_line()? {
+        events.extend(serde_json::from_str(&text));
+    }
+    Ok(events)
+}
+
+fn screen(host: &str, mut services: Vec<Service>, events: &[Event], look: &Look) -> String {
+    let columns = look.columns.unwrap_or(COLUMNS_DEFAULT).min(COLUMNS_DEFAULT);
+    let look = Look { columns: Some(columns), ..*look };
+    let well = services.iter().filter(|service| is_well(service)).count();
+    let unwanted = services.iter().filter(|service| !service.wanted).count();
+    let wrong = services.len() - well - unwanted;
+    let mut out = format!("{}\n", cut(host, look.columns));
+    let total = services.len();
+    out.push_str(&format!("{total} services: {well} well, {wrong} not well, {unwanted} stopped\n\n"));
+    // Stable: otherwise in the order of the file.
+    services.sort_by_key(|service| is_well(service) || !service.wanted);
+    let mut rows = status::listing(&services, &look);
+    // Host, counts, a blank, the head, a line for what is left out, a blank and the events.
+    let room = LINES - 6 - 1 - EVENTS;
+    let replicas = rows.lines().count().saturating_sub(1);
+    if replicas > room {
+        rows = rows.lines().take(room + 1).map(|line| format!("{line}\n")).collect();
+        rows.push_str(&format!("... and {} more (mainstay status)\n", replicas - room));
+    }
+    out.push_str(&rows);
+    if !events.is_empty() {
+        out.push('\n');
+    }
+    for event in &events[events.len().saturating_sub(EVENTS)..] {
+        let plain = Look { colour: false, ..look };
+        out.push_str(&format!("{}\n", cut(&events::render(event, &plain), look.columns)));
+    }
+    out
+}
+
+fn is_well(service: &Service) -> bool {
+    service.wanted && service.health == "ok"
+}
+
+#[cfg(test)]
+#[path = "summary_tests.rs"]
+mod tests;

@@ -4,6 +4,7 @@ The harness makes itself the subreaper, so whatever a supervisor forks and forge
 every descendant is ended through a pidfd, nothing is ever looked up by name.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import os
@@ -112,7 +113,9 @@ class Child:
     def kill(self):
         """SIGKILL, and waits until the kernel has taken it away."""
         if self.exit_code() is None:
-            os.kill(self.pid, signal.SIGKILL)
+            # It may have ended, and been reaped, since.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         if self.exit_code(10) is None:
             raise BenchError(f"process {self.pid} outlived SIGKILL by 10 s")
 

@@ -13,6 +13,7 @@
 mod check;
 mod explain;
 mod files;
+mod locate;
 mod look;
 mod parse;
 mod report;

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::report::{Item, Report, Severity, offset_of};
-use super::scan;
 use super::suggest;
+use super::{locate, scan};
 
 /// Mistakes that are looked for in one part.
 const MISTAKES_MAX: usize = 16;
@@ -139,9 +139,9 @@ fn explain(error: &SpannedError, text: &str, item: &Item, report: &mut Report) -
     let start = offset_of(text, error.span.start.line, error.span.start.col);
     let end = offset_of(text, error.span.end.line, error.span.end.col).max(start);
     let (offset, whole_value) = place(error, text, start, end);
-    let mut found = scan::at(&tree, text, offset);
+    let mut found = locate::at(&tree, text, offset);
     if matches!(error.code, ron::Error::MissingStructField { .. }) {
-        found = scan::brackets_around(&tree, text, found);
+        found = locate::brackets_around(&tree, text, found);
     }
     let range = if whole_value && !found.path.is_empty() { found.range } else { start.max(offset)..end.max(offset) };
     let path = match (item.prefix.as_str(), found.path.as_str()) {
@@ -153,7 +153,7 @@ fn explain(error: &SpannedError, text: &str, item: &Item, report: &mut Report) -
     let place = item.range.start + range.start..item.range.start + range.end;
     let (message, hint) = sentence(&error.code, text.get(range).unwrap_or(""));
     report.at_range(Severity::Error, item.source, place, path, message).maybe_hint(hint);
-    scan::field_at(&tree, text, offset).map(|(name, range)| (name.to_owned(), range))
+    locate::field_at(&tree, text, offset).map(|(name, range)| (name.to_owned(), range))
 }
 
 /// The byte that an error is about, and whether it is about the whole value there (not about a spot of the syntax).

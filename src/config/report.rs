@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::scan;
+use super::{locate, scan};
 
 /// More findings than this are counted, not shown.
 pub const DIAGNOSTICS_MAX: usize = 100;
@@ -137,7 +137,7 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn new(name: String, text: String, path: Option<PathBuf>) -> Self {
-        let secrets = scan::values_of_maps(&scan::scan(&text, 0..text.len()), "env");
+        let secrets = locate::values_of_maps(&scan::scan(&text, 0..text.len()), "env");
         Self { name, text, path, secrets }
     }
 }
@@ -299,15 +299,15 @@ fn printable(text: String) -> String {
 }
 
 /// Where a path of an item stands; a missing key is shown at the item's name, or at its opening bracket.
-fn locate(source: &Source, item: &Item, path: &str) -> (scan::Found, bool) {
+fn locate(source: &Source, item: &Item, path: &str) -> (locate::Found, bool) {
     let tree = scan::scan(&source.text, item.range.clone());
-    let (found, whole) = scan::find(&tree, &source.text, path);
+    let (found, whole) = locate::find(&tree, &source.text, path);
     if !found.path.is_empty() || path.is_empty() && !item.prefix.starts_with("services") {
         return (found, whole);
     }
-    let (name, named) = scan::find(&tree, &source.text, "name");
+    let (name, named) = locate::find(&tree, &source.text, "name");
     let range = if named { name.range } else { found.range.start..(found.range.start + 1).min(source.text.len()) };
-    (scan::Found { range, path: String::new() }, false)
+    (locate::Found { range, path: String::new() }, false)
 }
 
 /// Moves the ends of a range onto characters of the text.

@@ -51,7 +51,7 @@ impl Memory {
     /// What is known of a replica without a record: that it is wanted, and nothing else.
     #[must_use]
     pub fn unknown() -> Self {
-        super::service::fresh_memory(Wanted::Up, 0, Time::default())
+        super::service::fresh_memory(Wanted::Up, RunId::default(), 0, Time::default())
     }
 }
 

@@ -79,6 +79,9 @@ const STALL_MIN: Duration = Duration::from_millis(500);
 /// How often something is tried again that cannot be waited for: a group that is still busy, a role that does not listen yet.
 const RETRY: Duration = Duration::from_millis(50);
 
+/// How long first starts wait for the logs role.
+const LOGS_AWAITED: Duration = Duration::from_secs(2);
+
 /// Signals of signal(7).
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
@@ -130,6 +133,9 @@ struct Agent {
     systemd: Systemd,
     /// Actions decided and not yet performed.
     actions: VecDeque<Action>,
+    /// First starts wait until the logs role holds their pipes and sockets too, or until this deadline.
+    logs_awaited_until: Option<Time>,
+    deferred: Vec<Action>,
     /// Roles that said that they listen and are not connected yet.
     connect: Vec<Role>,
     /// More orphans may wait than one turn reaps.
@@ -173,6 +179,8 @@ impl Agent {
             reloading: None,
             systemd: Systemd::from_environment(now.mono),
             actions,
+            logs_awaited_until: Some(now.mono.after(LOGS_AWAITED)),
+            deferred: Vec::new(),
             connect: Vec::new(),
             orphans_wait: true,
             end: None,
@@ -239,6 +247,7 @@ impl Agent {
             self.reloading.as_ref().map(Reloading::deadline),
             self.systemd.next_deadline(),
             retry.then(|| now.after(RETRY)),
+            self.logs_awaited_until.filter(|_| !self.deferred.is_empty()),
         ];
         deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now))
     }
@@ -315,6 +324,10 @@ impl Agent {
         self.step_engine();
         self.perform_actions();
         self.connect_roles();
+        self.release_deferred();
+        if self.actions.is_empty() && self.shell.events.is_empty() {
+            wait::consume_peeked(&mut self.shell);
+        }
         self.expire_reload();
         self.serve();
         self.step_engine();
@@ -376,8 +389,13 @@ impl Agent {
 
     fn perform_actions(&mut self) {
         let mut spawns = 0;
+        self.release_deferred();
         while let Some(action) = self.actions.pop_front() {
-            if matches!(action, Action::Spawn { .. }) {
+            if let Action::Spawn { replica, .. } = action {
+                if self.logs_awaited_until.is_some() && roles::role_of(&self.engine, replica).is_none() {
+                    self.deferred.push(action);
+                    continue;
+                }
                 if spawns == SPAWNS_MAX {
                     self.actions.push_front(action);
                     return;
@@ -391,7 +409,19 @@ impl Agent {
         }
     }
 
+    /// Lets the first starts go once the logs role is there, or has not come in time.
+    fn release_deferred(&mut self) {
+        let Some(deadline) = self.logs_awaited_until else { return };
+        if self.shell.logs.is_connected() || deadline <= now().mono {
+            self.logs_awaited_until = None;
+            self.actions.extend(self.deferred.drain(..));
+        }
+    }
+
     fn connect_roles(&mut self) {
+        if self.shell.lost_links.contains(&Role::Logs) {
+            self.server.drop_followers();
+        }
         self.connect.append(&mut self.shell.lost_links);
         self.connect.sort_unstable();
         self.connect.dedup();

@@ -26,6 +26,13 @@ pub struct Directories {
     pub log: PathBuf,
 }
 
+/// A message of a replica that still waits where it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peeked {
+    Notification(ReplicaId),
+    ReadyPipe(ReplicaId),
+}
+
 #[derive(Debug)]
 pub struct Shell {
     pub directories: Directories,
@@ -46,6 +53,9 @@ pub struct Shell {
     pub journal: Journal,
     /// What happened and has not been given to the engine yet.
     pub events: VecDeque<Event>,
+    /// What was peeked at and is to be consumed once its consequences are recorded: an agent that dies in between leaves it to its
+    /// successor.
+    pub peeked: Vec<Peeked>,
     /// Groups whose removal was refused (EBUSY: the kernel is still tearing down), tried again later.
     pub dying_groups: Vec<Group>,
     /// Roles whose connection ended: to be connected again, be it to their successor.

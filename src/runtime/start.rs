@@ -134,6 +134,7 @@ fn make_shell(directories: Directories, cgroup: &CgroupPlan, last_seq: u64) -> R
         events: VecDeque::new(),
         dying_groups: Vec::new(),
         lost_links: Vec::new(),
+        peeked: Vec::new(),
         polled_trees: Vec::new(),
     };
     Ok((shell, limits))
@@ -287,6 +288,7 @@ fn claim(shell: &mut Shell) -> Early {
 
 /// What was found becomes stations, watched again.
 fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
+    let run_dir = shell.directories.run.clone();
     for Adopted { found, process, group } in adopted {
         let Some(service) = engine.service_id(&found.service) else { continue };
         let replica = ReplicaId { service, index: found.index };
@@ -306,6 +308,7 @@ fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
             FoundProcess::Alive { .. } | FoundProcess::Leftovers { .. } => {}
         }
         station.prepared = true;
+        station.hold_pipe(&run_dir);
         let oom_kills_before = group.as_ref().map_or(0, |group| group.oom_kills());
         let main = process.map(|(process, pidfd)| Main { process, pidfd });
         let lives = main.is_some();
@@ -332,7 +335,6 @@ fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
         }
         if let Some(plan) = engine.service_plan(service) {
             start_run::resume_sockets(shell, plan, replica);
-            let run_dir = shell.directories.run.clone();
             if let Err(error) = shell.sockets.open(plan, replica.index, &run_dir, &mut shell.logs) {
                 log::error!("service {}: {error}", plan.name);
             }

@@ -178,7 +178,10 @@ fn prepare(shell: &mut Shell, engine: &Engine, plan: &ServicePlan, replica: Repl
     if request::wants_notify(plan) {
         open_notify_socket(shell, plan, replica)?;
     }
-    if let Some(station) = shell.stations.get_mut(&replica) {
+    if let Some(station) = shell.stations.get_mut(&replica)
+        && !station.prepared
+    {
+        station.hold_pipe(&run_dir);
         station.prepared = true;
     }
     Ok(())

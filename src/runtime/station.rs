@@ -8,6 +8,7 @@ use crate::engine::memory::Memory;
 use crate::engine::plan::Stop;
 use crate::engine::types::RunId;
 use crate::logs::proto::Stream;
+use crate::sys::fifo;
 use crate::sys::group::Group;
 use crate::sys::notify::NotifySocket;
 use crate::sys::spawn::Gate;
@@ -23,6 +24,8 @@ pub struct Station {
     pub notify: Option<NotifySocket>,
     /// Directories and pipe exist.
     pub prepared: bool,
+    /// A hand on the log pipe: what a service wrote just before its end would be gone with its last holder, while the logs role is away.
+    pub pipe_held: Option<OwnedFd>,
     pub memory: Option<Memory>,
     pub live: Option<Live>,
 }
@@ -57,7 +60,7 @@ pub struct Main {
 impl Station {
     #[must_use]
     pub fn new(slot: u32, service: &str, index: u16, stop: Stop) -> Self {
-        Self { slot, service: service.to_owned(), index, stop, notify: None, prepared: false, memory: None, live: None }
+        Self { slot, service: service.to_owned(), index, stop, notify: None, prepared: false, pipe_held: None, memory: None, live: None }
     }
 
     #[must_use]
@@ -69,6 +72,14 @@ impl Station {
     #[must_use]
     pub fn pipe(&self, run_dir: &Path) -> PathBuf {
         run_dir.join("log").join(format!("{}.{}", self.service, self.index))
+    }
+
+    /// Takes hold of the log pipe.
+    pub fn hold_pipe(&mut self, run_dir: &Path) {
+        match fifo::open_reader(&self.pipe(run_dir)) {
+            Ok(pipe) => self.pipe_held = Some(pipe),
+            Err(error) => log::warn!("service {}: cannot hold its log pipe: {error}", self.service),
+        }
     }
 
     /// `{run_dir}/svc/NAME`

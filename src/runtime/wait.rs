@@ -7,7 +7,7 @@ use super::key::Key;
 use super::notify::{self, Field};
 use super::perform;
 use super::record::Process;
-use super::shell::Shell;
+use super::shell::{Peeked, Shell};
 use super::sockets;
 use super::station::Main;
 use crate::engine::event::{Event, NotifyMessage};
@@ -15,10 +15,9 @@ use crate::engine::types::{Exit, ReplicaId, RunId};
 use crate::logs::proto::ToLogs;
 use crate::sys::child::{self, Ended};
 use crate::sys::epoll::Interest;
+use crate::sys::fifo;
+use crate::sys::notify::NotifySocket;
 use crate::sys::spawn::ExecStatus;
-
-/// Datagrams read from one notify socket in one turn.
-const DATAGRAMS_MAX: usize = 32;
 
 /// Orphans reaped in one turn.
 pub(super) const ORPHANS_MAX: usize = 256;
@@ -91,17 +90,25 @@ pub(super) fn ready_pipe(shell: &mut Shell, slot: u32, run: u32) {
     let Some((replica, run)) = current(shell, slot, run) else { return };
     let Some(live) = shell.stations.get_mut(&replica).and_then(|station| station.live_run(run)) else { return };
     let Some(pipe) = &live.ready_pipe else { return };
+    if shell.peeked.contains(&Peeked::ReadyPipe(replica)) {
+        return;
+    }
     let mut bytes = [0_u8; 64];
-    match nix::unistd::read(pipe, &mut bytes) {
-        Ok(0) => {}
-        Ok(count) if bytes[..count].contains(&b'\n') => {
+    match fifo::peek(pipe, &mut bytes) {
+        Ok(Some(count)) if bytes[..count].contains(&b'\n') => {
+            shell.peeked.push(Peeked::ReadyPipe(replica));
             shell.events.push_back(Event::ReadyByFd { replica, run });
         }
-        Ok(_) => return,
-        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return,
-        Err(error) => log::warn!("agent: readiness descriptor of replica {replica:?}: {error}"),
+        // Something else was written: taken out, so that a newline behind it is seen.
+        Ok(Some(_)) => {
+            let _ = nix::unistd::read(pipe, &mut bytes);
+        }
+        Ok(None) => drop_ready_pipe(shell, replica),
+        Err(error) => {
+            log::warn!("agent: readiness descriptor of replica {replica:?}: {error}");
+            drop_ready_pipe(shell, replica);
+        }
     }
-    drop_ready_pipe(shell, replica);
 }
 
 fn drop_ready_pipe(shell: &mut Shell, replica: ReplicaId) {
@@ -153,36 +160,51 @@ pub(super) fn poll_trees(shell: &mut Shell) {
     }
 }
 
-/// Datagrams on a replica's notify socket. Attribution is by socket; the sender's uid is checked all the same.
+/// A datagram on a replica's notify socket: one a turn, and consumed only when its consequences are recorded ([`consume_peeked`]).
+/// Attribution is by socket, whose mode lets nobody write but the service's user and root.
 pub(super) fn notified(shell: &mut Shell, slot: u32) {
     let Some(replica) = shell.replica_at(slot) else { return };
-    for _ in 0..DATAGRAMS_MAX {
-        let Some(station) = shell.stations.get(&replica) else { return };
-        let Some(socket) = &station.notify else { return };
-        let datagram = match socket.receive() {
-            Ok(Some(datagram)) => datagram,
-            Ok(None) => return,
-            Err(error) => {
-                log::warn!("service {}: notify socket: {error}", station.service);
-                return;
-            }
-        };
-        let Some(run) = station.live.as_ref().map(|live| live.run) else { continue };
-        for field in notify::parse(&datagram.text) {
-            match field {
-                Field::Message(NotifyMessage::MainPid(pid)) => {
-                    if change_main(shell, replica, run, pid) {
-                        shell.events.push_back(Event::Notified { replica, run, message: NotifyMessage::MainPid(pid) });
-                    }
+    if shell.peeked.contains(&Peeked::Notification(replica)) {
+        return;
+    }
+    let Some(station) = shell.stations.get(&replica) else { return };
+    let Some(socket) = &station.notify else { return };
+    let datagram = match socket.peek() {
+        Ok(Some(datagram)) => datagram,
+        Ok(None) => return,
+        Err(error) => return log::warn!("service {}: notify socket: {error}", station.service),
+    };
+    let run = station.live.as_ref().map(|live| live.run);
+    shell.peeked.push(Peeked::Notification(replica));
+    let Some(run) = run else { return };
+    for field in notify::parse(&datagram.text) {
+        match field {
+            Field::Message(NotifyMessage::MainPid(pid)) => {
+                if change_main(shell, replica, run, pid) {
+                    shell.events.push_back(Event::Notified { replica, run, message: NotifyMessage::MainPid(pid) });
                 }
-                Field::Message(message) => shell.events.push_back(Event::Notified { replica, run, message }),
-                // The barrier is the closing of the descriptor that came with it: all before it is in the queue now.
-                Field::Barrier => {}
-                // Not kept for services (yet): closed with the datagram.
-                Field::StoreDescriptors => {}
             }
+            Field::Message(message) => shell.events.push_back(Event::Notified { replica, run, message }),
+            // The barrier is the closing of the descriptor that came with it, which the consumption brings.
+            Field::Barrier => {}
+            // Not kept for services (yet): closed with the datagram.
+            Field::StoreDescriptors => {}
         }
-        drop(datagram.fds);
+    }
+}
+
+/// What was peeked at is recorded now: it may go.
+pub(super) fn consume_peeked(shell: &mut Shell) {
+    for peeked in std::mem::take(&mut shell.peeked) {
+        match peeked {
+            Peeked::Notification(replica) => {
+                let socket = shell.stations.get(&replica).and_then(|station| station.notify.as_ref());
+                if let Some(Err(error)) = socket.map(NotifySocket::receive) {
+                    log::warn!("agent: notify socket of replica {replica:?}: {error}");
+                }
+            }
+            Peeked::ReadyPipe(replica) => drop_ready_pipe(shell, replica),
+        }
     }
 }
 

@@ -26,9 +26,17 @@ pub(super) struct Message {
     pub(super) sender: Option<(i32, u32)>,
 }
 
+/// Whether a message stays in the queue of its socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taking {
+    Consume,
+    /// It is there again at the next receive; descriptors come as copies.
+    Peek,
+}
+
 /// Receives without waiting into the whole of `buffer`; `None` when there is nothing.
 #[expect(unsafe_code, reason = "recvmsg")]
-pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<Message>> {
+pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], taking: Taking) -> io::Result<Option<Message>> {
     let mut control: MaybeUninit<Control> = MaybeUninit::zeroed();
     let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: all zero is a valid msghdr.
@@ -37,7 +45,11 @@ pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<O
     header.msg_iovlen = 1;
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = size_of::<Control>() as _;
-    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    let peek = match taking {
+        Taking::Consume => 0,
+        Taking::Peek => libc::MSG_PEEK,
+    };
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT | peek;
     let length = loop {
         // SAFETY: the header points to `buffer` and `control`, both alive and of the lengths given.
         match Errno::result(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) }) {

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, open, tee};
 use nix::sys::stat::Mode;
 use nix::unistd::{mkfifo, pipe2};
 
@@ -60,6 +60,18 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((reader, writer))
+}
+
+/// Copies what waits in a pipe into `buffer` without taking it out (tee(2) into a scratch pipe). `None` at the end of the pipe: all its
+/// writers are gone; 0 when nothing waits.
+pub fn peek(reader: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    let (copy, scratch) = pipe()?;
+    match tee(reader, &scratch, buffer.len(), SpliceFFlags::SPLICE_F_NONBLOCK) {
+        Ok(0) => Ok(None),
+        Ok(_) => Ok(Some(nix::unistd::read(&copy, buffer)?)),
+        Err(Errno::EAGAIN) => Ok(Some(0)),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 #[cfg(test)]
@@ -114,5 +126,20 @@ mod tests {
         std::os::unix::fs::symlink("fifo", &link).unwrap();
         assert!(create(&link, None).is_err());
         assert!(open_reader(&link).is_err());
+    }
+
+    #[test]
+    fn what_is_peeked_at_stays_in_the_pipe_until_its_end() {
+        let (reader, writer) = pipe().unwrap();
+        let mut buffer = [0; 8];
+        assert_eq!(peek(&reader, &mut buffer).unwrap(), Some(0));
+        write(&writer, b"up\n").unwrap();
+        for _ in 0..2 {
+            assert_eq!(peek(&reader, &mut buffer).unwrap(), Some(3));
+            assert_eq!(&buffer[..3], b"up\n");
+        }
+        assert_eq!(read(&reader, &mut buffer), Ok(3));
+        drop(writer);
+        assert_eq!(peek(&reader, &mut buffer).unwrap(), None);
     }
 }

@@ -8,7 +8,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, sockopt};
 
-use super::{ancillary, unix};
+use super::ancillary::{self, Taking};
+use super::unix;
 
 /// The longest message; what is longer is cut at its last whole line.
 pub const DATAGRAM_BYTES_MAX: usize = 4096;
@@ -42,10 +43,19 @@ impl NotifySocket {
         Self(fd)
     }
 
-    /// `None` when nothing waits.
+    /// Takes the first message; `None` when nothing waits.
     pub fn receive(&self) -> io::Result<Option<Datagram>> {
+        self.first(Taking::Consume)
+    }
+
+    /// The first message, which stays first until it is received: whoever dies before it has acted on it leaves it to its successor.
+    pub fn peek(&self) -> io::Result<Option<Datagram>> {
+        self.first(Taking::Peek)
+    }
+
+    fn first(&self, taking: Taking) -> io::Result<Option<Datagram>> {
         let mut buffer = [0; DATAGRAM_BYTES_MAX];
-        let Some(message) = ancillary::receive(self.0.as_fd(), &mut buffer)? else { return Ok(None) };
+        let Some(message) = ancillary::receive(self.0.as_fd(), &mut buffer, taking)? else { return Ok(None) };
         let mut text = &buffer[..message.length];
         if message.truncated {
             let whole = text.iter().rposition(|byte| *byte == b'\n').unwrap_or_default();
@@ -100,6 +110,7 @@ mod tests {
         let socket = NotifySocket::bind(&path, None).unwrap();
         assert!(socket.receive().unwrap().is_none());
         notify(path.as_os_str().as_bytes(), "READY=1\nSTATUS=up").unwrap();
+        assert_eq!(socket.peek().unwrap().unwrap().text, b"READY=1\nSTATUS=up");
         let datagram = socket.receive().unwrap().unwrap();
         assert_eq!(datagram.text, b"READY=1\nSTATUS=up");
         assert_eq!((datagram.pid.unsigned_abs(), datagram.uid), (std::process::id(), crate::sys::host::uid()));

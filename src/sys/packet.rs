@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType};
 
-use super::ancillary;
+use super::ancillary::{self, Taking};
 use super::unix;
 
 /// The longest packet that is received.
@@ -94,7 +94,9 @@ impl PacketSocket {
             Some(length) => length,
         };
         buffer.resize(length.min(PACKET_BYTES_MAX), 0);
-        let Some(message) = ancillary::receive(self.0.as_fd(), buffer)? else { return Ok(Received::WouldBlock) };
+        let Some(message) = ancillary::receive(self.0.as_fd(), buffer, Taking::Consume)? else {
+            return Ok(Received::WouldBlock);
+        };
         buffer.truncate(message.length);
         if message.truncated {
             buffer.clear();

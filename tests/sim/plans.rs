@@ -10,7 +10,7 @@ use crate::dice::Dice;
 
 const SERVICES_MAX: u64 = 7;
 
-pub fn random(dice: &mut Dice) -> Plan {
+pub(crate) fn random(dice: &mut Dice) -> Plan {
     let mut plan = Plan::default();
     plan.agent.shutdown_timeout = Duration::from_secs(60);
     plan.agent.starting_max = Some(u32::try_from(1 + dice.below(3)).expect("small"));
@@ -34,7 +34,7 @@ pub fn random(dice: &mut Dice) -> Plan {
 }
 
 /// The same, with some services changed, others gone, others new.
-pub fn changed(dice: &mut Dice, old: &Plan) -> Plan {
+pub(crate) fn changed(dice: &mut Dice, old: &Plan) -> Plan {
     let mut new = random(dice);
     for plan in &mut new.services {
         if let Some(old) = old.services.iter().find(|old| old.name == plan.name) {

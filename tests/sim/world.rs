@@ -16,22 +16,23 @@ use mainstay::engine::types::{Exit, Now, ReplicaId, RunId, SIGABRT, SIGKILL, Sta
 use crate::dice::Dice;
 
 /// A replica by its name: ids are the engine's own and change with each agent.
-pub type Key = (String, u16);
+pub(crate) type Key = (String, u16);
 
 #[derive(Debug)]
-pub struct Tree {
-    pub key: Key,
-    pub run: u32,
-    pub main: bool,
-    pub exit: Exit,
-    pub others: u32,
+pub(crate) struct Tree {
+    pub(crate) key: Key,
+    pub(crate) run: u32,
+    pub(crate) main: bool,
+    pub(crate) exit: Exit,
+    pub(crate) others: u32,
+    signalled: bool,
     /// Whether the agent was told of the exit.
     exit_told: bool,
     /// In uninterruptible sleep until then.
     asleep_until: Time,
     obeys: bool,
     others_obey: bool,
-    pub ready: bool,
+    pub(crate) ready: bool,
     /// Says so once when it is.
     announces: Option<Readiness>,
     answers: Answers,
@@ -46,17 +47,17 @@ enum Answers {
 }
 
 impl Tree {
-    pub fn is_populated(&self) -> bool {
+    pub(crate) fn is_populated(&self) -> bool {
         self.main || self.others > 0
     }
 }
 
 #[derive(Debug)]
-pub struct Record {
-    pub memory: Memory,
+pub(crate) struct Record {
+    pub(crate) memory: Memory,
     /// A process is recorded with it.
-    pub identity: bool,
-    pub stop: Stop,
+    pub(crate) identity: bool,
+    pub(crate) stop: Stop,
 }
 
 /// What is going to happen by itself.
@@ -70,34 +71,32 @@ enum Happening {
     Tell(Event),
 }
 
-pub struct World {
-    pub dice: Dice,
-    pub now: Now,
-    pub wall_offset_ms: i64,
-    pub chaos: bool,
-    pub trees: BTreeMap<u64, Tree>,
+pub(crate) struct World {
+    pub(crate) dice: Dice,
+    pub(crate) now: Now,
+    pub(crate) chaos: bool,
+    pub(crate) trees: BTreeMap<u64, Tree>,
     next_tree: u64,
-    pub records: BTreeMap<Key, Record>,
-    pub decisions: BTreeMap<(String, Option<u16>), Decision>,
+    pub(crate) records: BTreeMap<Key, Record>,
+    pub(crate) decisions: BTreeMap<(String, Option<u16>), Decision>,
     agenda: BTreeMap<(Time, u64), Happening>,
     next_happening: u64,
     /// What the agent comes to know now.
-    pub told: Vec<Event>,
+    pub(crate) told: Vec<Event>,
     /// Exits noted in this agent's life.
     counted: BTreeSet<(ReplicaId, RunId)>,
     names: BTreeMap<ReplicaId, Key>,
-    pub agent_lives: bool,
-    pub exited: bool,
-    pub shutting_down: bool,
+    pub(crate) agent_lives: bool,
+    pub(crate) exited: bool,
+    pub(crate) shutting_down: bool,
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let start = Time(5_000_000_000_000);
         Self {
             dice: Dice::new(seed),
             now: Now { mono: start, boot: start, wall: Time(1_700_000_000_000_000_000), wall_synchronised: true },
-            wall_offset_ms: 0,
             chaos: true,
             trees: BTreeMap::new(),
             next_tree: 1,
@@ -114,18 +113,18 @@ impl World {
         }
     }
 
-    pub fn advance(&mut self, by: Duration) {
+    pub(crate) fn advance(&mut self, by: Duration) {
         self.now.mono = self.now.mono.after(by);
         self.now.boot = self.now.boot.after(by);
         self.now.wall = self.now.wall.after(by);
     }
 
-    pub fn suspend(&mut self, by: Duration) {
+    pub(crate) fn suspend(&mut self, by: Duration) {
         self.now.boot = self.now.boot.after(by);
         self.now.wall = self.now.wall.after(by);
     }
 
-    pub fn next_happening_at(&self) -> Option<Time> {
+    pub(crate) fn next_happening_at(&self) -> Option<Time> {
         self.agenda.first_key_value().map(|((at, _), _)| *at)
     }
 
@@ -135,7 +134,7 @@ impl World {
     }
 
     /// Does everything that is due, and collects what the agent is told.
-    pub fn happen(&mut self, engine: &Engine) {
+    pub(crate) fn happen(&mut self, engine: &Engine) {
         while let Some(entry) = self.agenda.first_entry() {
             if entry.key().0 > self.now.mono {
                 break;
@@ -162,7 +161,7 @@ impl World {
         self.told.push(event);
     }
 
-    pub fn id(engine: &Engine, key: &Key) -> Option<ReplicaId> {
+    pub(crate) fn id(engine: &Engine, key: &Key) -> Option<ReplicaId> {
         engine.service_id(&key.0).map(|service| ReplicaId { service, index: key.1 })
     }
 
@@ -269,13 +268,13 @@ impl World {
         self.trees.iter().find(|(_, tree)| tree.key == *key && tree.run == run.0).map(|(number, _)| *number)
     }
 
-    /// Does what an action asks for. `None`: the agent died in the middle of it.
-    pub fn perform(&mut self, engine: &Engine, action: &Action) {
+    /// Does what an action asks for.
+    pub(crate) fn perform(&mut self, engine: &Engine, action: &Action) {
         let key = replica_of(action).map(|id| self.key(engine, id)).unwrap_or_default();
         match action {
             Action::Spawn { replica, run, memory } => self.spawn(engine, *replica, key, *run, memory),
-            Action::Signal { replica, run, signal, whom } => self.signal(engine, &key, *run, *signal, *whom),
-            Action::KillTree { replica, run } => {
+            Action::Signal { run, signal, whom, .. } => self.signal(engine, &key, *run, *signal, *whom),
+            Action::KillTree { run, .. } => {
                 if let Some(number) = self.tree_of(&key, *run) {
                     let after = self.dice.ms(0, 50);
                     self.later(after, Happening::MainEnds(number, Exit::Signal { signal: SIGKILL, core: false }));
@@ -284,7 +283,7 @@ impl World {
                 }
             }
             Action::Inspect { replica, run } => self.inspect(&key, *replica, *run),
-            Action::Release { replica, run } => {
+            Action::Release { run, .. } => {
                 if let Some(number) = self.tree_of(&key, *run) {
                     let tree = self.trees.remove(&number).expect("just found");
                     assert!(!tree.is_populated(), "released while populated: {tree:?}");
@@ -300,7 +299,7 @@ impl World {
                 let entry = self.records.entry(key).or_insert(record);
                 entry.memory = (**memory).clone();
             }
-            Action::Forget { replica } => {
+            Action::Forget { .. } => {
                 let left = self.trees.values().find(|tree| tree.key == key && tree.is_populated());
                 assert!(left.is_none(), "forgotten while populated: {left:?}");
                 self.records.remove(&key);
@@ -364,6 +363,7 @@ impl World {
             main: true,
             exit: Exit::Unknown,
             others: if dice.percent(20) { 2 } else { 0 },
+            signalled: false,
             exit_told: false,
             asleep_until: if asleep.is_zero() { Time(0) } else { self.now.mono.after(asleep) },
             obeys: !(chaos && dice.percent(10)),
@@ -406,10 +406,14 @@ impl World {
     }
 
     fn signal(&mut self, engine: &Engine, key: &Key, run: RunId, signal: i32, whom: Whom) {
-        self.check_stop_order(engine, key);
         let Some(number) = self.tree_of(key, run) else {
             return;
         };
+        let tree = self.trees.get_mut(&number).expect("just found");
+        let first = !std::mem::replace(&mut tree.signalled, true);
+        if first && whom == Whom::Main {
+            self.check_stop_order(engine, key);
+        }
         let tree = &self.trees[&number];
         let (obeys, others_obey) = (tree.obeys, tree.others_obey);
         let after = self.dice.ms(0, 300);
@@ -484,7 +488,7 @@ impl World {
     }
 
     /// SIGKILL from somewhere.
-    pub fn kill_somebody(&mut self) {
+    pub(crate) fn kill_somebody(&mut self) {
         let numbers: Vec<u64> = self.trees.iter().filter(|(_, tree)| tree.main).map(|(number, _)| *number).collect();
         if !numbers.is_empty() {
             let number = *self.dice.pick(&numbers);
@@ -493,7 +497,7 @@ impl World {
     }
 
     /// The agent is gone, and with it whatever was on its way to it, and every child whose gate was still closed.
-    pub fn agent_dies(&mut self) {
+    pub(crate) fn agent_dies(&mut self) {
         self.agent_lives = false;
         self.told.clear();
         self.agenda.retain(|_, happening| !matches!(happening, Happening::Tell(_)));
@@ -502,7 +506,7 @@ impl World {
     }
 
     /// What the next agent finds.
-    pub fn found(&mut self) -> Vec<Found> {
+    pub(crate) fn found(&mut self) -> Vec<Found> {
         let mut list = Vec::new();
         let keys: Vec<Key> = self.records.keys().cloned().collect();
         for key in keys {
@@ -537,14 +541,14 @@ impl World {
     }
 
     /// Nobody misbehaves from now on.
-    pub fn calm_down(&mut self) {
+    pub(crate) fn calm_down(&mut self) {
         self.chaos = false;
         for tree in self.trees.values_mut() {
             tree.obeys = true;
         }
     }
 
-    pub fn populated(&self) -> usize {
+    pub(crate) fn populated(&self) -> usize {
         self.trees.values().filter(|tree| tree.is_populated() && !tree.key.0.starts_with('@')).count()
     }
 }

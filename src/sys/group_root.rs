@@ -1,7 +1,8 @@
 //! Where groups live: found once, at the start of the agent.
 //!
-//! In order: below the unit that systemd delegated to us (its directory carries `delegate` = 1), with the agent itself moved into a group
-//! of its own beside them, because a group with controllers enabled may hold no processes; else at the root of the cgroup2 mount,
+//! In order: below the second unit that systemd delegated for the groups alone (`mainstay-services.service` beside `mainstay.service`; a
+//! delegated directory carries `delegate` = 1); else below the unit that it delegated to us, with the agent itself moved into a group of
+//! its own beside them, because a group with controllers enabled may hold no processes; else at the root of the cgroup2 mount,
 //! which the agent's own group does not take with it when something kills that; else in the agent's own group; else nowhere,
 //! and then containment is weak. Works in a hybrid setup too: killing and freezing need no controller.
 
@@ -250,6 +251,9 @@ fn candidates(host: &Surroundings, name: &str) -> (Vec<PathBuf>, Vec<String>) {
     let mut notes = Vec::new();
     let Some(mount) = &host.mount else { return (Vec::new(), notes) };
     let own = mount.join(&host.own);
+    if let Some(unit) = services_unit(mount, &own) {
+        return (vec![unit.join(name)], notes);
+    }
     if let Some(unit) = delegated_unit(mount, &own) {
         if let Err(error) = move_aside(&unit, &own, host.process) {
             notes.push(format!(
@@ -267,6 +271,15 @@ fn candidates(host: &Surroundings, name: &str) -> (Vec<PathBuf>, Vec<String>) {
         ));
     }
     (vec![top, own.join(name)], notes)
+}
+
+/// A second delegated unit beside ours that holds nothing but groups: `mainstay-services.service` for `mainstay.service`. systemd starts no
+/// process there, so controllers may be enabled in it; in our own unit they would keep systemd from starting the next agent (EBUSY).
+fn services_unit(mount: &Path, own: &Path) -> Option<PathBuf> {
+    let within = own.ancestors().take_while(|path| path.starts_with(mount));
+    let unit = within.into_iter().find(|path| path.extension().is_some_and(|kind| kind == "service"))?;
+    let beside = format!("{}-services.service", unit.file_stem()?.to_str()?);
+    Some(unit.with_file_name(beside)).filter(|path| is_delegated(path))
 }
 
 /// The directory that systemd delegated: our own group's, or the one above when we were started in a subgroup of it.
@@ -381,6 +394,27 @@ mod tests {
         group.kill().unwrap();
         crate::sys::testing::exit_of(&agent.pidfd);
         crate::sys::testing::eventually(|| remove_tree(&path).ok());
+    }
+
+    #[test]
+    fn groups_lie_in_the_second_unit_where_there_is_one() {
+        let Some((slice, host)) = unit("slice") else { return };
+        let (first, second) = (slice.join("agent.service"), slice.join("agent-services.service"));
+        for path in [&first, &second] {
+            fs::create_dir(path).unwrap();
+            xattr::set(path, "delegate", "1").unwrap();
+        }
+        for own in ["agent.service", "agent.service/agent"] {
+            let host = Surroundings { own: host.own.join(own), process: -1, mount: host.mount.clone(), ..host };
+            let (root, notes) = detect_in(&host, auto(), "one", Fallbacks::NONE);
+            assert_eq!((root.path().unwrap().parent(), notes), (Some(second.as_path()), Vec::new()));
+        }
+        assert!(!fs::exists(first.join("agent")).unwrap());
+        // A directory of that name that systemd has not delegated is somebody else's.
+        remove_tree(&second).unwrap();
+        fs::create_dir(&second).unwrap();
+        assert_eq!(services_unit(host.mount.as_deref().unwrap(), &first), None);
+        remove_tree(&slice).unwrap();
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -73,6 +73,8 @@ impl Dirs {
 
 impl Drop for Dirs {
     fn drop(&mut self) {
+        // Some tests mount something there, most do not.
+        let _ = nix::mount::umount2(&self.log(), nix::mount::MntFlags::MNT_DETACH);
         let _ = fs::remove_dir_all(&self.root);
     }
 }
@@ -171,6 +173,11 @@ impl Agent {
         }
     }
 
+    /// As the kernel does when an agent is killed.
+    pub(crate) fn hang_up(&self) {
+        nix::sys::socket::shutdown(self.socket.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
+    }
+
     /// Whether the role has closed this connection by the deadline.
     pub(crate) fn is_closed(&self) -> bool {
         let deadline = Instant::now() + PATIENCE;
@@ -214,7 +221,7 @@ pub(crate) fn present(streams: Vec<StreamFilter>, tail: Option<u64>) -> Serve {
 pub(crate) struct Role {
     pub(crate) dirs: Dirs,
     pub(crate) agent: Agent,
-    thread: JoinHandle<Result<(), LogsError>>,
+    thread: Option<JoinHandle<Result<(), LogsError>>>,
 }
 
 impl Role {
@@ -232,7 +239,7 @@ impl Role {
         assert_eq!(nix::unistd::read(&readiness, &mut newline).unwrap(), 1);
         assert_eq!(newline[0], b'\n');
         let agent = Agent::connect(&dirs.root);
-        Self { dirs, agent, thread }
+        Self { dirs, agent, thread: Some(thread) }
     }
 
     /// A watched stream in its first run, and its pipe.
@@ -245,10 +252,28 @@ impl Role {
     }
 
     /// Everything is written when this returns.
-    pub(crate) fn quit(self) -> Dirs {
+    pub(crate) fn quit(mut self) -> Dirs {
         self.agent.send(&ToLogs::Quit);
-        self.thread.join().unwrap().unwrap();
-        self.dirs
+        self.thread.take().unwrap().join().unwrap().unwrap();
+        std::mem::replace(&mut self.dirs, Dirs { root: PathBuf::new() })
+    }
+}
+
+impl Drop for Role {
+    /// A role that outlives its test would write into directories that are removed.
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        while !thread.is_finished() {
+            if let Ok(socket) = PacketSocket::connect(&logs::socket_path(&self.dirs.root.join("run"))) {
+                for message in [ToLogs::Hello { agent_pid: 1, instance: "last".into() }, ToLogs::Quit] {
+                    let _ = socket.send(&serde_json::to_vec(&message).unwrap(), &[]);
+                }
+                // Until the role has heard it.
+                let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLHUP)];
+                let _ = poll(&mut fds, PollTimeout::try_from(PATIENCE).unwrap());
+            }
+            std::thread::yield_now();
+        }
     }
 }
 

@@ -98,12 +98,10 @@ fn a_match_while_no_agent_lives_is_told_to_the_next() {
     let (api, mut pipe) = role.stream("api", 0, PLENTY);
     role.agent.end(&api, 1);
     role.agent.begin(&api, 2, Some("ready"));
-    let Role { dirs, agent, .. } = role;
-    drop(agent);
+    role.agent.hang_up();
     pipe.write_all(b"ready\n").unwrap();
-    let mut agent = Agent::connect(&dirs.root);
-    agent.find(|message| matches!(message, FromLogs::Matched { run: 2, .. }).then_some(()));
-    agent.send(&ToLogs::Quit);
+    role.agent = Agent::connect(&role.dirs.root);
+    role.agent.find(|message| matches!(message, FromLogs::Matched { run: 2, .. }).then_some(()));
 }
 
 #[test]
@@ -115,18 +113,15 @@ fn the_newest_agent_is_obeyed_after_what_the_former_still_said() {
     let next = Agent::connect(&role.dirs.root);
     assert!(role.agent.is_closed());
     assert_eq!(next.last_seq, 500);
-    next.send(&ToLogs::Quit);
 }
 
 #[test]
 fn a_stranger_that_does_not_say_hello_is_sent_away() {
-    let role = Role::start("stranger");
+    let mut role = Role::start("stranger");
     let path = mainstay::logs::socket_path(&role.dirs.root.join("run"));
     let stranger = mainstay::sys::packet::PacketSocket::connect(&path).unwrap();
     assert!(stranger.send(&serde_json::to_vec(&ToLogs::Quit).unwrap(), &[]).unwrap());
-    let (mut agent, dirs) = (role.agent, role.dirs);
-    agent.end(&stream("still", 0), 1);
-    drop((agent, dirs));
+    role.agent.end(&stream("still", 0), 1);
 }
 
 #[test]

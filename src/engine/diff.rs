@@ -56,7 +56,7 @@ pub(super) fn needs_restart(old: &ServicePlan, new: &ServicePlan) -> bool {
     spec(old) != spec(new)
 }
 
-/// One line a service, in the order of the new plan; what leaves comes last.
+/// One line a configured service, in the order of the new plan; what leaves comes last. The agent's own roles are nobody's change.
 pub(super) fn changes(old: &Plan, new: &Plan) -> Vec<Change> {
     let before: BTreeMap<&str, &ServicePlan> = old.services.iter().map(|plan| (plan.name.as_str(), plan)).collect();
     let after: BTreeMap<&str, &ServicePlan> = new.services.iter().map(|plan| (plan.name.as_str(), plan)).collect();
@@ -64,6 +64,7 @@ pub(super) fn changes(old: &Plan, new: &Plan) -> Vec<Change> {
     let mut list: Vec<Change> = new
         .services
         .iter()
+        .filter(|plan| plan.launch == Launch::Command)
         .map(|plan| match before.get(plan.name.as_str()) {
             None => change(plan, Effect::Start, "new".to_owned()),
             Some(old) => changed(old, plan),

@@ -46,6 +46,8 @@ pub enum Event {
     Persisted { decision: u64, result: Result<(), String> },
     /// A checked configuration is to be applied.
     Reload { request: Option<RequestId>, caller: Caller, plan: Box<Plan> },
+    /// A configuration that was to be applied is not: why, in words.
+    ReloadRefused { why: String },
     /// Stop everything in order, then `Action::Exit`. A second one kills at once.
     Shutdown { caller: Caller },
     /// The agent's own loop stood still for this long (or the host slept): deadlines are extended, nobody is blamed.

@@ -94,6 +94,7 @@ pub struct Stream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     pub max_size_bytes: u64,
+    /// Rotated files beside the one being written.
     pub keep: u32,
     pub lines_per_second: Option<u32>,
 }

@@ -104,6 +104,8 @@ impl StreamState {
         let Settings { max_size_bytes, keep, lines_per_second } = settings;
         self.guard = lines_per_second.map(|rate| Box::new(Guard::new(rate, now.mono_ms)));
         let name = rotate::stream_file_name(&self.stream.service, self.stream.index);
+        // The order counts rotated files; a family of files has the one being written as well.
+        let keep = keep.saturating_add(1);
         out.queue.push(LogItem::File { slot: self.slot, name, max_size_bytes, keep });
     }
 

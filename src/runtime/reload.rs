@@ -147,8 +147,7 @@ impl Agent {
 
     fn remark_refusal(&mut self, why: &str) {
         self.about.config_loaded = false;
-        let text = format!("reload refused, the old configuration stays: {why}");
-        self.shell.events.push_back(Event::Remark { level: Level::Error, text });
+        self.shell.events.push_back(Event::ReloadRefused { why: why.to_owned() });
     }
 }
 

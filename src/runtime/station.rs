@@ -60,7 +60,17 @@ pub struct Main {
 impl Station {
     #[must_use]
     pub fn new(slot: u32, service: &str, index: u16, stop: Stop) -> Self {
-        Self { slot, service: service.to_owned(), index, stop, notify: None, prepared: false, pipe_held: None, memory: None, live: None }
+        Self {
+            slot,
+            service: service.to_owned(),
+            index,
+            stop,
+            notify: None,
+            prepared: false,
+            pipe_held: None,
+            memory: None,
+            live: None,
+        }
     }
 
     #[must_use]

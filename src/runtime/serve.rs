@@ -174,6 +174,7 @@ impl Desk<'_> {
         let views = self.engine.services(self.now);
         self.usages.sample(
             self.shell,
+            self.engine,
             views.iter().flat_map(|view| &view.replicas).map(|replica| replica.id),
             self.now,
         );
@@ -183,7 +184,7 @@ impl Desk<'_> {
 
     fn service(&mut self, name: &str) -> Result<Response, ApiError> {
         let view = self.engine.service(name, self.now).ok_or_else(|| self.unknown(name))?;
-        self.usages.sample(self.shell, view.replicas.iter().map(|replica| replica.id), self.now);
+        self.usages.sample(self.shell, self.engine, view.replicas.iter().map(|replica| replica.id), self.now);
         let usages = &*self.usages;
         Ok(Response::json(200, &render::service_detail(&view, &|replica| usages.of(replica), &self.stamp())))
     }
@@ -202,6 +203,7 @@ impl Desk<'_> {
         let views = self.engine.services(self.now);
         self.usages.sample(
             self.shell,
+            self.engine,
             views.iter().flat_map(|view| &view.replicas).map(|replica| replica.id),
             self.now,
         );

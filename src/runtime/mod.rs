@@ -29,6 +29,7 @@ mod spawned;
 mod start;
 mod start_run;
 mod station;
+mod streams;
 mod systemd;
 mod usage;
 mod wait;
@@ -45,6 +46,7 @@ use recorder::Recorder;
 use reload::Reloading;
 use serve::{About, Answers, Desk};
 use shell::Shell;
+use streams::Streams;
 use systemd::Systemd;
 use usage::Usages;
 
@@ -123,6 +125,7 @@ struct Agent {
     shell: Shell,
     server: Server,
     answers: Answers,
+    streams: Streams,
     usages: Usages,
     about: About,
     recorder: Recorder,
@@ -170,6 +173,7 @@ impl Agent {
             shell,
             server,
             answers: Answers::default(),
+            streams: Streams::default(),
             usages: Usages::default(),
             about,
             recorder,
@@ -246,6 +250,7 @@ impl Agent {
             self.server.next_deadline().map(Time),
             self.reloading.as_ref().map(Reloading::deadline),
             self.systemd.next_deadline(),
+            self.streams.next_deadline(),
             retry.then(|| now.after(RETRY)),
             self.logs_awaited_until.filter(|_| !self.deferred.is_empty()),
         ];
@@ -441,6 +446,7 @@ impl Agent {
                 engine: &self.engine,
                 server: &mut self.server,
                 answers: &mut self.answers,
+                streams: &mut self.streams,
                 usages: &mut self.usages,
                 about: &self.about,
                 now,
@@ -449,6 +455,7 @@ impl Agent {
                 self.start_reload(asked);
             }
         }
+        self.streams.pass_on(&mut self.server, &mut self.shell.logs, now.mono);
     }
 
     fn arm_boot_timer(&mut self) {

@@ -88,11 +88,14 @@ fn foreign_datagrams_do_no_harm() {
         "ready: Notify, start_timeout: \"60s\", env: {\"E2E_TAG\": \"$TAG\"}",
     ));
     let mut agent = agent;
-    agent.wait_until("it is starting", SOON, |agent| agent.service_pid("a").is_some());
-    let socket = proc::environment(agent.service_pid("a").unwrap())
-        .into_iter()
-        .find_map(|pair| pair.strip_prefix("NOTIFY_SOCKET=").map(str::to_owned))
-        .unwrap();
+    let mut socket = None;
+    // Before its exec the child has the environment of the agent.
+    agent.wait_until("it runs and has its environment", SOON, |agent| {
+        let environment = agent.service_pid("a").map(proc::environment).unwrap_or_default();
+        socket = environment.into_iter().find_map(|pair| pair.strip_prefix("NOTIFY_SOCKET=").map(str::to_owned));
+        socket.is_some()
+    });
+    let socket = socket.unwrap();
     let sender = std::os::unix::net::UnixDatagram::unbound().unwrap();
     for text in [&b"\0\0\0"[..], b"READY=maybe", b"MAINPID=1", b"MAINPID=99999999", &[0xff; 4096], b"", b"=\n=\n="] {
         sender.send_to(text, &socket).unwrap();

@@ -424,9 +424,6 @@ impl Agent {
     }
 
     fn connect_roles(&mut self) {
-        if self.shell.lost_links.contains(&Role::Logs) {
-            self.server.drop_followers();
-        }
         self.connect.append(&mut self.shell.lost_links);
         self.connect.sort_unstable();
         self.connect.dedup();

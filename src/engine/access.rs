@@ -51,8 +51,9 @@ impl Engine {
         }
     }
 
+    /// A reason may outlive the service it speaks of.
     pub(super) fn name(&self, id: ServiceId) -> &str {
-        &self.plan_of(id).name
+        if self.services.contains_key(&id) { &self.plan_of(id).name } else { "a service that is gone" }
     }
 
     pub(super) fn replicas_of(&self, service: ServiceId) -> Vec<ReplicaId> {

@@ -7,6 +7,7 @@ use super::Engine;
 use super::memory::Memory;
 use super::plan::{Kind, Readiness};
 use super::service::{Blocker, Counts, Phase, Standing, State, Summary};
+use super::shutdown::Shutdown;
 use super::timers::{Timer, TimerKey};
 use super::types::{ReplicaId, ServiceId, StateName};
 
@@ -45,6 +46,8 @@ impl Engine {
                 self.check_nothing_forgotten(id);
             }
         }
+        let ends = matches!(self.shutdown, Some(Shutdown::InOrder | Shutdown::Killing));
+        assert_eq!(self.timers.get(TimerKey::Shutdown).is_some(), ends, "the deadline of a shutdown");
         self.check_populated();
         self.check_slots();
         self.check_requests();

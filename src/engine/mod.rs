@@ -72,7 +72,7 @@ use view::{Counters, ServiceView};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Engine {
     plan: Plan,
-    services: BTreeMap<ServiceId, Service>,
+    services: BTreeMap<ServiceId, Box<Service>>,
     names: BTreeMap<String, ServiceId>,
     next_service: u32,
     next_generation: u64,

@@ -29,8 +29,6 @@ pub(super) struct Connection {
     phase: Phase,
     input: Vec<u8>,
     after: After,
-    /// The request in `Waiting` asked for a stream without end.
-    pub(super) follows: bool,
     /// `None` while the runtime owes the answer.
     pub(super) deadline_ns: Option<u64>,
 }
@@ -61,7 +59,6 @@ impl Connection {
             phase: Phase::Reading { head: None },
             input: Vec::new(),
             after: After::Close,
-            follows: false,
             deadline_ns: Some(now_ns.saturating_add(READ_TIMEOUT_NS)),
         }
     }
@@ -107,7 +104,6 @@ impl Connection {
 
     /// Begins to write the answer.
     pub(super) fn respond(&mut self, response: Response, now_ns: u64) -> Step {
-        self.follows = false;
         self.deadline_ns = Some(now_ns.saturating_add(WRITE_TIMEOUT_NS));
         self.phase = Phase::Writing {
             output: response.into_bytes(self.after),
@@ -163,7 +159,6 @@ impl Connection {
         self.input = Vec::new();
         match routed {
             Ok(request) => {
-                self.follows = request.follows();
                 self.deadline_ns = None;
                 self.phase = Phase::Waiting;
                 Step::Request(request)

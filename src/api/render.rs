@@ -166,6 +166,21 @@ fn replica_story(one: &ReplicaView<'_>, stamp: &Stamp) -> ReplicaStory {
     }
 }
 
+/// What services said of themselves is taken out: every user of the host can open `read.sock`, and their output is not for everybody.
+pub fn conceal(service: &mut Service) {
+    for replica in &mut service.replicas {
+        replica.status = None;
+    }
+}
+
+/// [`conceal`], for the chain of causes and those it leads to.
+pub fn conceal_story(story: &mut Story) {
+    for replica in &mut story.replicas {
+        replica.last_lines.clear();
+    }
+    story.blocked_by.iter_mut().for_each(conceal_story);
+}
+
 /// The answer to a verb or a reload.
 #[must_use]
 pub fn outcome(outcome: &Outcome, service: &str, replica: Option<u16>, wait: Wait, stamp: &Stamp) -> Response {

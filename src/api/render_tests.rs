@@ -224,3 +224,19 @@ fn a_client_reads_words_and_fields_of_later_versions() {
     let detail: proto::ServiceDetail = serde_json::from_str(&detail).unwrap();
     assert_eq!((detail.service.name.as_str(), detail.command.len(), detail.seq), ("api", 3, 812));
 }
+
+#[test]
+fn what_services_said_is_concealed_down_the_whole_chain() {
+    let world = World::new();
+    let views = world.views();
+    let of = |name: &str| views.iter().find(|view| view.plan.name == name).unwrap();
+    let mut told = why(of("web"), &views, &stamp());
+    assert_eq!(told.story.blocked_by[0].replicas[0].last_lines, ["cannot open the data file"]);
+    conceal_story(&mut told.story);
+    let text = serde_json::to_string(&told).unwrap();
+    assert!(!text.contains("data file") && text.contains("exited with code 1"), "{text}");
+    let mut detail = service_detail(of("api"), &usage, &stamp());
+    detail.service.replicas[0].status = Some("token is swordfish".to_owned());
+    conceal(&mut detail.service);
+    assert!(!serde_json::to_string(&detail).unwrap().contains("swordfish"));
+}

@@ -67,30 +67,14 @@ impl Request {
     #[must_use]
     pub fn is_public(&self) -> bool {
         match self {
-            Self::Services { .. } | Self::Service { .. } | Self::Why { .. } | Self::Logs { .. } | Self::Metrics => true,
-            Self::Index
+            Self::Services { .. } | Self::Service { .. } | Self::Why { .. } | Self::Metrics => true,
+            // What services say may hold anything, and on disk it is not for everybody either.
+            Self::Logs { .. }
+            | Self::Index
             | Self::Events { .. }
             | Self::Config
             | Self::Reload { .. }
             | Self::Verb { .. }
-            | Self::Healthz
-            | Self::Readyz => false,
-        }
-    }
-
-    /// Whether its answer is a stream that does not end by itself.
-    #[must_use]
-    pub fn follows(&self) -> bool {
-        match self {
-            Self::Logs { follow, .. } | Self::Events { follow, .. } => *follow,
-            Self::Index
-            | Self::Services { .. }
-            | Self::Service { .. }
-            | Self::Why { .. }
-            | Self::Config
-            | Self::Reload { .. }
-            | Self::Verb { .. }
-            | Self::Metrics
             | Self::Healthz
             | Self::Readyz => false,
         }

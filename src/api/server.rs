@@ -5,15 +5,12 @@
 //! any later time, by [`Server::respond`] or [`Server::hand_over`].
 //!
 //! Limits. `mainstay.sock`: [`ADMIN_CONNECTIONS_MAX`] connections, the last [`ROOT_RESERVE`] for uid 0. `read.sock`:
-//! [`READ_CONNECTIONS_MAX`] connections, [`READ_PER_UID_MAX`] a uid, and one follow a uid. Above a limit the client reads 503.
+//! [`READ_CONNECTIONS_MAX`] connections, [`READ_PER_UID_MAX`] a uid, and no streams. Above a limit the client reads 503.
 //!
-//! A connection that was handed over no longer counts. To know when the follow of a `read.sock` client has ended the server keeps a
-//! duplicate of that one descriptor: it is dropped when the client leaves, when the logs role ends the stream with shutdown(2) (closing
-//! alone would leave the client waiting for the duplicate), or by [`Server::drop_followers`] when the logs role is gone.
+//! A connection that was handed over no longer counts.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -35,8 +32,6 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 pub const ROOT_RESERVE: usize = 2;
 pub const READ_CONNECTIONS_MAX: usize = 16;
 pub const READ_PER_UID_MAX: usize = 4;
-/// Follows of `read.sock` clients, one a uid.
-pub const FOLLOWERS_MAX: usize = 16;
 
 const ACCEPTS_A_TURN: usize = 16;
 /// More than there can be descriptors in the set, so that nobody is starved.
@@ -47,8 +42,6 @@ const ACCEPT_PAUSE_NS: u64 = 1_000_000_000;
 const KEY_ADMIN: u64 = 0;
 const KEY_READ: u64 = 1;
 const KEY_FIRST: u64 = 2;
-/// With this bit a key is the uid of a follower.
-const KEY_FOLLOWER: u64 = 1 << 63;
 
 /// Names a connection for as long as the agent lives; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,7 +74,6 @@ pub struct Server {
     admin: Listener,
     read: Listener,
     connections: BTreeMap<ConnectionId, Connection>,
-    followers: BTreeMap<u32, UnixStream>,
     next_id: u64,
     ready: Vec<Ready>,
 }
@@ -116,7 +108,6 @@ impl Server {
             admin,
             read,
             connections: BTreeMap::new(),
-            followers: BTreeMap::new(),
             next_id: KEY_FIRST,
             ready: Vec::with_capacity(READY_A_TURN),
         })
@@ -133,7 +124,6 @@ impl Server {
             match one.key {
                 KEY_ADMIN => self.accept(Socket::Admin, mono_ns),
                 KEY_READ => self.accept(Socket::Read, mono_ns),
-                key if key & KEY_FOLLOWER != 0 => self.follower_left(key),
                 key => self.client_ready(ConnectionId(key), one, mono_ns, &mut incoming),
             }
         }
@@ -166,9 +156,6 @@ impl Server {
         if !client.is_waiting() {
             return None;
         }
-        if client.follows && client.socket == Socket::Read {
-            self.keep_follower(&client)?;
-        }
         client.hand_over(head)
     }
 
@@ -176,15 +163,6 @@ impl Server {
     #[must_use]
     pub fn is_open(&self, connection: ConnectionId) -> bool {
         self.connections.contains_key(&connection)
-    }
-
-    /// Ends the follows of `read.sock` clients: the logs role that served them is gone.
-    pub fn drop_followers(&mut self) {
-        for follower in std::mem::take(&mut self.followers).into_values() {
-            self.forget(&follower);
-            // The client may have left already.
-            let _ = follower.shutdown(Shutdown::Both);
-        }
     }
 
     /// Removes the sockets' names; for an agent that ends for good and still holds the lock of its run_dir.
@@ -267,43 +245,11 @@ impl Server {
 
     fn client_ready(&mut self, id: ConnectionId, ready: Ready, now_ns: u64, incoming: &mut Vec<Incoming>) {
         let Some(client) = self.connections.get_mut(&id) else { return };
-        let mut step = client.ready(ready.readable, ready.hangup, now_ns);
+        let step = client.ready(ready.readable, ready.hangup, now_ns);
         let (peer, socket) = (client.peer, client.socket);
-        if client.follows && client.is_waiting() && socket == Socket::Read && !self.may_follow(peer.uid) {
-            let error = ApiError::new(Code::ConnectionsTooMany, format!("uid {} follows something already", peer.uid))
-                .hint("end the other follow, or use mainstay.sock");
-            step = match self.connections.get_mut(&id) {
-                Some(client) => client.respond(error.response(), now_ns),
-                None => Step::Closed,
-            };
-        }
         self.settle(id, &step);
         if let Step::Request(request) = step {
             incoming.push(Incoming { connection: id, request, peer, socket });
-        }
-    }
-
-    /// Also counts a request that is still on its way to the logs role.
-    fn may_follow(&self, uid: u32) -> bool {
-        let asking = self.connections.values().filter(|one| one.follows && one.socket == Socket::Read);
-        let (all, same_uid) =
-            asking.fold((0, 0), |(all, same), one| (all + 1, same + usize::from(one.peer.uid == uid)));
-        // The asking connection itself is among them.
-        !self.followers.contains_key(&uid) && same_uid <= 1 && self.followers.len() + all <= FOLLOWERS_MAX
-    }
-
-    fn keep_follower(&mut self, client: &Connection) -> Option<()> {
-        let uid = client.peer.uid;
-        let kept = client.stream().try_clone().ok()?;
-        self.epoll.add(kept.as_fd(), KEY_FOLLOWER | u64::from(uid), Interest::NONE).ok()?;
-        self.followers.insert(uid, kept);
-        Some(())
-    }
-
-    fn follower_left(&mut self, key: u64) {
-        let Ok(uid) = u32::try_from(key & !KEY_FOLLOWER) else { return };
-        if let Some(follower) = self.followers.remove(&uid) {
-            self.forget(&follower);
         }
     }
 

@@ -1,4 +1,5 @@
 use std::io::Read;
+use std::net::Shutdown;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::super::http::{CONTENT_TEXT, STREAM_HEAD};
@@ -275,48 +276,9 @@ fn a_stream_is_handed_over_with_its_head_written() {
 }
 
 #[test]
-fn a_user_of_the_read_socket_follows_one_thing_at_a_time() {
-    let mut story = Story::new();
-    let follow = |story: &mut Story, uid: u32| {
-        let client = story.client_of(uid, Socket::Read);
-        send(&client, FOLLOW);
-        (client, story.turns())
-    };
-    let (first, asked) = follow(&mut story, 1_000);
-    let (second, refused) = follow(&mut story, 1_000);
-    assert!(refused.is_empty() && status(&second).0 == 503);
-    let role = UnixStream::from(story.server.hand_over(asked[0].connection, STREAM_HEAD).unwrap());
-    assert!(follow(&mut story, 1_000).1.is_empty());
-    assert_eq!(follow(&mut story, 1_001).1.len(), 1);
-    drop(first);
-    story.turns();
-    assert_eq!(follow(&mut story, 1_000).1.len(), 1, "the client has left, so another follow is fine");
-    drop(role);
-}
-
-#[test]
-fn a_follow_ends_when_the_role_says_so_or_is_gone() {
-    let mut story = Story::new();
-    let client = story.client_of(1_000, Socket::Read);
-    send(&client, FOLLOW);
-    let asked = story.turns();
-    let role = UnixStream::from(story.server.hand_over(asked[0].connection, STREAM_HEAD).unwrap());
-    role.shutdown(Shutdown::Both).unwrap();
-    story.turns();
-    assert!(received(&client).1 && story.server.followers.is_empty());
-    let client = story.client_of(1_000, Socket::Read);
-    send(&client, FOLLOW);
-    let asked = story.turns();
-    drop(story.server.hand_over(asked[0].connection, STREAM_HEAD));
-    assert!(!received(&client).1);
-    story.server.drop_followers();
-    assert!(received(&client).1);
-}
-
-#[test]
 fn a_quiet_server_is_never_ready() {
     let mut story = Story::new();
-    let client = story.client_of(1_000, Socket::Read);
+    let client = story.client_of(1_000, Socket::Admin);
     send(&client, FOLLOW);
     let asked = story.turns();
     let role = story.server.hand_over(asked[0].connection, STREAM_HEAD).unwrap();
@@ -380,9 +342,8 @@ fn seeded_garbage_leaves_no_connection_behind() {
             }
         }
         assert!(story.server.connections.len() <= ADMIN_CONNECTIONS_MAX + READ_CONNECTIONS_MAX);
-        assert!(story.server.followers.len() <= FOLLOWERS_MAX);
     }
     drop(clients);
     story.pass(10 * SECOND);
-    assert!(story.server.connections.is_empty() && story.server.followers.is_empty());
+    assert!(story.server.connections.is_empty());
 }

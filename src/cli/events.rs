@@ -14,7 +14,7 @@ const TAIL_DEFAULT_FOLLOW: u64 = 10;
 pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let format = invocation.format()?;
     let query = Query::of(invocation, TAIL_DEFAULT, TAIL_DEFAULT_FOLLOW)?;
-    let client = ask::agent(invocation, Access::Read)?;
+    let client = ask::agent(invocation, Access::Admin)?;
     let target = format!("/v1/events?{}", query.parameters().trim_start_matches('&'));
     let mut lines = client.lines(&target, query.each())?;
     let look = Look::stdout();

@@ -21,7 +21,7 @@ pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let format = invocation.format()?;
     let names = invocation.names()?;
     let query = Query::of(invocation, TAIL_DEFAULT, TAIL_DEFAULT_FOLLOW)?;
-    let client = ask::agent(invocation, Access::Read)?;
+    let client = ask::agent(invocation, Access::Admin)?;
     let prefix = match format {
         Format::Table if invocation.is_set(&NO_PREFIX) => Prefix::None,
         Format::Table => prefix(&client, &names)?,

@@ -20,7 +20,7 @@ pub(super) enum Because {
 
 impl Engine {
     pub(super) fn find(&self, id: ReplicaId) -> Option<&Replica> {
-        self.services.get(&id.service)?.replicas.get(&id.index)
+        self.services.get(&id.service)?.replicas.get(&id.index).map(AsRef::as_ref)
     }
 
     /// INVARIANT: ids inside the engine are looked up in the step that uses them, and a replica is forgotten only by `settle`.

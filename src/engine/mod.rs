@@ -72,7 +72,7 @@ use view::{Counters, ServiceView};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Engine {
     plan: Plan,
-    services: BTreeMap<ServiceId, Service>,
+    services: BTreeMap<ServiceId, Box<Service>>,
     names: BTreeMap<String, ServiceId>,
     next_service: u32,
     next_generation: u64,
@@ -205,6 +205,12 @@ impl Engine {
     pub fn current_run(&self, replica: ReplicaId) -> Option<RunId> {
         let found = self.services.get(&replica.service)?.replicas.get(&replica.index)?;
         found.run.as_ref().map(|_| found.memory.run)
+    }
+
+    /// What is to be remembered of a replica, as it is now.
+    #[must_use]
+    pub fn memory(&self, replica: ReplicaId) -> Option<&memory::Memory> {
+        Some(&self.services.get(&replica.service)?.replicas.get(&replica.index)?.memory)
     }
 
     #[must_use]

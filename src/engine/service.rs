@@ -248,7 +248,8 @@ pub(super) struct Service {
     pub(super) spec_hash: u64,
     /// Up unless an operator stopped the whole service.
     pub(super) decided: Wanted,
-    pub(super) replicas: BTreeMap<u16, Replica>,
+    /// Boxed, as all large values of the engine's maps: a node of the map has room for eleven, and most services have one.
+    pub(super) replicas: BTreeMap<u16, Box<Replica>>,
     /// The last runs of replicas that were forgotten: should they come back, their runs go on from there.
     pub(super) last_runs: BTreeMap<u16, RunId>,
     pub(super) edges: Edges,
@@ -340,7 +341,7 @@ pub(super) fn fresh_memory(wanted: Wanted, run: RunId, spec_hash: u64, wall: Tim
 }
 
 /// Every replica of these services, for marking them.
-pub(super) fn replica_ids(services: &BTreeMap<ServiceId, Service>, service: ServiceId) -> Vec<ReplicaId> {
+pub(super) fn replica_ids(services: &BTreeMap<ServiceId, Box<Service>>, service: ServiceId) -> Vec<ReplicaId> {
     let replicas = services.get(&service).map(|service| service.replicas.keys());
     replicas.into_iter().flatten().map(|index| ReplicaId { service, index: *index }).collect()
 }

@@ -289,7 +289,7 @@ impl Agent {
             Key::Gate(slot, run) => wait::exec_status(&mut self.shell, slot, run),
             Key::ReadyPipe(slot, run) => wait::ready_pipe(&mut self.shell, slot, run),
             Key::Tree(slot, run) => wait::tree_changed(&mut self.shell, slot, run),
-            Key::Notify(slot) => wait::notified(&mut self.shell, slot),
+            Key::Notify(slot) => wait::notified(&mut self.shell, &self.engine, slot),
             Key::ExecProbe(slot) => probes::exec_ended(&mut self.shell, slot),
         }
     }
@@ -424,9 +424,6 @@ impl Agent {
     }
 
     fn connect_roles(&mut self) {
-        if self.shell.lost_links.contains(&Role::Logs) {
-            self.server.drop_followers();
-        }
         self.connect.append(&mut self.shell.lost_links);
         self.connect.sort_unstable();
         self.connect.dedup();

@@ -22,8 +22,9 @@ pub const VERSION: u32 = 1;
 /// A record file is far smaller; what is larger was not written by us.
 const RECORD_BYTES_MAX: u64 = 256 << 10;
 
+/// `M`: a [`Memory`] as read, a reference to one as written.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Record {
+pub struct Record<M = Memory> {
     pub version: u32,
     pub boot_id: String,
     pub instance: String,
@@ -32,7 +33,7 @@ pub struct Record {
     /// The main process, while there is one.
     pub process: Option<Process>,
     pub stop: Stop,
-    pub memory: Memory,
+    pub memory: M,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +63,7 @@ pub fn path(run_dir: &Path, service: &str, index: u16) -> PathBuf {
     directory(run_dir).join(format!("{service}.{index}.json"))
 }
 
-pub fn write(run_dir: &Path, record: &Record) -> io::Result<()> {
+pub fn write(run_dir: &Path, record: &Record<&Memory>) -> io::Result<()> {
     crash::point("before_record");
     let bytes = serde_json::to_vec(record).map_err(io::Error::other)?;
     files::write_atomically(&path(run_dir, &record.service, record.index), &bytes, Durability::Memory)?;

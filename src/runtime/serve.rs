@@ -10,7 +10,7 @@ use super::usage::Usages;
 use crate::api::error::{ApiError, Code};
 use crate::api::http::{CONTENT_METRICS, CONTENT_TEXT, Response};
 use crate::api::render::{Applied, Stamp};
-use crate::api::route::{EventsSince, LINKS, LogTarget, Request, Roles};
+use crate::api::route::{EventsSince, LINKS, LogTarget, Request, Roles, Socket};
 use crate::api::server::{ConnectionId, Incoming, Server};
 use crate::api::{metrics, proto, render};
 use crate::config::Diagnostic;
@@ -108,12 +108,12 @@ pub(super) struct Desk<'a> {
 impl Desk<'_> {
     /// Handles one request; a reload is returned to the loop.
     pub(super) fn handle(&mut self, incoming: Incoming) -> Option<ReloadAsked> {
-        let Incoming { connection, request, peer, .. } = incoming;
+        let Incoming { connection, request, peer, socket } = incoming;
         let response = match request {
             Request::Index => Ok(self.index()),
-            Request::Services { roles } => Ok(self.services(roles)),
-            Request::Service { name } => self.service(&name),
-            Request::Why { name } => self.why(&name),
+            Request::Services { roles } => Ok(self.services(roles, socket)),
+            Request::Service { name } => self.service(&name, socket),
+            Request::Why { name } => self.why(&name, socket),
             Request::Config => Ok(self.config()),
             Request::Metrics => Ok(self.metrics()),
             Request::Healthz => Ok(Response::text(200, CONTENT_TEXT, "ok\n".to_owned())),
@@ -170,28 +170,41 @@ impl Desk<'_> {
         )
     }
 
-    fn services(&mut self, roles: Roles) -> Response {
+    fn services(&mut self, roles: Roles, socket: Socket) -> Response {
         let views = self.engine.services(self.now);
         self.usages.sample(
             self.shell,
+            self.engine,
             views.iter().flat_map(|view| &view.replicas).map(|replica| replica.id),
             self.now,
         );
         let usages = &*self.usages;
-        Response::json(200, &render::services(&views, roles, &|replica| usages.of(replica), &self.stamp()))
+        let mut services = render::services(&views, roles, &|replica| usages.of(replica), &self.stamp());
+        if socket == Socket::Read {
+            services.services.iter_mut().for_each(render::conceal);
+        }
+        Response::json(200, &services)
     }
 
-    fn service(&mut self, name: &str) -> Result<Response, ApiError> {
+    fn service(&mut self, name: &str, socket: Socket) -> Result<Response, ApiError> {
         let view = self.engine.service(name, self.now).ok_or_else(|| self.unknown(name))?;
-        self.usages.sample(self.shell, view.replicas.iter().map(|replica| replica.id), self.now);
+        self.usages.sample(self.shell, self.engine, view.replicas.iter().map(|replica| replica.id), self.now);
         let usages = &*self.usages;
-        Ok(Response::json(200, &render::service_detail(&view, &|replica| usages.of(replica), &self.stamp())))
+        let mut detail = render::service_detail(&view, &|replica| usages.of(replica), &self.stamp());
+        if socket == Socket::Read {
+            render::conceal(&mut detail.service);
+        }
+        Ok(Response::json(200, &detail))
     }
 
-    fn why(&self, name: &str) -> Result<Response, ApiError> {
+    fn why(&self, name: &str, socket: Socket) -> Result<Response, ApiError> {
         let views = self.engine.services(self.now);
         let view = views.iter().find(|view| view.plan.name == name).ok_or_else(|| self.unknown(name))?;
-        Ok(Response::json(200, &render::why(view, &views, &self.stamp())))
+        let mut why = render::why(view, &views, &self.stamp());
+        if socket == Socket::Read {
+            render::conceal_story(&mut why.story);
+        }
+        Ok(Response::json(200, &why))
     }
 
     fn config(&self) -> Response {
@@ -202,6 +215,7 @@ impl Desk<'_> {
         let views = self.engine.services(self.now);
         self.usages.sample(
             self.shell,
+            self.engine,
             views.iter().flat_map(|view| &view.replicas).map(|replica| replica.id),
             self.now,
         );

@@ -300,7 +300,6 @@ fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
         let station = shell.station(replica, &found.service, found.stop);
         let slot = station.slot;
         let run = found.memory.run;
-        station.memory = Some(found.memory);
         match found.process {
             FoundProcess::Gone { .. } => {
                 if let Some(mut group) = group

@@ -40,13 +40,13 @@ impl Failure {
 }
 
 /// Performs `Action::Spawn`; the outcome is queued as an event.
-pub(super) fn spawn(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId, memory: Memory) {
+pub(super) fn spawn(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId, memory: &Memory) {
     let Some(plan) = engine.service_plan(replica.service) else { return };
-    shell.station(replica, &plan.name, plan.stop).memory = Some(memory);
-    let event = match try_spawn(shell, engine, plan, replica, run) {
+    shell.station(replica, &plan.name, plan.stop);
+    let event = match try_spawn(shell, engine, plan, replica, run, memory) {
         Ok(pid) => Event::Spawned { replica, run, pid },
         Err(failure) => {
-            shell.write_record(replica);
+            shell.write_record(replica, memory);
             Event::SpawnFailed { replica, run, ours: failure.ours, error: failure.why }
         }
     };
@@ -59,6 +59,7 @@ fn try_spawn(
     plan: &ServicePlan,
     replica: ReplicaId,
     run: RunId,
+    memory: &Memory,
 ) -> Result<i32, Failure> {
     prepare(shell, engine, plan, replica)?;
     let run_dir = shell.directories.run.clone();
@@ -115,20 +116,29 @@ fn try_spawn(
     };
     let pid = made.pid;
     let ready = ready.map(|(read, _write, _)| read);
-    register(shell, plan, replica, run, made, group, ready)?;
+    let newborn = Newborn { run, child: made, group, ready };
+    register(shell, plan, replica, newborn, memory)?;
     Ok(pid)
 }
 
-/// The child exists and waits at its gate: watch it, record it, let it go.
+/// A child that waits at its gate, with what belongs to it.
+struct Newborn {
+    run: RunId,
+    child: spawn::Child,
+    group: Group,
+    /// The read end of its readiness pipe.
+    ready: Option<OwnedFd>,
+}
+
+/// Watches the child, records it, lets it go.
 fn register(
     shell: &mut Shell,
     plan: &ServicePlan,
     replica: ReplicaId,
-    run: RunId,
-    made: spawn::Child,
-    group: Group,
-    ready: Option<OwnedFd>,
+    newborn: Newborn,
+    memory: &Memory,
 ) -> Result<(), Failure> {
+    let Newborn { run, child: made, group, ready } = newborn;
     let Some(slot) = shell.stations.get(&replica).map(|station| station.slot) else { return Ok(()) };
     let identity = child::identity(made.pid, made.pidfd.as_fd())
         .map_err(|error| Failure::ours("cannot read the child's identity", error))?;
@@ -151,7 +161,7 @@ fn register(
         });
     }
     // INVARIANT: the record is written before the gate opens, so that no service code ever runs unrecorded.
-    shell.write_record(replica);
+    shell.write_record(replica, memory);
     if let Some(gate) = shell.stations.get(&replica).and_then(|station| station.live.as_ref()?.gate.as_ref())
         && let Err(error) = gate.open()
     {

@@ -10,6 +10,7 @@ use super::record::Process;
 use super::shell::{Peeked, Shell};
 use super::sockets;
 use super::station::Main;
+use crate::engine::Engine;
 use crate::engine::event::{Event, NotifyMessage};
 use crate::engine::types::{Exit, ReplicaId, RunId};
 use crate::logs::proto::ToLogs;
@@ -162,7 +163,7 @@ pub(super) fn poll_trees(shell: &mut Shell) {
 
 /// A datagram on a replica's notify socket: one a turn, and consumed only when its consequences are recorded ([`consume_peeked`]).
 /// Attribution is by socket, whose mode lets nobody write but the service's user and root.
-pub(super) fn notified(shell: &mut Shell, slot: u32) {
+pub(super) fn notified(shell: &mut Shell, engine: &Engine, slot: u32) {
     let Some(replica) = shell.replica_at(slot) else { return };
     if shell.peeked.contains(&Peeked::Notification(replica)) {
         return;
@@ -180,7 +181,7 @@ pub(super) fn notified(shell: &mut Shell, slot: u32) {
     for field in notify::parse(&datagram.text) {
         match field {
             Field::Message(NotifyMessage::MainPid(pid)) => {
-                if change_main(shell, replica, run, pid) {
+                if change_main(shell, engine, replica, run, pid) {
                     shell.events.push_back(Event::Notified { replica, run, message: NotifyMessage::MainPid(pid) });
                 }
             }
@@ -209,7 +210,7 @@ pub(super) fn consume_peeked(shell: &mut Shell) {
 }
 
 /// MAINPID: believed only of a process that is in the replica's own tree; the pidfd is opened before the look.
-fn change_main(shell: &mut Shell, replica: ReplicaId, run: RunId, pid: i32) -> bool {
+fn change_main(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId, pid: i32) -> bool {
     let Some(station) = shell.stations.get_mut(&replica) else { return false };
     let slot = station.slot;
     let Some(live) = station.live_run(run) else { return false };
@@ -234,7 +235,9 @@ fn change_main(shell: &mut Shell, replica: ReplicaId, run: RunId, pid: i32) -> b
     if let Some(main) = pidfd {
         shell.listen_to(main.pidfd.as_fd(), Key::Main(slot, run.0), Interest::READ);
     }
-    shell.write_record(replica);
+    if let Some(memory) = engine.memory(replica) {
+        shell.write_record(replica, memory);
+    }
     true
 }
 

@@ -30,13 +30,30 @@ pub(super) struct Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taking {
     Consume,
-    /// It is there again at the next receive; descriptors come as copies.
+    /// It is there again at the next receive.
     Peek,
 }
 
+/// What becomes of descriptors that come with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Descriptors {
+    Taken,
+    /// Dropped by the kernel. To be used with whoever is not trusted: closing a descriptor asks its file system, and the one that the
+    /// sender brought may never answer.
+    Refused,
+}
+
+/// Room for the sender's credentials with their header, and for not one descriptor.
+const CREDENTIALS_BYTES: usize = 32;
+
 /// Receives without waiting into the whole of `buffer`; `None` when there is nothing.
 #[expect(unsafe_code, reason = "recvmsg")]
-pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], taking: Taking) -> io::Result<Option<Message>> {
+pub(super) fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    taking: Taking,
+    descriptors: Descriptors,
+) -> io::Result<Option<Message>> {
     let mut control: MaybeUninit<Control> = MaybeUninit::zeroed();
     let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: all zero is a valid msghdr.
@@ -44,7 +61,10 @@ pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], taking: Taking)
     header.msg_iov = &raw mut vector;
     header.msg_iovlen = 1;
     header.msg_control = control.as_mut_ptr().cast();
-    header.msg_controllen = size_of::<Control>() as _;
+    header.msg_controllen = match descriptors {
+        Descriptors::Taken => size_of::<Control>() as _,
+        Descriptors::Refused => CREDENTIALS_BYTES as _,
+    };
     let peek = match taking {
         Taking::Consume => 0,
         Taking::Peek => libc::MSG_PEEK,

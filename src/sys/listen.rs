@@ -1,18 +1,14 @@
 //! Sockets that the agent opens for services: blocking, as a service expects them, and close-on-exec until they are handed over.
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, sockopt};
 use nix::sys::stat::Mode;
 
-use super::unix::{give, remove_if_there};
+use super::unix;
 
 /// A listening TCP socket with SO_REUSEADDR and the longest backlog the kernel takes. An IPv6 address is IPv6 only.
 pub fn tcp(address: SocketAddr) -> io::Result<OwnedFd> {
@@ -42,27 +38,24 @@ fn inet(address: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
 /// A listening stream socket at `path`. Bound in place, so that `ss` and the service see the true name. A socket nobody listens on is
 /// replaced; EADDRINUSE when somebody does, EEXIST when something else is there.
 pub fn unix(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<OwnedFd> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-        Ok(found) if !found.file_type().is_socket() => return Err(Errno::EEXIST.into()),
-        Ok(_) if UnixStream::connect(path).is_ok() => return Err(Errno::EADDRINUSE.into()),
-        Ok(_) => remove_if_there(path)?,
-    }
+    unix::refuse_occupied(SockType::Stream, path)?;
+    unix::remove_if_there(path)?;
     let socket = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     // The mode of an unbound socket is the mode of what bind creates: never wider than asked, whatever the umask.
     nix::sys::stat::fchmod(&socket, Mode::from_bits_truncate(mode))?;
     socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-    give(path, owner)?;
+    unix::dress(path, mode, owner)?;
     socket::listen(&socket, Backlog::MAXCONN)?;
     Ok(socket)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixListener;
+    use std::time::Duration;
 
     use super::*;
     use crate::sys::testing::TempDir;
@@ -94,5 +87,21 @@ mod tests {
         let file = directory.path().join("file");
         fs::write(&file, "precious").unwrap();
         assert_eq!(unix(&file, 0o600, None).unwrap_err().raw_os_error(), Some(nix::libc::EEXIST));
+    }
+
+    #[test]
+    fn listener_whose_queue_is_full_does_not_hold_us() {
+        let directory = TempDir::new();
+        let path = directory.path().join("full.sock");
+        let listener = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        socket::bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        socket::listen(&listener, Backlog::new(1).unwrap()).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(one) = unix::connect(SockType::Stream, &path) {
+            waiting.push(one);
+        }
+        let (done, outcome) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(unix(&path, 0o600, None).map(drop).map_err(|error| error.kind())));
+        assert_eq!(outcome.recv_timeout(Duration::from_secs(10)), Ok(Err(io::ErrorKind::AddrInUse)));
     }
 }

@@ -8,13 +8,14 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, sockopt};
 
-use super::ancillary::{self, Taking};
+use super::ancillary::{self, Descriptors, Taking};
 use super::unix;
 
 /// The longest message; what is longer is cut at its last whole line.
 pub const DATAGRAM_BYTES_MAX: usize = 4096;
 
-/// A datagram socket of one replica. Non-blocking; the kernel tells who sent.
+/// A datagram socket of one replica. Non-blocking; the kernel tells who sent. Descriptors that a service attaches are never received: the
+/// kernel drops them when the message is consumed.
 #[derive(Debug)]
 pub struct NotifySocket(OwnedFd);
 
@@ -26,8 +27,6 @@ pub struct Datagram {
     /// As the kernel saw the sender; 0 when it is outside our pid namespace.
     pub pid: i32,
     pub uid: u32,
-    /// At most 16; the kernel closes those beyond.
-    pub fds: Vec<OwnedFd>,
 }
 
 impl NotifySocket {
@@ -55,14 +54,16 @@ impl NotifySocket {
 
     fn first(&self, taking: Taking) -> io::Result<Option<Datagram>> {
         let mut buffer = [0; DATAGRAM_BYTES_MAX];
-        let Some(message) = ancillary::receive(self.0.as_fd(), &mut buffer, taking)? else { return Ok(None) };
+        let Some(message) = ancillary::receive(self.0.as_fd(), &mut buffer, taking, Descriptors::Refused)? else {
+            return Ok(None);
+        };
         let mut text = &buffer[..message.length];
         if message.truncated {
             let whole = text.iter().rposition(|byte| *byte == b'\n').unwrap_or_default();
             text = &text[..whole];
         }
         let (pid, uid) = message.sender.unwrap_or((0, NOBODY));
-        Ok(Some(Datagram { text: text.to_vec(), pid, uid, fds: message.fds }))
+        Ok(Some(Datagram { text: text.to_vec(), pid, uid }))
     }
 }
 
@@ -123,20 +124,36 @@ mod tests {
     }
 
     #[test]
-    fn too_many_descriptors_leave_none_open() {
+    fn attached_descriptors_are_never_ours_and_are_gone_once_the_message_is_taken() {
         let directory = TempDir::new();
         let path = directory.path().join("notify");
         let socket = NotifySocket::bind(&path, None).unwrap();
         let (reader, writer) = nix::unistd::pipe().unwrap();
+        nix::fcntl::fcntl(&reader, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+        let inode = nix::sys::stat::fstat(&writer).unwrap().st_ino;
+        // Other tests of this process open descriptors too, but none of this pipe.
+        let ours = || {
+            let open = std::fs::read_dir("/proc/self/fd").unwrap();
+            let named = |entry: std::fs::DirEntry| std::fs::read_link(entry.path()).ok();
+            let pipe = std::path::PathBuf::from(format!("pipe:[{inode}]"));
+            open.filter_map(|entry| named(entry.ok()?)).filter(|name| *name == pipe).count()
+        };
         let sender = unix::connect(SockType::Datagram, &path).unwrap();
-        assert!(ancillary::send(sender.as_fd(), b"FDSTORE=1", &[writer.as_fd(); ancillary::DESCRIPTORS_MAX]).unwrap());
+        for count in [1, ancillary::DESCRIPTORS_MAX] {
+            assert!(ancillary::send(sender.as_fd(), b"FDSTORE=1", &vec![writer.as_fd(); count]).unwrap());
+            assert_eq!(ours(), 2);
+            let peeked = socket.peek().unwrap().unwrap();
+            assert_eq!((peeked.text.as_slice(), peeked.pid.unsigned_abs()), (&b"FDSTORE=1"[..], std::process::id()));
+            assert_eq!(ours(), 2, "{count}");
+            assert_eq!(socket.receive().unwrap().unwrap().text, b"FDSTORE=1");
+            assert_eq!(ours(), 2, "{count}");
+        }
+        assert!(ancillary::send(sender.as_fd(), b"BARRIER=1", &[writer.as_fd()]).unwrap());
         drop(writer);
-        let datagram = socket.receive().unwrap().unwrap();
-        let received = datagram.fds.len();
-        assert!((1..=ancillary::DESCRIPTORS_MAX).contains(&received), "{received}");
-        drop(datagram);
-        // Every copy of the writing end is closed, those cut off included.
-        assert_eq!(crate::sys::testing::read_all(&reader), "");
+        assert_eq!(nix::unistd::read(&reader, &mut [0]), Err(Errno::EAGAIN));
+        socket.receive().unwrap().unwrap();
+        // The sender of a barrier sees its end.
+        assert_eq!(nix::unistd::read(&reader, &mut [0]), Ok(0));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType};
 
-use super::ancillary::{self, Taking};
+use super::ancillary::{self, Descriptors, Taking};
 use super::unix;
 
 /// The longest packet that is received.
@@ -94,7 +94,7 @@ impl PacketSocket {
             Some(length) => length,
         };
         buffer.resize(length.min(PACKET_BYTES_MAX), 0);
-        let Some(message) = ancillary::receive(self.0.as_fd(), buffer, Taking::Consume)? else {
+        let Some(message) = ancillary::receive(self.0.as_fd(), buffer, Taking::Consume, Descriptors::Taken)? else {
             return Ok(Received::WouldBlock);
         };
         buffer.truncate(message.length);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::libc;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::Mode;
 
@@ -33,10 +34,7 @@ pub(super) fn bind(
     // The mode of an unbound socket is the mode of what bind creates: it is never wider than asked, whatever the umask.
     nix::sys::stat::fchmod(&socket, Mode::from_bits_truncate(mode))?;
     socket::bind(socket.as_raw_fd(), &address)?;
-    let placed = fs::set_permissions(&fresh, fs::Permissions::from_mode(mode))
-        .and_then(|()| give(&fresh, owner))
-        .and_then(|()| prepare(&socket))
-        .and_then(|()| fs::rename(&fresh, path));
+    let placed = dress(&fresh, mode, owner).and_then(|()| prepare(&socket)).and_then(|()| fs::rename(&fresh, path));
     if let Err(error) = placed {
         remove_if_there(&fresh)?;
         return Err(error);
@@ -76,6 +74,23 @@ pub(super) fn peer(socket: &impl AsFd) -> io::Result<Peer> {
     Ok(Peer { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
 }
 
+/// Gives the socket that was just bound at `path` its permissions and owner. Whoever can write to the directory may have put something else
+/// there meanwhile, so they are given to one inode, looked at before: a socket of ours with no other name, never the target of a link.
+pub(super) fn dress(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+    let inode = open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+    let found = nix::sys::stat::fstat(&inode)?;
+    let is_socket = found.st_mode & libc::S_IFMT == libc::S_IFSOCK;
+    if !is_socket || found.st_uid != super::host::uid() || found.st_nlink != 1 {
+        return Err(Errno::EEXIST.into());
+    }
+    let inode = PathBuf::from(format!("/proc/self/fd/{}", inode.as_raw_fd()));
+    fs::set_permissions(&inode, fs::Permissions::from_mode(mode))?;
+    match owner {
+        Some((uid, gid)) => std::os::unix::fs::chown(&inode, Some(uid), Some(gid)),
+        None => Ok(()),
+    }
+}
+
 pub(super) fn give(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
     match owner {
         Some((uid, gid)) => std::os::unix::fs::lchown(path, Some(uid), Some(gid)),
@@ -90,7 +105,8 @@ pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-fn refuse_occupied(kind: SockType, path: &Path) -> io::Result<()> {
+/// The connect does not wait: a listener whose queue is full would keep us as long as it likes.
+pub(super) fn refuse_occupied(kind: SockType, path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
@@ -126,4 +142,37 @@ fn address(path: &Path) -> io::Result<(UnixAddr, Option<OwnedFd>)> {
     let directory = open(parent, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     let short = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
     Ok((UnixAddr::new(&short)?, Some(directory)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::sys::testing::TempDir;
+
+    #[test]
+    fn permissions_go_to_the_socket_that_was_bound_and_never_through_a_link() {
+        let directory = TempDir::new();
+        let (path, precious) = (directory.path().join("sock"), directory.path().join("precious"));
+        fs::write(&precious, "secret").unwrap();
+        fs::set_permissions(&precious, fs::Permissions::from_mode(0o600)).unwrap();
+        let mode = |path: &Path| fs::symlink_metadata(path).unwrap().mode() & 0o777;
+        // What the owner of the directory can make of our new name between our bind and our chmod.
+        std::os::unix::fs::symlink(&precious, &path).unwrap();
+        assert!(dress(&path, 0o666, None).is_err());
+        fs::remove_file(&path).unwrap();
+        fs::hard_link(&precious, &path).unwrap();
+        assert!(dress(&path, 0o666, None).is_err());
+        assert_eq!(mode(&precious), 0o600);
+        fs::remove_file(&path).unwrap();
+        let _listener = UnixListener::bind(&path).unwrap();
+        let other = directory.path().join("other");
+        fs::hard_link(&path, &other).unwrap();
+        assert!(dress(&path, 0o666, None).is_err());
+        fs::remove_file(&other).unwrap();
+        dress(&path, 0o620, None).unwrap();
+        assert_eq!(mode(&path), 0o620);
+    }
 }

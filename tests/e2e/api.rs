@@ -81,7 +81,7 @@ fn public_socket_shows_and_does_nothing() {
     for path in ["/v1/services/a/stop", "/v1/services/a/restart", "/v1/config/reload"] {
         assert_eq!(status(&format!("{}{{}}", head("POST", path, json))), 403, "{path}");
     }
-    for path in ["/v1/config", "/v1/events"] {
+    for path in ["/v1/config", "/v1/events", "/v1/services/a/logs", "/v1/services/a/logs?follow=1"] {
         assert_eq!(status(&head("GET", path, "")), 403, "{path}");
     }
     assert_eq!(agent.state("a"), "ready");

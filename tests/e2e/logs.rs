@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use crate::support::{Agent, SOON, sample, shell};
+use crate::support::{Agent, SOON, head, sample, shell};
 
 #[test]
 fn last_line_of_a_crash_is_there_even_without_its_newline() {
@@ -19,6 +19,8 @@ fn last_line_of_a_crash_is_there_even_without_its_newline() {
     }
     let why = agent.cli(&["why", "dies"]).stdout;
     assert!(why.contains("SIGSEGV"), "{why}");
+    let public = agent.raw("read.sock", &head("GET", "/v1/services/dies/why", "")).body;
+    assert!(public.contains("SIGSEGV") && !public.contains("redo-from-start"), "{public}");
 }
 
 #[test]

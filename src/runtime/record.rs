@@ -29,6 +29,9 @@ pub struct Record {
     pub instance: String,
     pub service: String,
     pub index: u16,
+    /// Marks the processes of this replica where there are no cgroups. Nobody but its own processes can know it.
+    #[serde(default)]
+    pub cookie: String,
     /// The main process, while there is one.
     pub process: Option<Process>,
     pub stop: Stop,

@@ -19,9 +19,13 @@ use crate::sys::group::{Group, Root};
 #[derive(Debug)]
 pub struct Adopted {
     pub found: Found,
+    pub cookie: String,
     pub process: Option<(Process, OwnedFd)>,
     pub group: Option<Group>,
 }
+
+/// Groups of exec probes are `@probe.NUMBER`.
+pub(super) const PROBE_GROUP: &str = "@probe";
 
 /// The name of a replica's group.
 #[must_use]
@@ -29,29 +33,47 @@ pub fn group_name(service: &str, index: u16) -> String {
     format!("{service}.{index}")
 }
 
-/// Looks at every record and every group of ours. The second list holds sentences about what was left alone.
-pub fn look(records: Records, root: &Root, cookie: &dyn Fn(&Record) -> String) -> (Vec<Adopted>, Vec<String>) {
-    let mut remarks = records.refused;
-    let mut adopted: Vec<Adopted> = Vec::new();
-    for record in records.believed {
-        let weak_cookie = root.is_weak().then(|| cookie(&record));
-        match adopt_one(record, root, weak_cookie) {
-            Ok(one) => adopted.push(one),
-            Err(remark) => remarks.push(remark),
-        }
-    }
-    leftovers_without_record(root, &mut adopted, &mut remarks);
-    (adopted, remarks)
+/// What is there at the start.
+#[derive(Debug)]
+pub struct Looked {
+    pub adopted: Vec<Adopted>,
+    /// Sentences about what was left alone.
+    pub left_alone: Vec<String>,
+    /// Killed, and to be removed once they are empty.
+    pub dying: Vec<Group>,
 }
 
-fn adopt_one(record: Record, root: &Root, weak_cookie: Option<String>) -> Result<Adopted, String> {
+/// Looks at every record and every group of ours.
+pub fn look(records: Records, root: &Root) -> Looked {
+    let mut looked = Looked { adopted: Vec::new(), left_alone: records.refused, dying: Vec::new() };
+    for record in records.believed {
+        match adopt_one(record, root) {
+            Ok(one) => looked.adopted.push(one),
+            Err(remark) => looked.left_alone.push(remark),
+        }
+    }
+    leftovers_without_record(root, &mut looked);
+    looked
+}
+
+fn adopt_one(record: Record, root: &Root) -> Result<Adopted, String> {
     let name = group_name(&record.service, record.index);
-    let group = match (weak_cookie, &record.process) {
-        (Some(cookie), Some(process)) => Some(Group::weak(cookie, process.pid)),
-        (Some(_), None) => None,
-        (None, _) => root.open(&name).map_err(|error| format!("group {name}: left alone: {error}"))?,
+    let weak = |process: Option<Process>| match process {
+        Some(process) => Group::weak_led_by(&record.cookie, process.pid, process.start_ticks),
+        None => Group::weak(record.cookie.clone(), 0),
     };
-    let verified = record.process.and_then(|process| verify(process, group.as_ref()).map(|pidfd| (process, pidfd)));
+    let mut group = match root.is_weak() {
+        true => Some(weak(record.process)),
+        false => root.open(&name).map_err(|error| format!("group {name}: left alone: {error}"))?,
+    };
+    let mut verified = record.process.and_then(|process| verify(process, group.as_ref()).map(|pidfd| (process, pidfd)));
+    if let (None, Some(process), false) = (&verified, record.process, root.is_weak()) {
+        // The earlier agent had its groups elsewhere, or none. The process is the recorded one all the same, and no second one may start.
+        let elsewhere = weak(Some(process));
+        if let Some(pidfd) = verify(process, Some(&elsewhere)) {
+            (group, verified) = (Some(elsewhere), Some((process, pidfd)));
+        }
+    }
     let remaining = match &group {
         Some(group) => count(group).map_err(|error| format!("group {name}: cannot be read: {error}"))?,
         None => 0,
@@ -64,7 +86,7 @@ fn adopt_one(record: Record, root: &Root, weak_cookie: Option<String>) -> Result
     };
     let found =
         Found { service: record.service, index: record.index, memory: record.memory, stop: record.stop, process };
-    Ok(Adopted { found, process: verified, group })
+    Ok(Adopted { found, cookie: record.cookie, process: verified, group })
 }
 
 /// The pidfd of the very process that was recorded, or nothing.
@@ -87,25 +109,31 @@ fn count(group: &Group) -> io::Result<u32> {
     Ok(u32::try_from(members).unwrap_or(u32::MAX).max(1))
 }
 
-/// A group of ours that is populated although no record speaks of it: an agent died between the clone and the record.
-fn leftovers_without_record(root: &Root, adopted: &mut Vec<Adopted>, remarks: &mut Vec<String>) {
+/// A group of ours that is populated although no record speaks of it: an agent died between the clone and the record, or while a probe ran.
+fn leftovers_without_record(root: &Root, looked: &mut Looked) {
     let groups = match root.list() {
         Ok(groups) => groups,
-        Err(error) => return remarks.push(format!("groups cannot be listed: {error}")),
+        Err(error) => return looked.left_alone.push(format!("groups cannot be listed: {error}")),
     };
     for (name, ours) in groups {
-        let known = adopted.iter().any(|one| group_name(&one.found.service, one.found.index) == name);
+        let known = looked.adopted.iter().any(|one| group_name(&one.found.service, one.found.index) == name);
         if known {
             continue;
         }
         if !ours {
-            remarks.push(format!("group {name}: not of this agent, left alone"));
+            looked.left_alone.push(format!("group {name}: not of this agent, left alone"));
             continue;
         }
         let Some((service, index)) = split_name(&name) else { continue };
         let Ok(Some(group)) = root.open(&name) else { continue };
-        if let Ok(remaining @ 1..) = count(&group) {
-            adopted.push(Adopted {
+        if service == PROBE_GROUP {
+            // Nobody waits for its answer any more.
+            if let Err(error) = group.kill() {
+                looked.left_alone.push(format!("group {name}: cannot be killed: {error}"));
+            }
+            looked.dying.push(group);
+        } else if let Ok(remaining @ 1..) = count(&group) {
+            looked.adopted.push(Adopted {
                 found: Found {
                     service: service.to_owned(),
                     index,
@@ -113,6 +141,7 @@ fn leftovers_without_record(root: &Root, adopted: &mut Vec<Adopted>, remarks: &m
                     stop: Stop::default(),
                     process: FoundProcess::Leftovers { remaining },
                 },
+                cookie: String::new(),
                 process: None,
                 group: Some(group),
             });
@@ -122,5 +151,6 @@ fn leftovers_without_record(root: &Root, adopted: &mut Vec<Adopted>, remarks: &m
 
 fn split_name(name: &str) -> Option<(&str, u16)> {
     let (service, index) = name.rsplit_once('.')?;
-    Some((service, index.parse().ok()?))
+    let index = if service == PROBE_GROUP { 0 } else { index.parse().ok()? };
+    Some((service, index))
 }

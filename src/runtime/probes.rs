@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use super::adopt::PROBE_GROUP;
 use super::key::Key;
 use super::links::Importance;
 use super::request;
@@ -19,7 +20,11 @@ use crate::engine::types::{ReplicaId, RunId, SIGKILL, signal_name};
 use crate::sys::child::{self, Ended};
 use crate::sys::epoll::Interest;
 use crate::sys::group::Group;
+use crate::sys::host;
 use crate::sys::spawn::{self, Credentials, SpawnRequest};
+
+/// Numbers of exec probes, as many as an epoll key has room for.
+const SLOT_MAX: u32 = (1 << 24) - 1;
 
 /// Exec probes that run at once; one more is answered with a failure that says so.
 const EXEC_PROBES_MAX: usize = 256;
@@ -49,13 +54,21 @@ struct ExecProbe {
     group: Option<Group>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Probes {
     /// By the id that the checks role was given.
     asked: BTreeMap<u64, Asker>,
     next_id: u64,
     running: BTreeMap<u32, ExecProbe>,
     next_slot: u32,
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        // Not from 0: a group of an earlier agent's probe may not be gone yet.
+        let next_slot = u32::try_from(host::random_u64() & u64::from(SLOT_MAX)).unwrap_or_default();
+        Self { asked: BTreeMap::new(), next_id: 0, running: BTreeMap::new(), next_slot }
+    }
 }
 
 /// Starts a probe; a failure to start is its answer.
@@ -143,13 +156,36 @@ fn start_exec(shell: &mut Shell, plan: &ServicePlan, asker: Asker, argv: &[Strin
         return Err(format!("{EXEC_PROBES_MAX} exec probes are running already"));
     }
     let slot = shell.probes.next_slot;
-    shell.probes.next_slot = (slot + 1) & 0x00FF_FFFF;
-    let group = match shell.root.is_weak() {
+    shell.probes.next_slot = (slot + 1) & SLOT_MAX;
+    let cookie = format!("{}.{PROBE_GROUP}.{slot}.{:016x}", shell.instance, host::random_u64());
+    let mut group = match shell.root.is_weak() {
         true => None,
         false => Some(
-            shell.root.create(&format!("@probe.{slot}")).map_err(|error| format!("cannot make a group: {error}"))?,
+            shell
+                .root
+                .create(&format!("{PROBE_GROUP}.{slot}"))
+                .map_err(|error| format!("cannot make a group: {error}"))?,
         ),
     };
+    match spawn_exec(plan, argv, &cookie, group.as_ref()) {
+        Ok(helper) => {
+            if let Some(group) = &mut group {
+                group.close_directory();
+            }
+            let group = group.or_else(|| Some(Group::weak(cookie, helper.pid)));
+            shell.listen_to(helper.pidfd.as_fd(), Key::ExecProbe(slot), Interest::READ);
+            shell.probes.running.insert(slot, ExecProbe { asker, helper, group });
+            Ok(())
+        }
+        Err(error) => {
+            shell.bury(group);
+            Err(error)
+        }
+    }
+}
+
+/// As the user of the service, and with no more rights than the service has.
+fn spawn_exec(plan: &ServicePlan, argv: &[String], cookie: &str, group: Option<&Group>) -> Result<Helper, String> {
     let null = std::fs::OpenOptions::new()
         .write(true)
         .open("/dev/null")
@@ -162,7 +198,6 @@ fn start_exec(shell: &mut Shell, plan: &ServicePlan, asker: Asker, argv: &[Strin
             .map_err(|error| error.to_string())
     };
     let argv = c_strings(argv)?;
-    let cookie = format!("{}.@probe.{slot}", shell.instance);
     let request = SpawnRequest {
         path: argv.first().cloned().ok_or("the command is empty")?,
         argv,
@@ -172,17 +207,15 @@ fn start_exec(shell: &mut Shell, plan: &ServicePlan, asker: Asker, argv: &[Strin
             gid: user.gid,
             groups: user.groups.clone(),
         }),
-        cgroup: group.as_ref().and_then(Group::directory),
+        no_new_privileges: plan.process.no_new_privileges,
+        capabilities: plan.process.capabilities.clone(),
+        cwd: Some(c"/".to_owned()),
+        cgroup: group.and_then(Group::directory),
         ..spawned::plain(null.as_fd())
     };
     let made = spawn::spawn(&request).map_err(|error| error.to_string())?;
-    drop(request);
     made.gate.open().map_err(|error| format!("the probe's process ended at once: {error}"))?;
-    let group = group.or_else(|| Some(Group::weak(cookie, made.pid)));
-    shell.listen_to(made.pidfd.as_fd(), Key::ExecProbe(slot), Interest::READ);
-    let helper = Helper { pid: made.pid, pidfd: made.pidfd };
-    shell.probes.running.insert(slot, ExecProbe { asker, helper, group });
-    Ok(())
+    Ok(Helper { pid: made.pid, pidfd: made.pidfd })
 }
 
 /// Kills what is left of a probe (its tree too) and forgets it.
@@ -191,16 +224,14 @@ fn end_exec(shell: &mut Shell, slot: u32) {
     // ESRCH: it has ended.
     let _ = child::signal(probe.helper.pidfd.as_fd(), SIGKILL);
     shell.forget(probe.helper.pidfd.as_fd());
-    if let Some(mut group) = probe.group.take() {
-        if group.populated().unwrap_or(false)
-            && let Err(error) = group.kill()
-        {
-            log::warn!("agent: cannot kill the group of an exec probe: {error}");
-        }
-        if group.remove().is_err() {
-            shell.dying_groups.push(group);
-        }
+    let group = probe.group.take();
+    if let Some(group) = &group
+        && group.populated().unwrap_or(false)
+        && let Err(error) = group.kill()
+    {
+        log::warn!("agent: cannot kill the group of an exec probe: {error}");
     }
+    shell.bury(group);
     // Not dead yet: the SIGCHLD of its end reaps it.
     let _ = child::wait(probe.helper.pidfd.as_fd());
 }

@@ -30,6 +30,9 @@ pub struct Record<M = Memory> {
     pub instance: String,
     pub service: String,
     pub index: u16,
+    /// Marks the processes of this replica where there are no cgroups. Nobody but its own processes can know it.
+    #[serde(default)]
+    pub cookie: String,
     /// The main process, while there is one.
     pub process: Option<Process>,
     pub stop: Stop,
@@ -127,6 +130,7 @@ mod tests {
             process: Some(Process { pid, start_ticks: 77, pidfd_inode: Some(9) }),
             stop: Stop::default(),
             memory: Memory::unknown(),
+            cookie: String::new(),
         }
     }
 

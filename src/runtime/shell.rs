@@ -18,6 +18,7 @@ use crate::engine::types::ReplicaId;
 use crate::logs::proto::ToLogs;
 use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::group::{Group, Root};
+use crate::sys::host;
 
 /// Directories of this agent; fixed for its life.
 #[derive(Clone, Debug)]
@@ -68,11 +69,12 @@ pub struct Shell {
 impl Shell {
     /// The station of a replica, made on first mention.
     pub fn station(&mut self, replica: ReplicaId, service: &str, stop: Stop) -> &mut Station {
-        let slots = &mut self.slots;
+        let (slots, instance) = (&mut self.slots, &self.instance);
         self.stations.entry(replica).or_insert_with(|| {
             let slot = u32::try_from(slots.len()).unwrap_or(u32::MAX);
             slots.push(replica);
-            Box::new(Station::new(slot, service, replica.index, stop))
+            let cookie = format!("{instance}.{service}.{}.{:016x}", replica.index, host::random_u64());
+            Box::new(Station::new(slot, service, replica.index, stop, cookie))
         })
     }
 
@@ -119,15 +121,18 @@ impl Shell {
         }
     }
 
-    /// Cookie of a run where there are no cgroups.
-    #[must_use]
-    pub fn cookie(&self, service: &str, index: u16) -> String {
-        format!("{}.{service}.{index}", self.instance)
-    }
-
     /// Sends to the logs role what only matters now.
     pub fn tell_logs(&mut self, message: &ToLogs) {
         self.logs.send(message, Importance::Current);
+    }
+
+    /// Removes a group, now or (while the kernel is still busy with it) later.
+    pub fn bury(&mut self, group: Option<Group>) {
+        if let Some(mut group) = group
+            && group.remove().is_err()
+        {
+            self.dying_groups.push(group);
+        }
     }
 
     /// Tries again to remove groups; returns whether some are left.

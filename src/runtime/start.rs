@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::adopt::{self, Adopted};
+use super::adopt::{self, Adopted, Looked};
 use super::error::RunError;
 use super::journal::Journal;
 use super::links::{Gone, Importance, Link};
@@ -66,8 +66,8 @@ pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
     let early = claim(&mut shell);
     let records =
         record::read_all(&shell.directories.run, &shell.boot_id, &shell.instance).map_err(setup("the records"))?;
-    let cookie = |record: &record::Record| shell.cookie(&record.service, record.index);
-    let (adopted, left_alone) = adopt::look(records, &shell.root, &cookie);
+    let Looked { adopted, left_alone, dying } = adopt::look(records, &shell.root);
+    shell.dying_groups.extend(dying);
     let now = super::now();
     let mut engine = Engine::new(plan, host::random_u64(), now);
     let about = About { started: now, config: options.config.clone(), config_loaded, limits };
@@ -294,19 +294,16 @@ fn claim(shell: &mut Shell) -> Early {
 /// What was found becomes stations, watched again.
 fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
     let run_dir = shell.directories.run.clone();
-    for Adopted { found, process, group } in adopted {
+    for Adopted { found, cookie, process, group } in adopted {
         let Some(service) = engine.service_id(&found.service) else { continue };
         let replica = ReplicaId { service, index: found.index };
         let station = shell.station(replica, &found.service, found.stop);
         let slot = station.slot;
         let run = found.memory.run;
+        station.cookie = cookie;
         match found.process {
             FoundProcess::Gone { .. } => {
-                if let Some(mut group) = group
-                    && group.remove().is_err()
-                {
-                    shell.dying_groups.push(group);
-                }
+                shell.bury(group);
                 continue;
             }
             FoundProcess::Alive { .. } | FoundProcess::Leftovers { .. } => {}
@@ -330,6 +327,7 @@ fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
             tree_awaited: false,
             tree_registered: false,
             killing: false,
+            refused_main: false,
         };
         if let Some(station) = shell.stations.get_mut(&replica) {
             station.live = Some(live);

@@ -7,7 +7,7 @@ use super::key::Key;
 use super::perform;
 use super::record::Process;
 use super::request::{self, Gifts, RoleDirectories};
-use super::shell::Shell;
+use super::shell::{Directories, Shell};
 use super::sockets;
 use super::station::{Live, Main};
 use crate::engine::Engine;
@@ -16,6 +16,7 @@ use crate::engine::memory::Memory;
 use crate::engine::plan::{Readiness, ServicePlan};
 use crate::engine::types::{ReplicaId, RunId};
 use crate::logs::proto::ToLogs;
+use crate::sys::child::Identity;
 use crate::sys::epoll::Interest;
 use crate::sys::group::Group;
 use crate::sys::notify::NotifySocket;
@@ -64,7 +65,7 @@ fn try_spawn(
     prepare(shell, engine, plan, replica)?;
     let run_dir = shell.directories.run.clone();
     let Some(station) = shell.stations.get(&replica) else { return Err(Failure::ours("station", "missing")) };
-    let stream = station.stream();
+    let (stream, cookie) = (station.stream(), station.cookie.clone());
     let notify_path = station.notify.as_ref().map(|_| station.notify_path(&run_dir));
     let output = fifo::open_read_write(&station.pipe(&run_dir))
         .map_err(|error| Failure::ours("cannot open the log pipe", error))?;
@@ -81,9 +82,7 @@ fn try_spawn(
         }
         None => None,
     };
-    let cookie = shell.cookie(&plan.name, replica.index);
-    let mut group = make_group(shell, plan, replica)?;
-    let directories = RoleDirectories { run: &run_dir, state: &shell.directories.state, log: &shell.directories.log };
+    let group = make_group(shell, plan, replica)?;
     let gifts = Gifts {
         output: output.as_fd(),
         listeners: shell.sockets.of(plan, replica.index, &run_dir),
@@ -92,19 +91,11 @@ fn try_spawn(
         group: group.as_ref().and_then(Group::directory),
         cookie: cookie.clone(),
     };
-    let request = request::build(plan, replica.index, directories, &shell.own_user, gifts).map_err(Failure::theirs)?;
-    let made = spawn::spawn(&request);
-    drop(request);
-    crash::point("after_clone");
-    let made = match made {
+    let made = match clone_child(shell, plan, replica.index, gifts) {
         Ok(made) => made,
-        Err(error) => {
-            if let Some(mut group) = group.take()
-                && group.remove().is_err()
-            {
-                shell.dying_groups.push(group);
-            }
-            return Err(Failure { ours: error.ours(), why: error.to_string() });
+        Err(failure) => {
+            shell.bury(group);
+            return Err(failure);
         }
     };
     let group = match group {
@@ -130,6 +121,15 @@ struct Newborn {
     ready: Option<OwnedFd>,
 }
 
+fn clone_child(shell: &Shell, plan: &ServicePlan, index: u16, gifts: Gifts<'_>) -> Result<spawn::Child, Failure> {
+    let Directories { run, state, log } = &shell.directories;
+    let request = request::build(plan, index, RoleDirectories { run, state, log }, &shell.own_user, gifts)
+        .map_err(Failure::theirs)?;
+    let made = spawn::spawn(&request);
+    crash::point("after_clone");
+    made.map_err(|error| Failure { ours: error.ours(), why: error.to_string() })
+}
+
 /// Watches the child, records it, lets it go.
 fn register(
     shell: &mut Shell,
@@ -140,10 +140,14 @@ fn register(
 ) -> Result<(), Failure> {
     let Newborn { run, child: made, group, ready } = newborn;
     let Some(slot) = shell.stations.get(&replica).map(|station| station.slot) else { return Ok(()) };
-    let identity = child::identity_of_newborn(made.pid, made.pidfd.as_fd())
-        .map_err(|error| Failure::ours("cannot read the child's identity", error))?;
-    shell.listen_to(made.pidfd.as_fd(), Key::Main(slot, run.0), Interest::READ);
-    shell.listen_to(made.gate.as_fd(), Key::Gate(slot, run.0), Interest::READ);
+    let identity = match watch_child(shell, &made, slot, run) {
+        Ok(identity) => identity,
+        Err(failure) => {
+            // Its gate never opens: it ends with it, and is reaped as an orphan.
+            shell.bury(Some(group));
+            return Err(failure);
+        }
+    };
     let ready_pipe = ready.map(|read| watch_ready_pipe(shell, plan, replica, slot, run, read));
     shell.mains.insert(made.pid, replica);
     if let Some(station) = shell.stations.get_mut(&replica) {
@@ -158,6 +162,7 @@ fn register(
             tree_awaited: false,
             tree_registered: false,
             killing: false,
+            refused_main: false,
         });
     }
     // INVARIANT: the record is written before the gate opens, so that no service code ever runs unrecorded.
@@ -169,6 +174,19 @@ fn register(
     }
     crash::point("after_gate");
     Ok(())
+}
+
+/// A child whose end would not be noticed must not run.
+fn watch_child(shell: &Shell, made: &spawn::Child, slot: u32, run: RunId) -> Result<Identity, Failure> {
+    let identity = child::identity_of_newborn(made.pid, made.pidfd.as_fd())
+        .map_err(|error| Failure::ours("cannot read the child's identity", error))?;
+    let failed = |error| Failure::ours("cannot watch the child", error);
+    shell.epoll.add(made.pidfd.as_fd(), Key::Main(slot, run.0).encode(), Interest::READ).map_err(failed)?;
+    if let Err(error) = shell.epoll.add(made.gate.as_fd(), Key::Gate(slot, run.0).encode(), Interest::READ) {
+        shell.forget(made.pidfd.as_fd());
+        return Err(failed(error));
+    }
+    Ok(identity)
 }
 
 /// Directories, pipe and sockets of the replica; all of it once, not at every run.

@@ -21,6 +21,8 @@ pub struct Station {
     pub service: String,
     pub index: u16,
     pub stop: Stop,
+    /// See [`Record::cookie`].
+    pub cookie: String,
     pub notify: Option<NotifySocket>,
     /// Directories and pipe exist.
     pub prepared: bool,
@@ -48,6 +50,8 @@ pub struct Live {
     pub tree_registered: bool,
     /// Everything in the tree is to die: where there is no group to kill, again and again until nothing is left.
     pub killing: bool,
+    /// It was told that a MAINPID is not one of its processes.
+    pub refused_main: bool,
 }
 
 #[derive(Debug)]
@@ -58,12 +62,13 @@ pub struct Main {
 
 impl Station {
     #[must_use]
-    pub fn new(slot: u32, service: &str, index: u16, stop: Stop) -> Self {
+    pub fn new(slot: u32, service: &str, index: u16, stop: Stop, cookie: String) -> Self {
         Self {
             slot,
             service: service.to_owned(),
             index,
             stop,
+            cookie,
             notify: None,
             prepared: false,
             pipe_held: None,
@@ -113,6 +118,7 @@ impl Station {
             instance: instance.to_owned(),
             service: self.service.clone(),
             index: self.index,
+            cookie: self.cookie.clone(),
             process,
             stop: self.stop,
             memory,

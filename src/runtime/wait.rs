@@ -221,7 +221,15 @@ fn change_main(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunI
     let member = live.group.as_ref().and_then(|group| group.processes().ok()).is_some_and(|pids| pids.contains(&pid));
     let Ok(identity) = child::identity(pid, pidfd.as_fd()) else { return false };
     if !member {
-        log::warn!("service {}: MAINPID={pid} is not one of its processes, ignored", station.service);
+        // Once a run: a service that goes on saying so must not fill the log.
+        if !std::mem::replace(&mut live.refused_main, true) {
+            log::warn!("service {}: MAINPID={pid} is not one of its processes, ignored", station.service);
+        }
+        return false;
+    }
+    // One whose end would not be noticed does not become the main process.
+    if let Err(error) = shell.epoll.add(pidfd.as_fd(), Key::Main(slot, run.0).encode(), Interest::READ) {
+        log::error!("service {}: cannot watch MAINPID={pid}, ignored: {error}", station.service);
         return false;
     }
     let new = Main { process: Process::from(&identity), pidfd };
@@ -231,10 +239,6 @@ fn change_main(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunI
         shell.forget(old.pidfd.as_fd());
     }
     shell.mains.insert(pid, replica);
-    let pidfd = shell.stations.get(&replica).and_then(|station| station.live.as_ref()?.main.as_ref());
-    if let Some(main) = pidfd {
-        shell.listen_to(main.pidfd.as_fd(), Key::Main(slot, run.0), Interest::READ);
-    }
     if let Some(memory) = engine.memory(replica) {
         shell.write_record(replica, memory);
     }

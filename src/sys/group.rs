@@ -51,6 +51,13 @@ impl Group {
         Self(Kind::Weak(Weak::new(&cookie, session)))
     }
 
+    /// [`Group::weak`], for a main process that an earlier agent started: it is known by its start time, because it may have overwritten its
+    /// environment (as those do that show their state in `ps`).
+    #[must_use]
+    pub fn weak_led_by(cookie: &str, session: i32, leader_start_ticks: u64) -> Self {
+        Self(Kind::Weak(Weak::led_by(cookie, session, leader_start_ticks)))
+    }
+
     /// For [`super::spawn::SpawnRequest::cgroup`]; `None` when weak or closed.
     #[must_use]
     pub fn directory(&self) -> Option<BorrowedFd<'_>> {

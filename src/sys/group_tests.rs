@@ -233,3 +233,15 @@ fn session_that_is_led_by_a_stranger_is_not_ours() {
     assert!(fs::exists(format!("/proc/{session}")).unwrap() || session == 0);
     assert!(group.processes().unwrap().is_empty());
 }
+
+#[test]
+fn weak_group_of_an_earlier_agent_is_known_by_the_start_of_its_leader() {
+    let (_reader, output) = fifo::pipe().unwrap();
+    let child = start(&shell("exec env -i sleep 60", &output));
+    let start_ticks = super::process::process(child.pid).unwrap().start_ticks;
+    let found = |start_ticks| Group::weak_led_by(&unique_cookie(), child.pid, start_ticks).processes().unwrap();
+    assert_eq!(found(start_ticks), [child.pid]);
+    assert!(found(start_ticks + 1).is_empty());
+    super::child::signal(std::os::fd::AsFd::as_fd(&child.pidfd), libc::SIGKILL).unwrap();
+    exit_of(&child.pidfd);
+}

@@ -43,6 +43,12 @@ impl Weak {
         Self { entry, session, leader_start: ours.map(|leader| leader.start_ticks) }
     }
 
+    /// The tree of a main process that is known by its pid and start time, whatever it has made of its environment.
+    pub(super) fn led_by(cookie: &str, session: i32, leader_start: u64) -> Self {
+        let entry = format!("{COOKIE_VARIABLE}={cookie}").into_bytes();
+        Self { entry, session, leader_start: Some(leader_start) }
+    }
+
     /// All living members.
     pub(super) fn members(&self) -> io::Result<Vec<Member>> {
         let own = i32::try_from(std::process::id()).unwrap_or_default();

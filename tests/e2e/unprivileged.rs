@@ -65,3 +65,24 @@ fn what_cannot_be_promised_is_said() {
     let said = limits.as_array().is_some_and(|limits| limits.iter().any(|limit| limit.to_string().contains("cgroup")));
     assert!(said, "{limits:#}");
 }
+
+#[test]
+fn service_is_adopted_once_although_the_place_of_the_groups_has_changed() {
+    let mut agent = Agent::prepared(As::Me);
+    let services = sample("a", "", "");
+    agent.write_config(&format!(
+        "(agent: (run_dir: \"$DIR/run\", state_dir: \"$DIR/state\", log_dir: \"$DIR/log\", cgroup: Off), services: [\n{services}\n])"
+    ));
+    agent.start();
+    agent.wait_for("a", "ready");
+    let pid = agent.service_pid("a").unwrap();
+    agent.kill();
+    agent.configure(&services);
+    agent.start();
+    agent.wait_for("a", "ready");
+    assert_eq!(agent.service_pid("a"), Some(pid));
+    assert_eq!(agent.processes_with("--name a"), [pid]);
+    agent.cli_ok(&["restart", "a"]);
+    assert_eq!(agent.processes_with("--name a"), [agent.service_pid("a").unwrap()]);
+    assert_ne!(agent.service_pid("a"), Some(pid));
+}

@@ -342,11 +342,24 @@ impl Agent {
         // What was answered is written at once, not at the next event.
         self.serve();
         self.systemd.tell(&self.engine, now());
+        self.tell_dropped();
         logger::pass_on(&mut self.shell.logs);
         roles::adjust_interest(&mut self.shell, Role::Logs);
         roles::adjust_interest(&mut self.shell, Role::Checks);
         self.arm_boot_timer();
         self.recorder.flush();
+    }
+
+    /// Entries that had to be dropped are told once somebody is there to write that down.
+    fn tell_dropped(&mut self) {
+        if !self.shell.logs.is_connected() {
+            return;
+        }
+        let dropped = self.shell.logs.take_dropped();
+        if dropped > 0 {
+            let text = format!("{dropped} journal entries were lost: the logs role did not take them in time");
+            self.shell.events.push_back(Event::Remark { level: Level::Warn, text });
+        }
     }
 
     fn stamp(&self) -> Stamp {

@@ -112,3 +112,75 @@ fn read_one(path: &Path, boot_id: &str, instance: &str) -> io::Result<Option<Rec
     let ours = record.version == VERSION && record.boot_id == boot_id && record.instance == instance;
     Ok(ours.then_some(record))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(pid: i32) -> Record {
+        Record {
+            version: VERSION,
+            boot_id: "boot".to_owned(),
+            instance: "0123456789abcdef".to_owned(),
+            service: "api".to_owned(),
+            index: 0,
+            process: Some(Process { pid, start_ticks: 77, pidfd_inode: Some(9) }),
+            stop: Stop::default(),
+            memory: Memory::unknown(),
+        }
+    }
+
+    fn run_dir(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("mainstay-record-{name}-{}", std::process::id()));
+        fs::create_dir_all(directory(&path)).unwrap();
+        path
+    }
+
+    #[test]
+    fn records_of_another_boot_agent_or_version_are_refused_with_a_word() {
+        let run_dir = run_dir("others");
+        let file = path(&run_dir, "api", 0);
+        fs::write(&file, serde_json::to_vec(&record(1)).unwrap()).unwrap();
+        assert_eq!(read_all(&run_dir, "boot", "0123456789abcdef").unwrap().believed.len(), 1);
+        for (boot, instance) in [("other", "0123456789abcdef"), ("boot", "ffff")] {
+            let records = read_all(&run_dir, boot, instance).unwrap();
+            assert!(records.believed.is_empty());
+            assert_eq!(records.refused.len(), 1);
+        }
+        let newer = Record { version: VERSION + 1, ..record(1) };
+        fs::write(&file, serde_json::to_vec(&newer).unwrap()).unwrap();
+        assert!(read_all(&run_dir, "boot", "0123456789abcdef").unwrap().believed.is_empty());
+        fs::remove_dir_all(run_dir).unwrap();
+    }
+
+    /// Whatever a file holds (torn, bent, of another program): it is believed or refused, never both and never neither, without a panic.
+    #[test]
+    fn bent_records_are_believed_or_refused_without_a_panic() {
+        let run_dir = run_dir("bent");
+        let file = path(&run_dir, "api", 0);
+        let good = serde_json::to_vec(&record(4711)).unwrap();
+        let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut next = |limit: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(seed >> 33).unwrap() % limit.max(1)
+        };
+        for round in 0..2_000 {
+            let mut bytes = good.clone();
+            match round % 3 {
+                0 => bytes.truncate(next(good.len())),
+                1 => {
+                    let at = next(bytes.len());
+                    bytes[at] ^= 1 << next(8);
+                }
+                _ => {
+                    let at = next(bytes.len());
+                    bytes.insert(at, u8::try_from(next(256)).unwrap());
+                }
+            }
+            fs::write(&file, &bytes).unwrap();
+            let records = read_all(&run_dir, "boot", "0123456789abcdef").unwrap();
+            assert_eq!(records.believed.len() + records.refused.len(), 1);
+        }
+        fs::remove_dir_all(run_dir).unwrap();
+    }
+}

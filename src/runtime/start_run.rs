@@ -140,9 +140,8 @@ fn register(
 ) -> Result<(), Failure> {
     let Newborn { run, child: made, group, ready } = newborn;
     let Some(slot) = shell.stations.get(&replica).map(|station| station.slot) else { return Ok(()) };
-    let identity = child::identity(made.pid, made.pidfd.as_fd())
+    let identity = child::identity_of_newborn(made.pid, made.pidfd.as_fd())
         .map_err(|error| Failure::ours("cannot read the child's identity", error))?;
-    let oom_kills_before = group.oom_kills();
     shell.listen_to(made.pidfd.as_fd(), Key::Main(slot, run.0), Interest::READ);
     shell.listen_to(made.gate.as_fd(), Key::Gate(slot, run.0), Interest::READ);
     let ready_pipe = ready.map(|read| watch_ready_pipe(shell, plan, replica, slot, run, read));
@@ -154,7 +153,8 @@ fn register(
             group: Some(group),
             gate: Some(made.gate),
             ready_pipe,
-            oom_kills_before,
+            // The group is new.
+            oom_kills_before: 0,
             tree_awaited: false,
             tree_registered: false,
             killing: false,

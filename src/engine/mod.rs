@@ -221,7 +221,7 @@ impl Engine {
     /// The changes that applying `plan` would bring; nothing is changed.
     #[must_use]
     pub fn preview(&self, plan: &Plan) -> Vec<action::Change> {
-        diff::changes(&self.plan, plan)
+        diff::told(diff::changes(&self.plan, plan))
     }
 
     fn handle(&mut self, event: Event) {

@@ -25,8 +25,9 @@ impl Engine {
         let changes = diff::changes(&self.plan, &plan);
         self.install(plan);
         self.admit_new();
-        let told = changes.iter().filter(|change| change.effect != Effect::Unchanged).cloned().collect();
-        self.agent_note(Level::Info, NoteKind::Reloaded { changes: told, caller });
+        let told = diff::told(changes.clone());
+        let noted = told.iter().filter(|change| change.effect != Effect::Unchanged).cloned().collect();
+        self.agent_note(Level::Info, NoteKind::Reloaded { changes: noted, caller });
         for change in &changes {
             let Some(id) = self.service_id(&change.service) else {
                 continue;
@@ -48,7 +49,7 @@ impl Engine {
         }
         self.wake_queue();
         if let Some(request) = request {
-            self.out.push(Action::Answer { request, outcome: Outcome::Reloaded { changes } });
+            self.out.push(Action::Answer { request, outcome: Outcome::Reloaded { changes: told } });
         }
     }
 

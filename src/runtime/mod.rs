@@ -239,8 +239,10 @@ impl Agent {
         if !self.actions.is_empty() || !self.shell.events.is_empty() || self.orphans_wait {
             return Some(Duration::ZERO);
         }
-        let retry =
-            !self.shell.polled_trees.is_empty() || !self.shell.dying_groups.is_empty() || !self.connect.is_empty();
+        let retry = !self.shell.polled_trees.is_empty()
+            || !self.shell.dying_groups.is_empty()
+            || !self.connect.is_empty()
+            || !self.shell.lost_links.is_empty();
         let deadlines = [
             self.engine.next_deadline(),
             self.server.next_deadline().map(Time),
@@ -338,8 +340,8 @@ impl Agent {
         self.serve();
         self.systemd.tell(&self.engine, now());
         logger::pass_on(&mut self.shell.logs);
-        roles::adjust_interest(&mut self.shell, Role::Logs);
-        roles::adjust_interest(&mut self.shell, Role::Checks);
+        roles::look_after(&mut self.shell, &self.engine, Role::Logs);
+        roles::look_after(&mut self.shell, &self.engine, Role::Checks);
         self.arm_boot_timer();
         self.recorder.flush();
     }

@@ -14,6 +14,8 @@ use super::error::RunError;
 use super::journal::Journal;
 use super::links::{Gone, Importance, Link};
 use super::load::{self, Accepted, Answer, Refused};
+use super::pace::Pace;
+use super::peeks::Peeks;
 use super::perform;
 use super::probes::Probes;
 use super::record;
@@ -141,8 +143,11 @@ fn make_shell(directories: Directories, cgroup: &CgroupPlan, last_seq: u64) -> R
         events: VecDeque::new(),
         dying_groups: Vec::new(),
         lost_links: Vec::new(),
-        peeked: Vec::new(),
+        peeks: Peeks::default(),
+        muted: Vec::new(),
         polled_trees: Vec::new(),
+        dying_pace: Pace::default(),
+        tree_pace: Pace::default(),
     };
     Ok((shell, limits))
 }

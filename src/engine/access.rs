@@ -20,7 +20,7 @@ pub(super) enum Because {
 
 impl Engine {
     pub(super) fn find(&self, id: ReplicaId) -> Option<&Replica> {
-        self.services.get(&id.service)?.replicas.get(&id.index)
+        self.services.get(&id.service)?.replicas.get(&id.index).map(Box::as_ref)
     }
 
     /// INVARIANT: ids inside the engine are looked up in the step that uses them, and a replica is forgotten only by `settle`.
@@ -51,8 +51,9 @@ impl Engine {
         }
     }
 
+    /// A reason may outlive the service it speaks of.
     pub(super) fn name(&self, id: ServiceId) -> &str {
-        &self.plan_of(id).name
+        if self.services.contains_key(&id) { &self.plan_of(id).name } else { "a service that is gone" }
     }
 
     pub(super) fn replicas_of(&self, service: ServiceId) -> Vec<ReplicaId> {

@@ -77,8 +77,9 @@ impl Engine {
         });
         let memory = || found.memory.clone();
         let replicas = &mut self.service_mut(service).replicas;
-        let replica =
-            replicas.entry(found.index).or_insert_with(|| Replica { removed: true, ..Replica::new(memory()) });
+        let replica = replicas
+            .entry(found.index)
+            .or_insert_with(|| Box::new(Replica { removed: true, ..Replica::new(memory()) }));
         debug_assert!(replica.run.is_none(), "Begin comes first");
         ReplicaId { service, index: found.index }
     }
@@ -114,9 +115,12 @@ impl Engine {
                 self.await_readiness(id);
             }
             StateName::Ready | StateName::Degraded => {
-                let same = if state == StateName::Ready { State::Ready } else { State::Degraded };
-                self.set_state(id, same, because);
-                self.memory_mut(id).ready_since = ready_since;
+                // What is not probed (any more) could never become well again.
+                let degraded = state == StateName::Degraded && self.plan_of(id.service).alive.is_some();
+                self.set_state(id, if degraded { State::Degraded } else { State::Ready }, because);
+                if ready_since.is_some() {
+                    self.memory_mut(id).ready_since = ready_since;
+                }
                 self.watch_health(id);
                 self.send_probe(id);
             }

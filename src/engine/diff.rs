@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::action::{Change, Effect};
-use super::plan::{Kind, Launch, Plan, ProcessPlan, Readiness, ServicePlan};
+use super::plan::{Kind, Launch, Plan, ProcessPlan, Readiness, Role, ServicePlan};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -56,7 +56,13 @@ pub(super) fn needs_restart(old: &ServicePlan, new: &ServicePlan) -> bool {
     spec(old) != spec(new)
 }
 
-/// One line a configured service, in the order of the new plan; what leaves comes last. The agent's own roles are nobody's change.
+/// Of the changes, those that an operator is told: the agent's own roles are nobody's change.
+pub(super) fn told(mut changes: Vec<Change>) -> Vec<Change> {
+    changes.retain(|change| !Role::is_service_name(&change.service));
+    changes
+}
+
+/// One line a service, in the order of the new plan; what leaves comes last.
 pub(super) fn changes(old: &Plan, new: &Plan) -> Vec<Change> {
     let before: BTreeMap<&str, &ServicePlan> = old.services.iter().map(|plan| (plan.name.as_str(), plan)).collect();
     let after: BTreeMap<&str, &ServicePlan> = new.services.iter().map(|plan| (plan.name.as_str(), plan)).collect();
@@ -64,7 +70,6 @@ pub(super) fn changes(old: &Plan, new: &Plan) -> Vec<Change> {
     let mut list: Vec<Change> = new
         .services
         .iter()
-        .filter(|plan| plan.launch == Launch::Command)
         .map(|plan| match before.get(plan.name.as_str()) {
             None => change(plan, Effect::Start, "new".to_owned()),
             Some(old) => changed(old, plan),

@@ -51,7 +51,7 @@ impl Engine {
         };
         let level = match (requested, success) {
             (true, _) => Level::Debug,
-            (false, true) => Level::Info,
+            (false, true) => self.routine_level(id),
             (false, false) => Level::Warn,
         };
         let why = exec_error.clone().unwrap_or_else(|| exit.to_string());
@@ -63,6 +63,14 @@ impl Engine {
             self.fail_requests(id, &why);
         }
         then
+    }
+
+    /// A periodic task that starts and ends well is no news.
+    pub(super) fn routine_level(&self, id: ReplicaId) -> Level {
+        match self.plan_of(id.service).kind {
+            Kind::Every(_) => Level::Debug,
+            Kind::Daemon | Kind::Oneshot => Level::Info,
+        }
     }
 
     /// A good exit code, of a run that was not being stopped for a fault and had become what its plan says.
@@ -160,7 +168,7 @@ impl Engine {
             Then::Fail => self.become_failed(id),
             Then::Done => {
                 self.at_mut(id).was_up = true;
-                self.set_state(id, State::Done, Because::Note(Level::Info, NoteKind::Done { run }));
+                self.set_state(id, State::Done, Because::Note(Level::Debug, NoteKind::Done { run }));
             }
         }
     }

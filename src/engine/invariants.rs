@@ -7,12 +7,23 @@ use super::Engine;
 use super::memory::Memory;
 use super::plan::{Kind, Readiness};
 use super::service::{Blocker, Counts, Phase, Standing, State, Summary};
+use super::shutdown::Shutdown;
 use super::timers::{Timer, TimerKey};
 use super::types::{ReplicaId, ServiceId, StateName};
 
+/// With more services than this a look at all of them is taken only now and then.
+const CHECKED_ALWAYS_MAX: usize = 64;
+const CHECKED_EVERY: u64 = 64;
+
 impl Engine {
+    pub(super) fn check_sometimes(&self) {
+        if self.services.len() <= CHECKED_ALWAYS_MAX || self.counters.steps.is_multiple_of(CHECKED_EVERY) {
+            self.check_invariants();
+        }
+    }
+
     /// Panics where the engine has a bug.
-    pub(super) fn check_invariants(&self) {
+    fn check_invariants(&self) {
         assert!(self.dirty.is_empty() && self.touched.is_empty() && self.unsaved.is_empty(), "work is left over");
         let clocks = [(self.timers.first(), self.now.mono), (self.boot_timers.first(), self.now.boot)];
         for (first, now) in clocks {
@@ -35,6 +46,8 @@ impl Engine {
                 self.check_nothing_forgotten(id);
             }
         }
+        let ends = matches!(self.shutdown, Some(Shutdown::InOrder | Shutdown::Killing));
+        assert_eq!(self.timers.get(TimerKey::Shutdown).is_some(), ends, "the deadline of a shutdown");
         self.check_populated();
         self.check_slots();
         self.check_requests();
@@ -44,17 +57,19 @@ impl Engine {
         let service = self.service_at(id);
         let mut counts = Counts::default();
         for replica in service.replicas.values() {
-            counts.up += u32::from(replica.standing == Standing::Up);
-            counts.hopeful += u32::from(replica.standing == Standing::Hopeful);
-            counts.coming += u32::from(matches!(replica.standing, Standing::Hopeful | Standing::Coming));
+            counts.up += u32::from(replica.seen.standing == Standing::Up);
+            counts.hopeful += u32::from(replica.seen.standing == Standing::Hopeful);
+            counts.coming += u32::from(matches!(replica.seen.standing, Standing::Hopeful | Standing::Coming));
             let stuck = matches!(replica.state, State::Stuck { .. });
             counts.running += u32::from(replica.run.is_some() && !stuck);
+            counts.starting += u32::from(replica.state == State::Starting);
             counts.leaving += u32::from(matches!(replica.state, State::Stopping { phase: Phase::Dependents, .. }));
         }
         assert_eq!(counts, service.counts, "{}: counts", self.name(id));
         let summary = Summary {
             is_up: counts.up > 0,
             is_hopeful: counts.hopeful > 0,
+            is_starting: counts.starting > 0,
             is_lost: counts.up == 0 && (counts.coming == 0 || service.late),
         };
         assert_eq!(summary, service.summary, "{}: summary", self.name(id));
@@ -171,7 +186,7 @@ impl Engine {
                 }
             }
         }
-        assert_eq!(replica.standing, self.standing(id), "{label}: standing");
+        assert_eq!(replica.seen.standing, self.standing(id), "{label}: standing");
     }
 
     fn check_populated(&self) {

@@ -4,7 +4,8 @@
 //!   and come back by themselves. Lost is: nothing is up, and nothing is on its way (stopped, failed, stuck, removed, or about to be), or
 //!   nothing has been up for `LOSS_AFTER`. A dependency that merely restarts does not touch its dependents.
 //! * `wants`, `after`, `restart_with`: a start waits while the other is *hopeful*: on its way up without a failure so far. One that waits
-//!   itself is hopeful as long as everything it requires is, so nobody waits for ever behind something that cannot come.
+//!   itself is hopeful as long as everything it requires is, so nobody waits for ever behind something that cannot come. `after` and
+//!   `restart_with` wait for a later attempt as well, while it is under way.
 //! * `restart_with` besides: when the other starts a new run after having been up, dependents that run are restarted, uncharged.
 //! * A shutdown takes all four kinds of edges in reverse.
 //!
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::plan::{Kind, Readiness, ServicePlan};
-use super::service::{Blocker, Counts, Phase, Standing, State, StopWhy, Summary, Then};
+use super::service::{Blocker, Counts, Phase, Seen, Standing, State, StopWhy, Summary, Then};
 use super::timers::TimerKey;
 use super::types::{Exit, ReplicaId, ServiceId};
 
@@ -60,10 +61,12 @@ impl Engine {
                 on.push(Blocker::Service(*dependency));
             }
         }
-        for dependency in edges.wants.iter().chain(&edges.after).chain(&edges.restart_with) {
+        let ordered = edges.after.iter().chain(&edges.restart_with).map(|dependency| (dependency, true));
+        for (dependency, any_attempt) in edges.wants.iter().map(|dependency| (dependency, false)).chain(ordered) {
             let summary = self.service_at(*dependency).summary;
+            let comes = summary.is_hopeful || (any_attempt && summary.is_starting);
             let blocker = Blocker::Service(*dependency);
-            if !summary.is_up && summary.is_hopeful && !on.contains(&blocker) {
+            if !summary.is_up && comes && !on.contains(&blocker) {
                 on.push(blocker);
             }
         }
@@ -101,20 +104,23 @@ impl Engine {
     pub(super) fn refresh(&mut self, id: ReplicaId) {
         let standing = self.standing(id);
         let replica = self.at(id);
-        let before = (replica.standing, replica.running, replica.leaving);
+        let before = replica.seen;
         let stuck = matches!(replica.state, State::Stuck { .. });
-        let running = replica.run.is_some() && !stuck;
-        let leaving = matches!(replica.state, State::Stopping { phase: Phase::Dependents, .. });
-        if before == (standing, running, leaving) {
+        let seen = Seen {
+            standing,
+            running: replica.run.is_some() && !stuck,
+            starting: replica.state == State::Starting,
+            leaving: matches!(replica.state, State::Stopping { phase: Phase::Dependents, .. }),
+        };
+        if before == seen {
             return;
         }
         let counts = &mut self.service_mut(id.service).counts;
-        counts.add(before.0, before.1, before.2, Sign::Minus);
-        counts.add(standing, running, leaving, Sign::Plus);
-        let replica = self.at_mut(id);
-        (replica.standing, replica.running, replica.leaving) = (standing, running, leaving);
+        counts.add(before, Sign::Minus);
+        counts.add(seen, Sign::Plus);
+        self.at_mut(id).seen = seen;
         self.refresh_summary(id.service);
-        if before.1 && !running && self.service_at(id.service).counts.running == 0 {
+        if before.running && !seen.running && self.service_at(id.service).counts.running == 0 {
             self.wake_those_leaving_below(id.service);
         }
     }
@@ -129,6 +135,7 @@ impl Engine {
         let summary = Summary {
             is_up: counts.up > 0,
             is_hopeful: counts.hopeful > 0,
+            is_starting: counts.starting > 0,
             is_lost: counts.up == 0 && (counts.coming == 0 || service.late),
         };
         let changed = service.summary != summary;
@@ -270,16 +277,17 @@ enum Sign {
 }
 
 impl Counts {
-    fn add(&mut self, standing: Standing, running: bool, leaving: bool, sign: Sign) {
+    fn add(&mut self, seen: Seen, sign: Sign) {
         let change = |count: &mut u32, by: bool| match sign {
             Sign::Plus => *count += u32::from(by),
             Sign::Minus => *count -= u32::from(by),
         };
-        change(&mut self.up, standing == Standing::Up);
-        change(&mut self.hopeful, standing == Standing::Hopeful);
-        change(&mut self.coming, matches!(standing, Standing::Hopeful | Standing::Coming));
-        change(&mut self.running, running);
-        change(&mut self.leaving, leaving);
+        change(&mut self.up, seen.standing == Standing::Up);
+        change(&mut self.hopeful, seen.standing == Standing::Hopeful);
+        change(&mut self.coming, matches!(seen.standing, Standing::Hopeful | Standing::Coming));
+        change(&mut self.running, seen.running);
+        change(&mut self.starting, seen.starting);
+        change(&mut self.leaving, seen.leaving);
     }
 }
 

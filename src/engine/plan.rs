@@ -99,6 +99,12 @@ impl Role {
             Self::Checks => "@checks",
         }
     }
+
+    /// Whether a service of this name is a role.
+    #[must_use]
+    pub fn is_service_name(name: &str) -> bool {
+        name.starts_with('@')
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -25,8 +25,9 @@ impl Engine {
         let changes = diff::changes(&self.plan, &plan);
         self.install(plan);
         self.admit_new();
-        let told = changes.iter().filter(|change| change.effect != Effect::Unchanged).cloned().collect();
-        self.agent_note(Level::Info, NoteKind::Reloaded { changes: told, caller });
+        let told = diff::told(changes.clone());
+        let noted = told.iter().filter(|change| change.effect != Effect::Unchanged).cloned().collect();
+        self.agent_note(Level::Info, NoteKind::Reloaded { changes: noted, caller });
         for change in &changes {
             let Some(id) = self.service_id(&change.service) else {
                 continue;
@@ -48,7 +49,7 @@ impl Engine {
         }
         self.wake_queue();
         if let Some(request) = request {
-            self.out.push(Action::Answer { request, outcome: Outcome::Reloaded { changes } });
+            self.out.push(Action::Answer { request, outcome: Outcome::Reloaded { changes: told } });
         }
     }
 
@@ -88,7 +89,7 @@ impl Engine {
         });
         self.names.insert(name, id);
         let wall = self.now.wall;
-        let service = self.services.entry(id).or_insert_with(|| new_service(PlanRef::At(index), is_role));
+        let service = self.services.entry(id).or_insert_with(|| Box::new(new_service(PlanRef::At(index), is_role)));
         service.plan = PlanRef::At(index);
         service.is_role = is_role;
         service.removed = false;
@@ -96,7 +97,7 @@ impl Engine {
         for number in 0..replicas {
             let last_run = service.last_runs.get(&number).copied().unwrap_or_default();
             let memory = || fresh_memory(service.decided, last_run, spec_hash, wall);
-            let replica = service.replicas.entry(number).or_insert_with(|| Replica::new(memory()));
+            let replica = service.replicas.entry(number).or_insert_with(|| Box::new(Replica::new(memory())));
             replica.removed = false;
         }
         for (_, replica) in service.replicas.range_mut(replicas..) {
@@ -112,7 +113,7 @@ impl Engine {
         self.names.insert(plan.name.clone(), id);
         let mut service = new_service(PlanRef::Own(Box::new(plan)), false);
         service.removed = true;
-        self.services.insert(id, service);
+        self.services.insert(id, Box::new(service));
         id
     }
 

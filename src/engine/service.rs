@@ -166,6 +166,17 @@ pub(super) enum Standing {
     Gone,
 }
 
+/// What of a replica is counted in its service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Seen {
+    pub(super) standing: Standing,
+    /// Its process may exist and is not known to be stuck.
+    pub(super) running: bool,
+    pub(super) starting: bool,
+    /// In `Phase::Dependents`.
+    pub(super) leaving: bool,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Replica {
     pub(super) memory: Memory,
@@ -185,11 +196,7 @@ pub(super) struct Replica {
     pub(super) ticket: Option<u64>,
     pub(super) has_slot: bool,
     pub(super) last_lines: Vec<String>,
-    pub(super) standing: Standing,
-    /// Its process may exist and is not known to be stuck.
-    pub(super) running: bool,
-    /// In `Phase::Dependents`.
-    pub(super) leaving: bool,
+    pub(super) seen: Seen,
 }
 
 impl Replica {
@@ -206,9 +213,7 @@ impl Replica {
             ticket: None,
             has_slot: false,
             last_lines: Vec::new(),
-            standing: Standing::Gone,
-            running: false,
-            leaving: false,
+            seen: Seen { standing: Standing::Gone, running: false, starting: false, leaving: false },
         }
     }
 }
@@ -248,7 +253,8 @@ pub(super) struct Service {
     pub(super) spec_hash: u64,
     /// Up unless an operator stopped the whole service.
     pub(super) decided: Wanted,
-    pub(super) replicas: BTreeMap<u16, Replica>,
+    /// Boxed: a node of the map has room for eleven, and most services have one.
+    pub(super) replicas: BTreeMap<u16, Box<Replica>>,
     /// The last runs of replicas that were forgotten: should they come back, their runs go on from there.
     pub(super) last_runs: BTreeMap<u16, RunId>,
     pub(super) edges: Edges,
@@ -295,6 +301,7 @@ pub(super) struct Counts {
     /// The hopeful ones included.
     pub(super) coming: u32,
     pub(super) running: u32,
+    pub(super) starting: u32,
     /// In `Phase::Dependents`.
     pub(super) leaving: u32,
 }
@@ -304,6 +311,7 @@ pub(super) struct Counts {
 pub(super) struct Summary {
     pub(super) is_up: bool,
     pub(super) is_hopeful: bool,
+    pub(super) is_starting: bool,
     pub(super) is_lost: bool,
 }
 
@@ -340,7 +348,7 @@ pub(super) fn fresh_memory(wanted: Wanted, run: RunId, spec_hash: u64, wall: Tim
 }
 
 /// Every replica of these services, for marking them.
-pub(super) fn replica_ids(services: &BTreeMap<ServiceId, Service>, service: ServiceId) -> Vec<ReplicaId> {
+pub(super) fn replica_ids(services: &BTreeMap<ServiceId, Box<Service>>, service: ServiceId) -> Vec<ReplicaId> {
     let replicas = services.get(&service).map(|service| service.replicas.keys());
     replicas.into_iter().flatten().map(|index| ReplicaId { service, index: *index }).collect()
 }

@@ -135,7 +135,8 @@ impl Engine {
         current.spawned = true;
         current.pid = Some(pid);
         self.touched.insert(id.service);
-        self.note(id, Level::Info, NoteKind::Started { run, pid });
+        let level = self.routine_level(id);
+        self.note(id, level, NoteKind::Started { run, pid });
         self.signal_again(id);
     }
 

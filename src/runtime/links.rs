@@ -183,4 +183,74 @@ mod tests {
         drop(listener);
         std::fs::remove_file(&path).unwrap();
     }
+
+    fn entry(number: usize) -> String {
+        format!("{number:06} {}", "x".repeat(64 << 10))
+    }
+
+    fn connected(link: &mut Link, name: &str) -> PacketSocket {
+        let path = std::env::temp_dir().join(format!("mainstay-link-{name}-{}", std::process::id()));
+        let listener = PacketListener::bind(&path, 0o600).unwrap();
+        link.connect(&path, &"hello").unwrap();
+        let role = listener.accept().unwrap().unwrap();
+        std::fs::remove_file(path).unwrap();
+        role
+    }
+
+    fn next(role: &PacketSocket) -> Option<String> {
+        let mut buffer = Vec::new();
+        match role.receive(&mut buffer).unwrap() {
+            Received::Message { .. } => Some(serde_json::from_slice(&buffer).unwrap()),
+            Received::WouldBlock | Received::Closed => None,
+        }
+    }
+
+    #[test]
+    fn entries_wait_for_a_role_and_what_only_matters_now_does_not() {
+        let mut link = Link::default();
+        link.send(&"entry", Importance::Entry);
+        link.send(&"current", Importance::Current);
+        let role = connected(&mut link, "wait");
+        assert_eq!(next(&role).as_deref(), Some("hello"));
+        assert_eq!(next(&role).as_deref(), Some("entry"));
+        assert_eq!(next(&role), None);
+    }
+
+    #[test]
+    fn oldest_entries_go_first_at_the_limit_and_are_counted() {
+        let mut link = Link::default();
+        let sent = 2 * QUEUED_BYTES_MAX / entry(0).len();
+        for number in 0..sent {
+            link.send(&entry(number), Importance::Entry);
+        }
+        let dropped = usize::try_from(link.take_dropped()).unwrap();
+        assert!(dropped > 0 && dropped < sent);
+        assert_eq!(link.take_dropped(), 0);
+        let role = connected(&mut link, "limit");
+        let mut received = Vec::new();
+        loop {
+            match next(&role) {
+                Some(text) => received.push(text),
+                None if link.wants_write() => link.flush(),
+                None => break,
+            }
+        }
+        assert_eq!(received[0], "hello");
+        assert_eq!(received[1], entry(dropped));
+        assert_eq!(received.last(), Some(&entry(sent - 1)));
+        assert_eq!(received.len(), 1 + sent - dropped);
+    }
+
+    #[test]
+    fn role_that_is_gone_is_noticed_and_its_entries_are_kept_for_the_next() {
+        let mut link = Link::default();
+        drop(connected(&mut link, "gone"));
+        link.send(&"late", Importance::Entry);
+        assert_eq!(link.receive::<String>(&mut Vec::new()).map(drop), Err(Gone::Closed));
+        link.disconnect();
+        assert!(!link.is_connected());
+        let role = connected(&mut link, "gone again");
+        assert_eq!(next(&role).as_deref(), Some("hello"));
+        assert_eq!(next(&role).as_deref(), Some("late"));
+    }
 }

@@ -40,12 +40,19 @@ pub struct Refused {
     pub diagnostics: Vec<Diagnostic>,
     /// Where the agent's sockets and records are by this file, as far as that can be read, else by default.
     pub run_dir: PathBuf,
+    pub kept: Kept,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Accepted {
     pub plan: Plan,
     pub warnings: Vec<Diagnostic>,
+    pub kept: Kept,
+}
+
+/// What `state_dir` holds from before.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Kept {
     pub decisions: Vec<Decision>,
     /// The last sequence number in the journal.
     pub last_seq: u64,
@@ -64,25 +71,31 @@ pub fn answer(path: Option<&Path>) -> Answer {
         Ok(loaded) => loaded,
         Err(diagnostics) => {
             let dirs = path.and_then(|path| config::load_dirs(path, &context).ok());
-            let run_dir = dirs.unwrap_or_else(|| context.default_dirs()).run_dir;
-            return Answer::Refused(Refused { diagnostics, run_dir });
+            let dirs = dirs.unwrap_or_else(|| context.default_dirs());
+            let kept = kept(&dirs.state_dir);
+            return Answer::Refused(Refused { diagnostics, run_dir: dirs.run_dir, kept });
         }
     };
-    let mut remarks = Vec::new();
-    let mut decisions = Vec::new();
-    match logs::read_decisions(&loaded.plan.agent.state_dir) {
-        Ok(kept) => {
-            for (key, content) in kept {
+    let kept = kept(&loaded.plan.agent.state_dir);
+    Answer::Accepted(Box::new(Accepted { plan: loaded.plan, warnings: loaded.warnings, kept }))
+}
+
+fn kept(state_dir: &Path) -> Kept {
+    let mut kept = Kept { last_seq: logs::last_seq(state_dir), ..Kept::default() };
+    match logs::read_decisions(state_dir) {
+        Ok(decisions) => {
+            for (key, content) in decisions {
                 match serde_json::from_str(&content) {
-                    Ok(decision) => decisions.push(decision),
-                    Err(error) => remarks.push(format!("kept decision {key}: cannot be read: {error}")),
+                    Ok(decision) => kept.decisions.push(decision),
+                    Err(error) => kept.remarks.push(format!("kept decision {key}: cannot be read: {error}")),
                 }
             }
         }
-        Err(error) => remarks.push(format!("kept decisions cannot be read, all services count as wanted: {error}")),
+        Err(error) => {
+            kept.remarks.push(format!("kept decisions cannot be read, all services count as wanted: {error}"));
+        }
     }
-    let last_seq = logs::last_seq(&loaded.plan.agent.state_dir);
-    Answer::Accepted(Box::new(Accepted { plan: loaded.plan, warnings: loaded.warnings, decisions, last_seq, remarks }))
+    kept
 }
 
 /// A running loader.

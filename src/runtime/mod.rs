@@ -31,6 +31,7 @@ mod spawned;
 mod start;
 mod start_run;
 mod station;
+mod streams;
 mod systemd;
 mod usage;
 mod wait;
@@ -47,6 +48,7 @@ use recorder::Recorder;
 use reload::Reloading;
 use serve::{About, Answers, Desk};
 use shell::Shell;
+use streams::Streams;
 use systemd::Systemd;
 use usage::Usages;
 
@@ -127,6 +129,7 @@ struct Agent {
     shell: Shell,
     server: Server,
     answers: Answers,
+    streams: Streams,
     usages: Usages,
     about: About,
     recorder: Recorder,
@@ -176,6 +179,7 @@ impl Agent {
             shell,
             server,
             answers: Answers::default(),
+            streams: Streams::default(),
             usages: Usages::default(),
             about,
             recorder,
@@ -252,6 +256,7 @@ impl Agent {
             self.server.next_deadline().map(Time),
             self.reloading.as_ref().map(Reloading::deadline),
             self.systemd.next_deadline(),
+            self.streams.next_deadline(),
             retry.then(|| now.after(RETRY)),
             (!self.shell.polled_trees.is_empty()).then(|| self.shell.tree_pace.deadline()),
             (!self.shell.dying_groups.is_empty()).then(|| self.shell.dying_pace.deadline()),
@@ -293,7 +298,7 @@ impl Agent {
             Key::Gate(slot, run) => wait::exec_status(&mut self.shell, slot, run),
             Key::ReadyPipe(slot, run) => wait::ready_pipe(&mut self.shell, slot, run),
             Key::Tree(slot, run) => wait::tree_changed(&mut self.shell, slot, run),
-            Key::Notify(slot) => wait::notified(&mut self.shell, slot),
+            Key::Notify(slot) => wait::notified(&mut self.shell, &self.engine, slot),
             Key::ExecProbe(slot) => probes::exec_ended(&mut self.shell, slot),
         }
     }
@@ -346,11 +351,24 @@ impl Agent {
         // What was answered is written at once, not at the next event.
         self.serve();
         self.systemd.tell(&self.engine, self::now());
+        self.tell_dropped();
         logger::pass_on(&mut self.shell.logs);
         roles::look_after(&mut self.shell, &self.engine, Role::Logs);
         roles::look_after(&mut self.shell, &self.engine, Role::Checks);
         self.arm_boot_timer();
         self.recorder.flush();
+    }
+
+    /// Entries that had to be dropped are told once somebody is there to write that down.
+    fn tell_dropped(&mut self) {
+        if !self.shell.logs.is_connected() {
+            return;
+        }
+        let dropped = self.shell.logs.take_dropped();
+        if dropped > 0 {
+            let text = format!("{dropped} journal entries were lost: the logs role did not take them in time");
+            self.shell.events.push_back(Event::Remark { level: Level::Warn, text });
+        }
     }
 
     fn stamp(&self) -> Stamp {
@@ -455,6 +473,7 @@ impl Agent {
                 engine: &self.engine,
                 server: &mut self.server,
                 answers: &mut self.answers,
+                streams: &mut self.streams,
                 usages: &mut self.usages,
                 about: &self.about,
                 now,
@@ -463,9 +482,10 @@ impl Agent {
                 self.start_reload(asked);
             }
             if until <= self::now().mono {
-                return;
+                break;
             }
         }
+        self.streams.pass_on(&mut self.server, &mut self.shell.logs, now.mono);
     }
 
     fn arm_boot_timer(&mut self) {

@@ -36,7 +36,7 @@ pub(super) enum Asked {
 /// Performs one action. What became of it is queued as events in `shell.events`.
 pub(super) fn perform(shell: &mut Shell, engine: &Engine, answers: &mut Answers, action: Action) -> Asked {
     match action {
-        Action::Spawn { replica, run, memory } => start_run::spawn(shell, engine, replica, run, *memory),
+        Action::Spawn { replica, run, memory } => start_run::spawn(shell, engine, replica, run, &memory),
         Action::Signal { replica, run, signal, whom } => send_signal(shell, replica, run, signal, whom),
         Action::KillTree { replica, run } => kill_tree(shell, replica, run),
         Action::Inspect { replica, run } => inspect(shell, replica, run),
@@ -49,10 +49,7 @@ pub(super) fn perform(shell: &mut Shell, engine: &Engine, answers: &mut Answers,
             if let Some(plan) = engine.service_plan(replica.service) {
                 shell.station(replica, &plan.name, plan.stop);
             }
-            if let Some(station) = shell.stations.get_mut(&replica) {
-                station.memory = Some(*memory);
-                shell.write_record(replica);
-            }
+            shell.write_record(replica, &memory);
         }
         Action::Forget { replica } => forget(shell, engine, replica),
         Action::Refresh { replica } => refresh(shell, engine, replica),

@@ -22,8 +22,9 @@ pub const VERSION: u32 = 1;
 /// A record file is far smaller; what is larger was not written by us.
 const RECORD_BYTES_MAX: u64 = 256 << 10;
 
+/// `M`: a [`Memory`] as read, a reference to one as written.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Record {
+pub struct Record<M = Memory> {
     pub version: u32,
     pub boot_id: String,
     pub instance: String,
@@ -35,7 +36,7 @@ pub struct Record {
     /// The main process, while there is one.
     pub process: Option<Process>,
     pub stop: Stop,
-    pub memory: Memory,
+    pub memory: M,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +66,7 @@ pub fn path(run_dir: &Path, service: &str, index: u16) -> PathBuf {
     directory(run_dir).join(format!("{service}.{index}.json"))
 }
 
-pub fn write(run_dir: &Path, record: &Record) -> io::Result<()> {
+pub fn write(run_dir: &Path, record: &Record<&Memory>) -> io::Result<()> {
     crash::point("before_record");
     let bytes = serde_json::to_vec(record).map_err(io::Error::other)?;
     files::write_atomically(&path(run_dir, &record.service, record.index), &bytes, Durability::Memory)?;
@@ -113,4 +114,77 @@ fn read_one(path: &Path, boot_id: &str, instance: &str) -> io::Result<Option<Rec
     let record: Record = serde_json::from_slice(&fs::read(path)?).map_err(io::Error::other)?;
     let ours = record.version == VERSION && record.boot_id == boot_id && record.instance == instance;
     Ok(ours.then_some(record))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(pid: i32) -> Record {
+        Record {
+            version: VERSION,
+            boot_id: "boot".to_owned(),
+            instance: "0123456789abcdef".to_owned(),
+            service: "api".to_owned(),
+            index: 0,
+            process: Some(Process { pid, start_ticks: 77, pidfd_inode: Some(9) }),
+            stop: Stop::default(),
+            memory: Memory::unknown(),
+            cookie: String::new(),
+        }
+    }
+
+    fn run_dir(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("mainstay-record-{name}-{}", std::process::id()));
+        fs::create_dir_all(directory(&path)).unwrap();
+        path
+    }
+
+    #[test]
+    fn records_of_another_boot_agent_or_version_are_refused_with_a_word() {
+        let run_dir = run_dir("others");
+        let file = path(&run_dir, "api", 0);
+        fs::write(&file, serde_json::to_vec(&record(1)).unwrap()).unwrap();
+        assert_eq!(read_all(&run_dir, "boot", "0123456789abcdef").unwrap().believed.len(), 1);
+        for (boot, instance) in [("other", "0123456789abcdef"), ("boot", "ffff")] {
+            let records = read_all(&run_dir, boot, instance).unwrap();
+            assert!(records.believed.is_empty());
+            assert_eq!(records.refused.len(), 1);
+        }
+        let newer = Record { version: VERSION + 1, ..record(1) };
+        fs::write(&file, serde_json::to_vec(&newer).unwrap()).unwrap();
+        assert!(read_all(&run_dir, "boot", "0123456789abcdef").unwrap().believed.is_empty());
+        fs::remove_dir_all(run_dir).unwrap();
+    }
+
+    /// Whatever a file holds (torn, bent, of another program): it is believed or refused, never both and never neither, without a panic.
+    #[test]
+    fn bent_records_are_believed_or_refused_without_a_panic() {
+        let run_dir = run_dir("bent");
+        let file = path(&run_dir, "api", 0);
+        let good = serde_json::to_vec(&record(4711)).unwrap();
+        let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut next = |limit: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(seed >> 33).unwrap() % limit.max(1)
+        };
+        for round in 0..2_000 {
+            let mut bytes = good.clone();
+            match round % 3 {
+                0 => bytes.truncate(next(good.len())),
+                1 => {
+                    let at = next(bytes.len());
+                    bytes[at] ^= 1 << next(8);
+                }
+                _ => {
+                    let at = next(bytes.len());
+                    bytes.insert(at, u8::try_from(next(256)).unwrap());
+                }
+            }
+            fs::write(&file, &bytes).unwrap();
+            let records = read_all(&run_dir, "boot", "0123456789abcdef").unwrap();
+            assert_eq!(records.believed.len() + records.refused.len(), 1);
+        }
+        fs::remove_dir_all(run_dir).unwrap();
+    }
 }

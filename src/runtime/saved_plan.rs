@@ -32,6 +32,14 @@ pub(super) fn save(run_dir: &Path, boot_id: &str, plan: &Plan) {
     }
 }
 
+/// Nothing is left to go on with: everything was stopped on purpose.
+pub(super) fn remove(run_dir: &Path) {
+    let path = path(run_dir);
+    if let Err(error) = fs::remove_file(&path) {
+        log::warn!("agent: cannot remove {}: {error}", path.display());
+    }
+}
+
 /// The plan of an earlier agent of this boot, if it left services behind.
 pub(super) fn of_earlier_agent(run_dir: &Path, boot_id: &str) -> Option<Plan> {
     let left_something = fs::read_dir(record::directory(run_dir)).ok()?.next().is_some();

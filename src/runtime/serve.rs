@@ -2,14 +2,13 @@
 //! answered when the engine says so; streams are handed to the logs role.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use super::links::Importance;
 use super::shell::Shell;
+use super::streams::Streams;
 use super::usage::Usages;
 use crate::api::error::{ApiError, Code};
-use crate::api::http::{CONTENT_METRICS, CONTENT_TEXT, Response, STREAM_HEAD};
+use crate::api::http::{CONTENT_METRICS, CONTENT_TEXT, Response};
 use crate::api::render::{Applied, Stamp};
 use crate::api::route::{EventsSince, LINKS, LogTarget, Request, Roles, Socket};
 use crate::api::server::{ConnectionId, Incoming, Server};
@@ -19,7 +18,7 @@ use crate::engine::Engine;
 use crate::engine::action::{Change, Outcome};
 use crate::engine::event::{Caller, Event, Target, Verb, Wait};
 use crate::engine::types::{Now, RequestId, StateName};
-use crate::logs::proto::{Serve, StreamFilter, ToLogs};
+use crate::logs::proto::{Serve, StreamFilter};
 use crate::sys::packet::Peer;
 use crate::sys::process;
 
@@ -100,6 +99,7 @@ pub(super) struct Desk<'a> {
     pub engine: &'a Engine,
     pub server: &'a mut Server,
     pub answers: &'a mut Answers,
+    pub streams: &'a mut Streams,
     pub usages: &'a mut Usages,
     pub about: &'a About,
     pub now: Now,
@@ -174,6 +174,7 @@ impl Desk<'_> {
         let views = self.engine.services(self.now);
         self.usages.sample(
             self.shell,
+            self.engine,
             views.iter().flat_map(|view| &view.replicas).map(|replica| replica.id),
             self.now,
         );
@@ -187,7 +188,7 @@ impl Desk<'_> {
 
     fn service(&mut self, name: &str, socket: Socket) -> Result<Response, ApiError> {
         let view = self.engine.service(name, self.now).ok_or_else(|| self.unknown(name))?;
-        self.usages.sample(self.shell, view.replicas.iter().map(|replica| replica.id), self.now);
+        self.usages.sample(self.shell, self.engine, view.replicas.iter().map(|replica| replica.id), self.now);
         let usages = &*self.usages;
         let mut detail = render::service_detail(&view, &|replica| usages.of(replica), &self.stamp());
         if socket == Socket::Read {
@@ -214,6 +215,7 @@ impl Desk<'_> {
         let views = self.engine.services(self.now);
         self.usages.sample(
             self.shell,
+            self.engine,
             views.iter().flat_map(|view| &view.replicas).map(|replica| replica.id),
             self.now,
         );
@@ -257,16 +259,7 @@ impl Desk<'_> {
     }
 
     fn stream(&mut self, connection: ConnectionId, request: Serve) -> Option<ReloadAsked> {
-        if !self.shell.logs.is_connected() {
-            let error = ApiError::new(Code::AgentUnavailable, "the logs role is not running at the moment")
-                .hint("the agent restarts it; try again in a second");
-            self.respond(connection, error.response());
-            return None;
-        }
-        if let Some(descriptor) = self.server.hand_over(connection, STREAM_HEAD) {
-            let descriptors: Vec<OwnedFd> = vec![descriptor];
-            self.shell.logs.send_with(&ToLogs::Serve { request }, descriptors, Importance::Current);
-        }
+        self.streams.ask(connection, request, self.now.mono);
         None
     }
 

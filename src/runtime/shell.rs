@@ -15,6 +15,7 @@ use super::record;
 use super::sockets::Sockets;
 use super::station::Station;
 use crate::engine::event::Event;
+use crate::engine::memory::Memory;
 use crate::engine::plan::{Role, Stop, User};
 use crate::engine::types::{ReplicaId, Time};
 use crate::logs::proto::ToLogs;
@@ -41,7 +42,7 @@ pub struct Shell {
     pub own_user: User,
     pub root: Root,
     pub epoll: Epoll,
-    pub stations: BTreeMap<ReplicaId, Station>,
+    pub stations: BTreeMap<ReplicaId, Box<Station>>,
     /// Station by slot; a slot is not reused while the agent lives.
     pub slots: Vec<ReplicaId>,
     /// Main processes by pid: what the reaper of orphans leaves alone.
@@ -75,7 +76,7 @@ impl Shell {
             let slot = u32::try_from(slots.len()).unwrap_or(u32::MAX);
             slots.push(replica);
             let cookie = format!("{instance}.{service}.{}.{:016x}", replica.index, host::random_u64());
-            Station::new(slot, service, replica.index, stop, cookie)
+            Box::new(Station::new(slot, service, replica.index, stop, cookie))
         })
     }
 
@@ -110,9 +111,9 @@ impl Shell {
 
     /// Writes the record of a replica. A full tmpfs costs the next agent this replica's counters, never its process: the group
     /// still names it.
-    pub fn write_record(&self, replica: ReplicaId) {
+    pub fn write_record(&self, replica: ReplicaId, memory: &Memory) {
         let Some(station) = self.stations.get(&replica) else { return };
-        let Some(record) = station.record(&self.boot_id, &self.instance) else { return };
+        let record = station.record(&self.boot_id, &self.instance, memory);
         if let Err(error) = record::write(&self.directories.run, &record) {
             log::error!(
                 "service {}/{}: cannot write its record: {error}; a restart of the agent would forget its counters",

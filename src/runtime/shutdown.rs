@@ -9,6 +9,7 @@ use super::error::RunError;
 use super::links::Importance;
 use super::logger;
 use super::record;
+use super::saved_plan;
 use super::shell::Shell;
 use crate::api::server::Server;
 use crate::checks::proto::ToChecks;
@@ -42,7 +43,10 @@ pub(super) fn leave(mut shell: Shell, engine: &Engine, server: Server, cleanness
     shell.dying_pace.restart();
     shell.bury_groups(super::now().mono);
     match cleanness {
-        Cleanness::Clean => Ok(()),
+        Cleanness::Clean => {
+            saved_plan::remove(&shell.directories.run);
+            Ok(())
+        }
         Cleanness::SomethingRemains => Err(RunError::SomethingRemains),
     }
 }

@@ -13,7 +13,7 @@ use super::adopt::{self, Adopted, Looked};
 use super::error::RunError;
 use super::journal::Journal;
 use super::links::{Gone, Importance, Link};
-use super::load::{self, Accepted, Answer, Refused};
+use super::load::{self, Accepted, Answer, Kept, Refused};
 use super::pace::Pace;
 use super::peeks::Peeks;
 use super::perform;
@@ -33,7 +33,7 @@ use crate::config::Context;
 use crate::engine::Engine;
 use crate::engine::action::Level;
 use crate::engine::event::{Event, FoundProcess};
-use crate::engine::plan::{CgroupPlan, Role, User};
+use crate::engine::plan::{CgroupPlan, Plan, Role, User};
 use crate::engine::types::ReplicaId;
 use crate::logs::proto::{FromLogs, ToLogs};
 use crate::sys::files::{self, Durability, Lock, LockError};
@@ -49,11 +49,8 @@ const OOM_SCORE_ADJ: i32 = -900;
 
 /// Sets everything up to the point where the loop can begin.
 pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
-    let accepted = load_configuration(options)?;
-    let Accepted { mut plan, warnings, decisions, last_seq, remarks } = *accepted;
-    for warning in &warnings {
-        log::warn!("{}", warning.to_string().trim_end());
-    }
+    let Begun { mut plan, kept, config_loaded } = load_configuration(options)?;
+    let Kept { decisions, last_seq, remarks } = kept;
     let directories = Directories {
         run: plan.agent.run_dir.clone(),
         state: plan.agent.state_dir.clone(),
@@ -75,7 +72,7 @@ pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
     shell.dying_groups.extend(dying);
     let now = super::now();
     let mut engine = Engine::new(plan, host::random_u64(), now);
-    let about = About { started: now, config: options.config.clone(), config_loaded: true, limits };
+    let about = About { started: now, config: options.config.clone(), config_loaded, limits };
     let mut recorder = super::recorder::Recorder::start(&shell.directories.run, &engine);
     let found = adopted.iter().map(|one| one.found.clone()).collect();
     let server = Server::bind(&shell.directories.run, engine.plan().agent.admin_gid).map_err(RunError::Api)?;
@@ -152,15 +149,29 @@ fn make_shell(directories: Directories, cgroup: &CgroupPlan, last_seq: u64) -> R
     Ok((shell, limits))
 }
 
+/// What an agent begins with.
+struct Begun {
+    plan: Plan,
+    kept: Kept,
+    /// The plan is that of the configuration as it is now.
+    config_loaded: bool,
+}
+
 /// The configuration, or the plan that an earlier agent of this boot worked by: its services must not be left alone because a file was
 /// broken while nobody read it.
-fn load_configuration(options: &RunOptions) -> Result<Box<Accepted>, RunError> {
-    let (error, run_dir) = match load::load_at_start(options.config.as_deref()) {
-        Ok(Answer::Accepted(accepted)) => return Ok(accepted),
-        Ok(Answer::Refused(Refused { diagnostics, run_dir })) => (RunError::Config(diagnostics), run_dir),
+fn load_configuration(options: &RunOptions) -> Result<Begun, RunError> {
+    let (error, run_dir, mut kept) = match load::load_at_start(options.config.as_deref()) {
+        Ok(Answer::Accepted(accepted)) => {
+            let Accepted { plan, warnings, kept } = *accepted;
+            for warning in &warnings {
+                log::warn!("{}", warning.to_string().trim_end());
+            }
+            return Ok(Begun { plan, kept, config_loaded: true });
+        }
+        Ok(Answer::Refused(Refused { diagnostics, run_dir, kept })) => (RunError::Config(diagnostics), run_dir, kept),
         Err(error) => {
             let run_dir = Context::host(host::uid()).default_dirs().run_dir;
-            (RunError::Load(error), run_dir)
+            (RunError::Load(error), run_dir, Kept::default())
         }
     };
     let boot_id = clock::boot_id().map_err(setup("the boot id"))?;
@@ -170,15 +181,9 @@ fn load_configuration(options: &RunOptions) -> Result<Box<Accepted>, RunError> {
         other => other.to_string(),
     };
     log::error!("agent: going on with the plan of the earlier agent, because the configuration cannot be used: {why}");
-    Ok(Box::new(Accepted {
-        plan,
-        warnings: Vec::new(),
-        decisions: Vec::new(),
-        last_seq: 0,
-        remarks: vec![
-            "the configuration cannot be used; the plan of the earlier agent is in force until a reload".to_owned(),
-        ],
-    }))
+    let remark = "the configuration cannot be used; the plan of the earlier agent is in force until a reload";
+    kept.remarks.push(remark.to_owned());
+    Ok(Begun { plan, kept, config_loaded: false })
 }
 
 fn setup(what: &'static str) -> impl Fn(io::Error) -> RunError {
@@ -307,7 +312,6 @@ fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
         let station = shell.station(replica, &found.service, found.stop);
         let slot = station.slot;
         let run = found.memory.run;
-        station.memory = Some(found.memory);
         station.cookie = cookie;
         match found.process {
             FoundProcess::Gone { .. } => {

@@ -41,13 +41,13 @@ impl Failure {
 }
 
 /// Performs `Action::Spawn`; the outcome is queued as an event.
-pub(super) fn spawn(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId, memory: Memory) {
+pub(super) fn spawn(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId, memory: &Memory) {
     let Some(plan) = engine.service_plan(replica.service) else { return };
-    shell.station(replica, &plan.name, plan.stop).memory = Some(memory);
-    let event = match try_spawn(shell, engine, plan, replica, run) {
+    shell.station(replica, &plan.name, plan.stop);
+    let event = match try_spawn(shell, engine, plan, replica, run, memory) {
         Ok(pid) => Event::Spawned { replica, run, pid },
         Err(failure) => {
-            shell.write_record(replica);
+            shell.write_record(replica, memory);
             Event::SpawnFailed { replica, run, ours: failure.ours, error: failure.why }
         }
     };
@@ -60,6 +60,7 @@ fn try_spawn(
     plan: &ServicePlan,
     replica: ReplicaId,
     run: RunId,
+    memory: &Memory,
 ) -> Result<i32, Failure> {
     prepare(shell, engine, plan, replica)?;
     let run_dir = shell.directories.run.clone();
@@ -106,8 +107,18 @@ fn try_spawn(
     };
     let pid = made.pid;
     let ready = ready.map(|(read, _write, _)| read);
-    register(shell, plan, replica, run, made, group, ready)?;
+    let newborn = Newborn { run, child: made, group, ready };
+    register(shell, plan, replica, newborn, memory)?;
     Ok(pid)
+}
+
+/// A child that waits at its gate, with what belongs to it.
+struct Newborn {
+    run: RunId,
+    child: spawn::Child,
+    group: Group,
+    /// The read end of its readiness pipe.
+    ready: Option<OwnedFd>,
 }
 
 fn clone_child(shell: &Shell, plan: &ServicePlan, index: u16, gifts: Gifts<'_>) -> Result<spawn::Child, Failure> {
@@ -119,16 +130,15 @@ fn clone_child(shell: &Shell, plan: &ServicePlan, index: u16, gifts: Gifts<'_>) 
     made.map_err(|error| Failure { ours: error.ours(), why: error.to_string() })
 }
 
-/// The child exists and waits at its gate: watch it, record it, let it go.
+/// Watches the child, records it, lets it go.
 fn register(
     shell: &mut Shell,
     plan: &ServicePlan,
     replica: ReplicaId,
-    run: RunId,
-    made: spawn::Child,
-    group: Group,
-    ready: Option<OwnedFd>,
+    newborn: Newborn,
+    memory: &Memory,
 ) -> Result<(), Failure> {
+    let Newborn { run, child: made, group, ready } = newborn;
     let Some(slot) = shell.stations.get(&replica).map(|station| station.slot) else { return Ok(()) };
     let identity = match watch_child(shell, &made, slot, run) {
         Ok(identity) => identity,
@@ -138,7 +148,6 @@ fn register(
             return Err(failure);
         }
     };
-    let oom_kills_before = group.oom_kills();
     let ready_pipe = ready.map(|read| watch_ready_pipe(shell, plan, replica, slot, run, read));
     shell.mains.insert(made.pid, replica);
     if let Some(station) = shell.stations.get_mut(&replica) {
@@ -148,7 +157,8 @@ fn register(
             group: Some(group),
             gate: Some(made.gate),
             ready_pipe,
-            oom_kills_before,
+            // The group is new.
+            oom_kills_before: 0,
             tree_awaited: false,
             tree_registered: false,
             killing: false,
@@ -156,7 +166,7 @@ fn register(
         });
     }
     // INVARIANT: the record is written before the gate opens, so that no service code ever runs unrecorded.
-    shell.write_record(replica);
+    shell.write_record(replica, memory);
     if let Some(gate) = shell.stations.get(&replica).and_then(|station| station.live.as_ref()?.gate.as_ref())
         && let Err(error) = gate.open()
     {
@@ -168,7 +178,7 @@ fn register(
 
 /// A child whose end would not be noticed must not run.
 fn watch_child(shell: &Shell, made: &spawn::Child, slot: u32, run: RunId) -> Result<Identity, Failure> {
-    let identity = child::identity(made.pid, made.pidfd.as_fd())
+    let identity = child::identity_of_newborn(made.pid, made.pidfd.as_fd())
         .map_err(|error| Failure::ours("cannot read the child's identity", error))?;
     let failed = |error| Failure::ours("cannot watch the child", error);
     shell.epoll.add(made.pidfd.as_fd(), Key::Main(slot, run.0).encode(), Interest::READ).map_err(failed)?;

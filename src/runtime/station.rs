@@ -1,4 +1,4 @@
-//! What the shell holds of one replica: the things that outlive its runs (pipe, sockets, memory) and the live run.
+//! What the shell holds of one replica: the things that outlive its runs (pipe, sockets) and the live run.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,6 @@ pub struct Station {
     pub prepared: bool,
     /// A hand on the log pipe: what a service wrote just before its end would be gone with its last holder, while the logs role is away.
     pub pipe_held: Option<OwnedFd>,
-    pub memory: Option<Memory>,
     pub live: Option<Live>,
     /// Notifications since then.
     notified_since: Time,
@@ -81,7 +80,7 @@ impl Station {
             notify: None,
             prepared: false,
             pipe_held: None,
-            memory: None,
+
             live: None,
             notified_since: Time(0),
             notified: 0,
@@ -132,12 +131,11 @@ impl Station {
         self.directory(run_dir).join(format!("notify.{}", self.index))
     }
 
-    /// The record as it is now; `None` before the engine has said anything to remember.
+    /// The record as it is now, with what the engine wants remembered.
     #[must_use]
-    pub fn record(&self, boot_id: &str, instance: &str) -> Option<Record> {
-        let memory = self.memory.clone()?;
+    pub fn record<'a>(&self, boot_id: &str, instance: &str, memory: &'a Memory) -> Record<&'a Memory> {
         let process = self.live.as_ref().and_then(|live| live.main.as_ref()).map(|main| main.process);
-        Some(Record {
+        Record {
             version: record::VERSION,
             boot_id: boot_id.to_owned(),
             instance: instance.to_owned(),
@@ -147,7 +145,7 @@ impl Station {
             process,
             stop: self.stop,
             memory,
-        })
+        }
     }
 
     /// The live run, if it is this one.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::shell::Shell;
 use crate::api::render::Usage;
+use crate::engine::Engine;
 use crate::engine::types::{Now, ReplicaId, RunId};
 
 #[derive(Clone, Copy, Debug)]
@@ -25,16 +26,21 @@ const MIN_INTERVAL_NS: u64 = 200_000_000;
 
 impl Usages {
     /// Reads the usage of these replicas.
-    pub(super) fn sample(&mut self, shell: &Shell, replicas: impl Iterator<Item = ReplicaId>, now: Now) {
+    pub(super) fn sample(
+        &mut self,
+        shell: &Shell,
+        engine: &Engine,
+        replicas: impl Iterator<Item = ReplicaId>,
+        now: Now,
+    ) {
         for replica in replicas {
-            self.sample_one(shell, replica, now);
+            self.sample_one(shell, engine, replica, now);
         }
         self.samples.retain(|replica, _| shell.stations.contains_key(replica));
     }
 
-    fn sample_one(&mut self, shell: &Shell, replica: ReplicaId, now: Now) {
-        let station = shell.stations.get(&replica);
-        let Some((station, live)) = station.and_then(|station| Some((station, station.live.as_ref()?))) else {
+    fn sample_one(&mut self, shell: &Shell, engine: &Engine, replica: ReplicaId, now: Now) {
+        let Some(live) = shell.stations.get(&replica).and_then(|station| station.live.as_ref()) else {
             self.samples.remove(&replica);
             return;
         };
@@ -45,7 +51,7 @@ impl Usages {
         }
         let read = group.usage();
         let cpu_usec = read.cpu_usec.unwrap_or(0);
-        let began = station.memory.as_ref().map_or(now.mono.0, |memory| memory.started_mono.0);
+        let began = engine.memory(replica).map_or(now.mono.0, |memory| memory.started_mono.0);
         let (since_ns, used_usec) = match before {
             Some(sample) => (sample.at_mono_ns, cpu_usec.saturating_sub(sample.cpu_usec)),
             None => (began, cpu_usec),

@@ -12,6 +12,7 @@ use super::record::Process;
 use super::shell::Shell;
 use super::sockets;
 use super::station::Main;
+use crate::engine::Engine;
 use crate::engine::event::{Event, NotifyMessage};
 use crate::engine::types::{Exit, ReplicaId, RunId, Time};
 use crate::logs::proto::ToLogs;
@@ -172,7 +173,7 @@ pub(super) fn poll_trees(shell: &mut Shell, now: Time) {
 /// A datagram on a replica's notify socket: one a turn, so many a second, and consumed only when its consequences are recorded
 /// ([`consume_peeked`]).
 /// Attribution is by socket, whose mode lets nobody write but the service's user and root.
-pub(super) fn notified(shell: &mut Shell, slot: u32) {
+pub(super) fn notified(shell: &mut Shell, engine: &Engine, slot: u32) {
     let Some(replica) = shell.replica_at(slot) else { return };
     if shell.peeks.contains(Peeked::Notification(replica)) {
         return;
@@ -192,7 +193,7 @@ pub(super) fn notified(shell: &mut Shell, slot: u32) {
     };
     let run = station.live.as_ref().map(|live| live.run);
     if let Some(run) = run {
-        take_fields(shell, replica, run, &datagram.text);
+        take_fields(shell, engine, replica, run, &datagram.text);
     }
     shell.peeks.add(Peeked::Notification(replica), shell.events.len());
 }
@@ -208,11 +209,11 @@ pub(super) fn unmute(shell: &mut Shell, now: Time) {
     }
 }
 
-fn take_fields(shell: &mut Shell, replica: ReplicaId, run: RunId, text: &[u8]) {
+fn take_fields(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId, text: &[u8]) {
     for field in notify::parse(text) {
         match field {
             Field::Message(NotifyMessage::MainPid(pid)) => {
-                if change_main(shell, replica, run, pid) {
+                if change_main(shell, engine, replica, run, pid) {
                     shell.events.push_back(Event::Notified { replica, run, message: NotifyMessage::MainPid(pid) });
                 }
             }
@@ -247,7 +248,7 @@ pub(super) fn consume_peeked(shell: &mut Shell) {
 }
 
 /// MAINPID: believed only of a process that is in the replica's own tree; the pidfd is opened before the look.
-fn change_main(shell: &mut Shell, replica: ReplicaId, run: RunId, pid: i32) -> bool {
+fn change_main(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId, pid: i32) -> bool {
     let Some(station) = shell.stations.get_mut(&replica) else { return false };
     let slot = station.slot;
     let Some(live) = station.live_run(run) else { return false };
@@ -276,7 +277,9 @@ fn change_main(shell: &mut Shell, replica: ReplicaId, run: RunId, pid: i32) -> b
         shell.forget(old.pidfd.as_fd());
     }
     shell.mains.insert(pid, replica);
-    shell.write_record(replica);
+    if let Some(memory) = engine.memory(replica) {
+        shell.write_record(replica, memory);
+    }
     true
 }
 

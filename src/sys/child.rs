@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -187,12 +188,19 @@ pub fn identity(pid: i32, pidfd: BorrowedFd<'_>) -> io::Result<Identity> {
     }
 }
 
+/// The identity of a child of ours that waits at its gate: nobody else can have reaped it, so that no doubt needs to be removed.
+pub fn identity_of_newborn(pid: i32, pidfd: BorrowedFd<'_>) -> io::Result<Identity> {
+    Ok(Identity { pid, start_ticks: Stat::read(pid)?.start_ticks, pidfd_inode: inode_of(pidfd)? })
+}
+
 /// Since 6.9 pidfds have a file system, and in it each process an inode of its own.
 fn inode_of(pidfd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
-    if fstatfs(pidfd)?.filesystem_type() != PIDFS {
-        return Ok(None);
-    }
-    Ok(Some(fstat(pidfd)?.st_ino))
+    static UNIQUE: OnceLock<bool> = OnceLock::new();
+    let unique = match UNIQUE.get() {
+        Some(unique) => *unique,
+        None => *UNIQUE.get_or_init(|| fstatfs(pidfd).is_ok_and(|kind| kind.filesystem_type() == PIDFS)),
+    };
+    Ok(if unique { Some(fstat(pidfd)?.st_ino) } else { None })
 }
 
 const PIDFS: FsType = FsType(0x5049_4446);

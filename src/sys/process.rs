@@ -1,7 +1,7 @@
 //! One process as /proc shows it.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::sync::OnceLock;
 
 use nix::unistd::{SysconfVar, sysconf};
@@ -79,10 +79,16 @@ pub(super) struct Stat {
     pub(super) exit_status: i32,
 }
 
+/// 52 numbers of at most 20 digits and a name of at most 64 bytes.
+const STAT_BYTES_MAX: usize = 2048;
+
 impl Stat {
     pub(super) fn read(pid: i32) -> io::Result<Self> {
-        let bytes = fs::read(format!("/proc/{pid}/stat")).map_err(gone_is_not_found)?;
-        Self::parse(&String::from_utf8_lossy(&bytes)).ok_or_else(|| {
+        let path = format!("/proc/{pid}/stat");
+        let mut bytes = [0; STAT_BYTES_MAX];
+        // In one read: the line is made anew for each.
+        let length = File::open(path).and_then(|mut file| file.read(&mut bytes)).map_err(gone_is_not_found)?;
+        Self::parse(&String::from_utf8_lossy(&bytes[..length])).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat is not as proc(5) says"))
         })
     }

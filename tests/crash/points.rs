@@ -47,7 +47,10 @@ fn survive(who: As, point: &str) {
         for name in ["a", "b"] {
             agent.wait_for(name, "ready");
             let pid = agent.service_pid(name).unwrap();
-            assert_eq!(agent.processes_with(&format!("--name {name} ")), [pid], "{point}:{passage}: {name} once");
+            // For a moment its children look like itself: between their fork and their exec.
+            agent.wait_until(&format!("{point}:{passage}: {name} runs once"), SOON, |agent| {
+                agent.processes_with(&format!("--name {name} ")) == [pid]
+            });
         }
         agent.wait_until("a runaway of one run of b only", SOON, |agent| {
             agent.processes_with("--stage grandchild").len() == 1

@@ -2,7 +2,8 @@
 //!
 //! Each seed has a chaotic phase, in which only safety is asked for (the engine's own invariants after every step, and the rules that the
 //! world watches: one tree a replica, no spawn beside a populated tree, every exit counted once, dependents down first, one answer a
-//! request), and a calm one: faults stop, and within bounded time everything wanted is up and every request answered. Then a shutdown.
+//! request), and (but for every third seed) a calm one: faults stop, and within bounded time everything wanted is up and every request
+//! answered. Then a shutdown.
 //!
 //! `MAINSTAY_SIM_SEEDS=N` runs N seeds, `MAINSTAY_SIM_SEED=n` only that one, with everything that happens printed.
 
@@ -18,17 +19,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use mainstay::engine::Engine;
-use mainstay::engine::action::{Action, Outcome};
+use mainstay::engine::action::{Action, Cleanness, Outcome};
 use mainstay::engine::event::{Caller, Event, Target, Verb, Wait};
 use mainstay::engine::plan::{Kind, Plan};
 use mainstay::engine::types::{RequestId, StateName, Time};
 
 use world::World;
 
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 200;
 const CHAOS_STEPS: u64 = 700;
 /// Virtual time within which everything must be up once the faults stop.
 const CALM: Duration = Duration::from_secs(12 * 60);
+/// As in the plans.
+const SHUTDOWN: Duration = Duration::from_secs(60);
 const LAST_EVENTS: usize = 60;
 
 thread_local! {
@@ -77,7 +80,8 @@ impl Sim {
         if let Some(twin_actions) = twin_actions {
             assert_eq!(actions, twin_actions, "the copy from the recorder does something else");
         }
-        let crash_at = (self.world.chaos && self.world.dice.percent(1))
+        let may_crash = self.world.chaos && !self.world.shutting_down;
+        let crash_at = (may_crash && self.world.dice.percent(1))
             .then(|| usize::try_from(self.world.dice.below(actions.len() as u64 + 1)).expect("small"));
         for (index, action) in actions.iter().enumerate() {
             if crash_at == Some(index) {
@@ -271,12 +275,25 @@ impl Sim {
         log(self.print, || "   ==== shutdown".to_owned());
         self.world.shutting_down = true;
         self.step(Event::Shutdown { caller: Caller::Agent });
-        let end = self.world.now.mono.after(Duration::from_secs(90));
-        while self.world.now.mono < end && !self.world.exited {
-            self.advance(end);
+        let started = self.world.now.mono;
+        let end = started.after(SHUTDOWN + Duration::from_secs(6));
+        let second = self.world.chaos.then(|| started.after(self.world.dice.ms(0, 100_000)));
+        let mut asked_again = false;
+        while self.world.now.mono < end && self.world.exited.is_none() {
+            if second.is_some_and(|at| at <= self.world.now.mono) && !asked_again {
+                asked_again = true;
+                self.step(Event::Shutdown { caller: Caller::Agent });
+            }
+            self.advance(end.min(second.filter(|_| !asked_again).unwrap_or(end)));
         }
-        assert!(self.world.exited, "the shutdown does not end");
-        assert_eq!(self.world.populated(), 0, "left behind: {:?}", self.world.trees);
+        match self.world.exited {
+            Some(Cleanness::Clean) => assert_eq!(self.world.populated(), 0, "left behind: {:?}", self.world.trees),
+            Some(Cleanness::SomethingRemains) => {
+                assert!(self.world.chaos, "nothing hinders a clean exit");
+                assert!(self.world.populated() > 0, "left although everything is down");
+            }
+            None => panic!("the shutdown does not end"),
+        }
     }
 }
 
@@ -300,7 +317,10 @@ fn told(action: &Action) -> String {
 fn run(seed: u64, print: bool) {
     let mut sim = Sim::new(seed, print);
     sim.chaos();
-    sim.calm();
+    // Every third ends in the middle of its troubles.
+    if !seed.is_multiple_of(3) {
+        sim.calm();
+    }
     sim.shut_down();
 }
 

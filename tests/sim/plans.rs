@@ -12,7 +12,7 @@ const SERVICES_MAX: u64 = 7;
 
 pub(crate) fn random(dice: &mut Dice) -> Plan {
     let mut plan = Plan::default();
-    plan.agent.shutdown_timeout = Duration::from_secs(60);
+    plan.agent.shutdown_timeout = crate::SHUTDOWN;
     plan.agent.starting_max = Some(u32::try_from(1 + dice.below(3)).expect("small"));
     let count = 1 + dice.below(SERVICES_MAX);
     for number in 0..count {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mainstay::engine::Engine;
-use mainstay::engine::action::{Action, NoteKind, Whom};
+use mainstay::engine::action::{Action, Cleanness, Note, NoteKind, Whom};
 use mainstay::engine::event::{Decision, Event, Found, FoundProcess, NotifyMessage, Remaining};
 use mainstay::engine::memory::Memory;
 use mainstay::engine::plan::{Kind, Readiness, ServicePlan, Stop};
@@ -87,7 +87,7 @@ pub(crate) struct World {
     counted: BTreeSet<(ReplicaId, RunId)>,
     names: BTreeMap<ReplicaId, Key>,
     pub(crate) agent_lives: bool,
-    pub(crate) exited: bool,
+    pub(crate) exited: Option<Cleanness>,
     pub(crate) shutting_down: bool,
 }
 
@@ -108,7 +108,7 @@ impl World {
             counted: BTreeSet::new(),
             names: BTreeMap::new(),
             agent_lives: true,
-            exited: false,
+            exited: None,
             shutting_down: false,
         }
     }
@@ -305,17 +305,28 @@ impl World {
                 self.records.remove(&key);
             }
             Action::Decide { decision, content } => self.decide(*decision, content),
-            Action::Note(note) => {
-                let NoteKind::Ended { run, .. } = note.kind else {
-                    return;
-                };
-                let subject = note.subject.clone().expect("an exit has a subject");
-                if let Some(replica) = Self::id(engine, &(subject.service, subject.replica.unwrap_or(0))) {
-                    assert!(self.counted.insert((replica, run)), "counted twice: {}", note.sentence());
-                }
+            Action::Note(note) => self.check_counted(engine, note),
+            Action::Exit { clean } => {
+                assert_eq!(self.exited, None, "left twice");
+                self.exited = Some(*clean);
             }
-            Action::Exit { .. } => self.exited = true,
             Action::CancelProbe { .. } | Action::Refresh { .. } | Action::Answer { .. } => {}
+        }
+    }
+
+    /// Every exit is counted once: in an agent's life, and over the deaths of agents by what was written.
+    fn check_counted(&mut self, engine: &Engine, note: &Note) {
+        let (NoteKind::Ended { run, .. } | NoteKind::EndedUnseen { run, .. } | NoteKind::StartFailed { run, .. }) =
+            note.kind
+        else {
+            return;
+        };
+        let subject = note.subject.clone().expect("an exit has a subject");
+        let key = (subject.service, subject.replica.unwrap_or(0));
+        let written = self.records.get(&key).and_then(|record| record.memory.last_exit);
+        assert!(written.is_none_or(|last| last.run != run), "counted by an earlier agent: {}", note.sentence());
+        if let Some(replica) = Self::id(engine, &key) {
+            assert!(self.counted.insert((replica, run)), "counted twice: {}", note.sentence());
         }
     }
 
@@ -437,7 +448,8 @@ impl World {
             if !depends.iter().any(|list| list.contains(&key.0)) {
                 continue;
             }
-            let alive = self.trees.values().find(|tree| tree.key.0 == plan.name && tree.main);
+            let awake = |tree: &&Tree| tree.main && self.asleep(tree).is_zero();
+            let alive = self.trees.values().find(|tree| tree.key.0 == plan.name && awake(tree));
             assert!(alive.is_none(), "{key:?} is signalled before its dependent {alive:?}");
         }
     }

@@ -11,7 +11,7 @@ fail() { echo "FAIL $1: $2" >$report; }
 
 seconds() { cut -d. -f1 /proc/uptime; }
 
-# check NAME COMMAND...: one test; what the command prints is the reason of its failure.
+# check NAME COMMAND...: one test; what the command prints is the reason of its failure. False when it failed.
 check() {
     check_name=$1
     check_began=$(seconds)
@@ -20,11 +20,16 @@ check() {
         pass "$check_name ($(($(seconds) - check_began)) s)"
     else
         fail "$check_name" "$(echo "${check_output:-$* is false}" | tail -n 8 | tr '\n' ';')"
+        return 1
     fi
 }
 
+# must: a check without which the others only fail for the same reason.
+must() { check "$@" || finish; }
+
 # finish: the host waits for this line; the guest powers off.
 finish() {
+    last_words
     echo DONE >$report
     sync
     poweroff -f
@@ -150,7 +155,25 @@ log_is_complete() {
     [ "$log_odd" = 0 ] || { echo "$log_odd lines are not the counter's"; grep -v 'line [0-9]*$' /tmp/log | tail -n 3; return 1; }
 }
 
-# The kernel holds the limits of the configuration: limit_is FILE VALUE.
+# Enables controllers from the folder TOP down to the groups of the services and gives one of them limits, as an operator may by hand. From
+# then on no process may be put into the groups in between: whoever starts the next agent must not want to.
+enable_controllers() {
+    enable_group=$(group_of "$(instances limited | head -n 1)")
+    enable_folders=
+    enable_folder=${enable_group%/*}
+    while :; do
+        enable_folders="$enable_folder $enable_folders"
+        [ "$enable_folder" != "$1" ] || break
+        case $enable_folder in /sys/fs/cgroup/*) ;; *) echo "$enable_group is not below $1"; return 1 ;; esac
+        enable_folder=${enable_folder%/*}
+    done
+    for enable_folder in $enable_folders; do
+        echo "+cpu +memory +pids" >"$enable_folder/cgroup.subtree_control" || { echo "refused in $enable_folder"; return 1; }
+    done
+    echo 67108864 >"$enable_group/memory.max" && echo 1 >"$enable_group/memory.oom.group" && echo 30 >"$enable_group/pids.max"
+}
+
+# The kernel holds the limits of the running process: limit_is FILE VALUE.
 limit_is() {
     limit_file=$(group_of "$(instances limited | head -n 1)")/$1
     [ "$(cat "$limit_file")" = "$2" ] || { echo "$limit_file: $(cat "$limit_file" 2>&1)"; return 1; }

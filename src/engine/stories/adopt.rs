@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::engine::event::{Event, FoundProcess, Verb};
-use crate::engine::plan::{Budget, Readiness, ServicePlan};
+use crate::engine::plan::{Alive, Budget, Readiness, ServicePlan};
 use crate::engine::testkit::{Kit, ms, service, tcp};
 use crate::engine::types::{Exit, StateName};
 
@@ -133,4 +133,19 @@ fn an_engine_that_was_written_out_and_read_back_does_the_same() {
     let (replica, run) = (kit.id("api"), kit.run("api"));
     let exit = Event::Exited { replica, run, exit: Exit::Code(1), oom: false, remaining: 0 };
     assert_eq!(copy.step(kit.now, exit.clone()), kit.engine.step(kit.now, exit));
+}
+
+#[test]
+fn what_was_degraded_and_is_no_longer_probed_is_ready() {
+    let mut probed = service("api");
+    probed.alive =
+        Some(Alive { probe: tcp(), every: Duration::from_secs(10), timeout: Duration::from_secs(2), fall: 3, rise: 2 });
+    let mut kit = Kit::new(vec![probed.clone()]);
+    kit.exec("api");
+    kit.pass(Duration::from_secs(10));
+    kit.answer("api", Err("connection refused"));
+    let kit = next(&kit, vec![probed], &[("api", ALIVE)]);
+    assert_eq!(kit.state("api"), StateName::Degraded);
+    let kit = next(&kit, vec![service("api")], &[("api", ALIVE)]);
+    assert_eq!(kit.state("api"), StateName::Ready);
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::engine::action::{Action, Effect, Outcome};
 use crate::engine::event::{Caller, Decision, Event, Verb, Wait, Wanted};
-use crate::engine::plan::{Launch, Readiness, RestartPolicy, Role, ServicePlan};
-use crate::engine::testkit::{Kit, ms, service};
+use crate::engine::plan::{Alive, Launch, Readiness, RestartPolicy, Role, ServicePlan};
+use crate::engine::testkit::{Kit, ms, service, tcp};
 use crate::engine::types::{RequestId, StateName};
 
 fn three() -> Kit {
@@ -215,4 +215,20 @@ fn a_service_that_comes_back_while_it_is_being_removed_is_started_again() {
     reload(&mut kit, vec![service("api")]);
     assert_eq!(kit.id("api"), id, "ids are stable over a reload");
     assert_eq!(kit.exit("api", 0), ["release api/0", "spawn api/0 run 2"]);
+}
+
+#[test]
+fn changed_role_is_told_to_nobody_and_applied_all_the_same() {
+    let alive = Alive { probe: tcp(), every: ms(1_000), timeout: ms(500), fall: 3, rise: 1 };
+    let role = |alive| {
+        let launch = Launch::Role(Role::Logs);
+        ServicePlan { launch, alive, ..ServicePlan::with_defaults(Role::Logs.service_name(), &[]) }
+    };
+    let mut kit = Kit::new(vec![role(Some(alive))]);
+    kit.exec("@logs");
+    kit.pass(ms(1_000));
+    kit.answer("@logs", Err("connection refused"));
+    assert_eq!(kit.state("@logs"), StateName::Degraded);
+    assert_eq!(reload(&mut kit, vec![role(None)]), []);
+    assert_eq!(kit.state("@logs"), StateName::Ready);
 }

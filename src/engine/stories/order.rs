@@ -127,6 +127,35 @@ fn restart_with_follows_a_new_run_but_not_the_first() {
 }
 
 #[test]
+fn restart_with_alone_keeps_the_order_too() {
+    let mut api = service("api");
+    api.restart_with = vec!["db".into()];
+    let mut kit = Kit::new(vec![service("db"), api]);
+    kit.exec("db");
+    kit.exec("api");
+    kit.exit("db", 1);
+    kit.pass(ms(100));
+    assert_eq!(kit.exit("api", 0), ["release api/0"]);
+    assert_eq!(kit.exec("db"), ["spawn api/0 run 2"]);
+}
+
+/// Seed 2401 of the simulation.
+#[test]
+fn a_reason_may_outlive_the_service_it_speaks_of() {
+    let mut kit = db_and_api();
+    kit.command(Verb::Stop, "db");
+    kit.pass(Duration::from_secs(10));
+    assert_eq!(kit.why("api"), "it requires db, which is not up, killed, waiting for it to be gone");
+    kit.step(Event::Reload { request: None, caller: Caller::Agent, plan: Box::new(Kit::plan(vec![service("api")])) });
+    kit.exit("db", 0);
+    kit.step(Event::Tick);
+    assert_eq!(
+        kit.why("api"),
+        "it requires a service that is gone, which is not up, killed, waiting for it to be gone"
+    );
+}
+
+#[test]
 fn only_so_many_start_at_once() {
     let slow = |name: &str| {
         let mut plan = service(name);

@@ -162,6 +162,28 @@ mod tests {
     use super::*;
     use crate::sys::packet::PacketListener;
 
+    #[test]
+    fn role_that_does_not_read_is_stuck_in_the_end_and_one_that_comes_again_is_not() {
+        let path = std::env::temp_dir().join(format!("mainstay-link-{}", std::process::id()));
+        let listener = PacketListener::bind(&path, 0o600).unwrap();
+        let mut link = Link::default();
+        link.connect(&path, &"hello").unwrap();
+        let text = "x".repeat(100_000);
+        for _ in 0..STUCK_BYTES_MAX / 50_000 {
+            link.send(&text, Importance::Entry);
+        }
+        assert!(!link.is_stuck() && link.queued_bytes <= QUEUED_BYTES_MAX && link.take_dropped() > 0);
+        for _ in 0..=STUCK_BYTES_MAX / 100_000 {
+            link.send(&text, Importance::Current);
+        }
+        assert!(link.is_stuck());
+        link.disconnect();
+        link.connect(&path, &"hello").unwrap();
+        assert!(!link.is_stuck() && link.queued_bytes <= QUEUED_BYTES_MAX + 100);
+        drop(listener);
+        std::fs::remove_file(&path).unwrap();
+    }
+
     fn entry(number: usize) -> String {
         format!("{number:06} {}", "x".repeat(64 << 10))
     }
@@ -230,27 +252,5 @@ mod tests {
         let role = connected(&mut link, "gone again");
         assert_eq!(next(&role).as_deref(), Some("hello"));
         assert_eq!(next(&role).as_deref(), Some("late"));
-    }
-
-    #[test]
-    fn role_that_does_not_read_is_stuck_in_the_end_and_one_that_comes_again_is_not() {
-        let path = std::env::temp_dir().join(format!("mainstay-link-{}", std::process::id()));
-        let listener = PacketListener::bind(&path, 0o600).unwrap();
-        let mut link = Link::default();
-        link.connect(&path, &"hello").unwrap();
-        let text = "x".repeat(100_000);
-        for _ in 0..STUCK_BYTES_MAX / 50_000 {
-            link.send(&text, Importance::Entry);
-        }
-        assert!(!link.is_stuck() && link.queued_bytes <= QUEUED_BYTES_MAX && link.take_dropped() > 0);
-        for _ in 0..=STUCK_BYTES_MAX / 100_000 {
-            link.send(&text, Importance::Current);
-        }
-        assert!(link.is_stuck());
-        link.disconnect();
-        link.connect(&path, &"hello").unwrap();
-        assert!(!link.is_stuck() && link.queued_bytes <= QUEUED_BYTES_MAX + 100);
-        drop(listener);
-        std::fs::remove_file(&path).unwrap();
     }
 }

@@ -482,7 +482,7 @@ impl Agent {
                 self.start_reload(asked);
             }
             if until <= self::now().mono {
-                return;
+                break;
             }
         }
         self.streams.pass_on(&mut self.server, &mut self.shell.logs, now.mono);

@@ -1,7 +1,7 @@
 //! One client's connection: reading a request, waiting for the runtime, writing the answer, and over again. It never blocks; whoever
 //! is slow while it reads or writes is dropped at its deadline.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
@@ -10,6 +10,7 @@ use super::http::{self, After, Head, Response};
 use super::route::{self, Request, Socket};
 use crate::sys::epoll::Interest;
 use crate::sys::packet::Peer;
+use crate::sys::stranger::Stranger;
 
 /// From the first byte of a request to its last; also how long a connection may idle between requests.
 pub const READ_TIMEOUT_NS: u64 = 5_000_000_000;
@@ -23,7 +24,7 @@ const WRITES_A_TURN: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: UnixStream,
+    stream: Stranger,
     pub(super) peer: Peer,
     pub(super) socket: Socket,
     phase: Phase,
@@ -51,7 +52,7 @@ pub(super) enum Step {
 }
 
 impl Connection {
-    pub(super) fn new(stream: UnixStream, peer: Peer, socket: Socket, now_ns: u64) -> Self {
+    pub(super) fn new(stream: Stranger, peer: Peer, socket: Socket, now_ns: u64) -> Self {
         Self {
             stream,
             peer,
@@ -64,7 +65,7 @@ impl Connection {
     }
 
     pub(super) fn stream(&self) -> &UnixStream {
-        &self.stream
+        self.stream.stream()
     }
 
     pub(super) fn interest(&self) -> Interest {
@@ -114,10 +115,10 @@ impl Connection {
     }
 
     /// Writes the head of a stream and gives the socket away; `None` when the client does not take even that.
-    pub(super) fn hand_over(mut self, head: &[u8]) -> Option<OwnedFd> {
+    pub(super) fn hand_over(self, head: &[u8]) -> Option<OwnedFd> {
         // A fresh socket buffer holds a head; one that is full belongs to a client that does not read.
-        match self.stream.write(head) {
-            Ok(bytes) if bytes == head.len() => Some(self.stream.into()),
+        match self.stream.stream().write(head) {
+            Ok(bytes) if bytes == head.len() => self.stream.give_away().ok(),
             Ok(_) | Err(_) => None,
         }
     }
@@ -177,7 +178,7 @@ impl Connection {
     fn write(&mut self, now_ns: u64) -> Step {
         let Phase::Writing { output, sent_bytes, give_up_ns } = &mut self.phase else { return Step::Pending };
         for _ in 0..WRITES_A_TURN {
-            match self.stream.write(&output[*sent_bytes..]) {
+            match self.stream.stream().write(&output[*sent_bytes..]) {
                 Ok(0) => return Step::Closed,
                 Ok(bytes) => {
                     *sent_bytes += bytes;

@@ -23,6 +23,7 @@ use super::route::{Request, Socket};
 use crate::sys::connection::ConnectionListener;
 use crate::sys::epoll::{Epoll, Interest, Ready};
 use crate::sys::packet::Peer;
+use crate::sys::stranger::Stranger;
 
 pub const ADMIN_SOCKET: &str = "mainstay.sock";
 pub const READ_SOCKET: &str = "read.sock";
@@ -207,8 +208,9 @@ impl Server {
     }
 
     fn admit(&mut self, stream: UnixStream, peer: Peer, socket: Socket, now_ns: u64) {
+        let stream = Stranger::new(stream);
         if let Err(error) = self.room(&peer, socket) {
-            turn_away(&stream, &error);
+            turn_away(stream.stream(), &error);
             return;
         }
         let id = ConnectionId(self.next_id);

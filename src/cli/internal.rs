@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::exit::{CliError, Exit};
-use crate::runtime::load;
+use crate::runtime::{load, taker};
 
 /// Carries out an internal command; `None` when the words are none.
 pub(super) fn run(words: &[OsString]) -> Option<Result<Exit, CliError>> {
@@ -15,6 +15,7 @@ pub(super) fn run(words: &[OsString]) -> Option<Result<Exit, CliError>> {
         ("role", Some("logs")) => Some(logs_role(&words[2..])),
         (load::COMMAND, path) => Some(load_config(path)),
         ("role", Some("checks")) => Some(finish(crate::checks::run(rest(2)))),
+        (taker::COMMAND, None) => Some(finish(taker::take())),
         ("sample", _) => Some(finish(crate::sample::run(rest(1)))),
         _ => None,
     }

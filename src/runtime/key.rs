@@ -22,6 +22,8 @@ pub enum Key {
     Notify(u32),
     /// An exec probe, by its slot in the table of probes.
     ExecProbe(u32),
+    /// The child that takes a notification with descriptors.
+    Taker(u32),
 }
 
 const SLOT_MASK: u64 = (1 << 24) - 1;
@@ -42,6 +44,7 @@ impl Key {
             Self::Tree(slot, run) => (9, slot, run),
             Self::Notify(slot) => (10, slot, 0),
             Self::ExecProbe(slot) => (11, slot, 0),
+            Self::Taker(slot) => (12, slot, 0),
         };
         (kind << 56) | ((u64::from(slot) & SLOT_MASK) << 32) | u64::from(run)
     }
@@ -63,6 +66,7 @@ impl Key {
             9 => Self::Tree(slot, run),
             10 => Self::Notify(slot),
             11 => Self::ExecProbe(slot),
+            12 => Self::Taker(slot),
             _ => return None,
         })
     }
@@ -87,6 +91,7 @@ mod tests {
             Key::Tree(12, 9),
             Key::Notify(4),
             Key::ExecProbe(5),
+            Key::Taker(6),
         ];
         for key in keys {
             assert_eq!(Key::decode(key.encode()), Some(key));

@@ -33,6 +33,7 @@ mod start_run;
 mod station;
 mod streams;
 mod systemd;
+pub mod taker;
 mod usage;
 mod wait;
 
@@ -261,6 +262,7 @@ impl Agent {
             (!self.shell.polled_trees.is_empty()).then(|| self.shell.tree_pace.deadline()),
             (!self.shell.dying_groups.is_empty()).then(|| self.shell.dying_pace.deadline()),
             self.shell.muted.iter().map(|(until, _)| *until).min(),
+            self.shell.takers.next_deadline(),
             self.logs_awaited_until.filter(|_| !self.deferred.is_empty()),
         ];
         deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now))
@@ -300,6 +302,7 @@ impl Agent {
             Key::Tree(slot, run) => wait::tree_changed(&mut self.shell, slot, run),
             Key::Notify(slot) => wait::notified(&mut self.shell, &self.engine, slot),
             Key::ExecProbe(slot) => probes::exec_ended(&mut self.shell, slot),
+            Key::Taker(slot) => taker::ended(&mut self.shell, slot),
         }
     }
 
@@ -336,6 +339,7 @@ impl Agent {
         let now = now().mono;
         wait::poll_trees(&mut self.shell, now);
         wait::unmute(&mut self.shell, now);
+        self.shell.takers.expire(now);
         self.shell.bury_groups(now);
         self.step_engine();
         self.perform_actions();

@@ -14,6 +14,7 @@ use super::probes::Probes;
 use super::record;
 use super::sockets::Sockets;
 use super::station::Station;
+use super::taker::Takers;
 use crate::engine::event::Event;
 use crate::engine::memory::Memory;
 use crate::engine::plan::{Role, Stop, User};
@@ -58,6 +59,7 @@ pub struct Shell {
     pub peeks: Peeks,
     /// Slots whose notify socket rests until then, because too much came over it.
     pub muted: Vec<(Time, u32)>,
+    pub takers: Takers,
     /// Groups whose removal was refused (EBUSY: the kernel is still tearing down), tried again later.
     pub dying_groups: Vec<Group>,
     pub dying_pace: Pace,

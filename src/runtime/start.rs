@@ -26,6 +26,7 @@ use super::shell::{Directories, Shell};
 use super::sockets::{self, Sockets};
 use super::start_run;
 use super::station::{Live, Main};
+use super::taker::Takers;
 use super::wait;
 use super::{Agent, RunOptions};
 use crate::api::server::Server;
@@ -142,6 +143,7 @@ fn make_shell(directories: Directories, cgroup: &CgroupPlan, last_seq: u64) -> R
         lost_links: Vec::new(),
         peeks: Peeks::default(),
         muted: Vec::new(),
+        takers: Takers::default(),
         polled_trees: Vec::new(),
         dying_pace: Pace::default(),
         tree_pace: Pace::default(),

@@ -25,6 +25,8 @@ pub struct Station {
     /// See [`Record::cookie`].
     pub cookie: String,
     pub notify: Option<NotifySocket>,
+    /// The message that was looked at brings descriptors.
+    pub notify_attached: bool,
     /// Directories and pipe exist.
     pub prepared: bool,
     /// A hand on the log pipe: what a service wrote just before its end would be gone with its last holder, while the logs role is away.
@@ -78,6 +80,7 @@ impl Station {
             stop,
             cookie,
             notify: None,
+            notify_attached: false,
             prepared: false,
             pipe_held: None,
 

@@ -12,6 +12,7 @@ use super::record::Process;
 use super::shell::Shell;
 use super::sockets;
 use super::station::Main;
+use super::taker;
 use crate::engine::Engine;
 use crate::engine::event::{Event, NotifyMessage};
 use crate::engine::types::{Exit, ReplicaId, RunId, Time};
@@ -191,6 +192,7 @@ pub(super) fn notified(shell: &mut Shell, engine: &Engine, slot: u32) {
         Ok(None) => return,
         Err(error) => return log::warn!("service {}: notify socket: {error}", station.service),
     };
+    station.notify_attached = datagram.attached;
     let run = station.live.as_ref().map(|live| live.run);
     if let Some(run) = run {
         take_fields(shell, engine, replica, run, &datagram.text);
@@ -231,7 +233,12 @@ pub(super) fn consume_peeked(shell: &mut Shell) {
     for peeked in shell.peeks.take_due() {
         match peeked {
             Peeked::Notification(replica) => {
-                let socket = shell.stations.get(&replica).and_then(|station| station.notify.as_ref());
+                let Some(station) = shell.stations.get(&replica) else { continue };
+                if station.notify_attached {
+                    taker::start(shell, station.slot);
+                    continue;
+                }
+                let socket = station.notify.as_ref();
                 if let Some(Err(error)) = socket.map(NotifySocket::receive) {
                     log::warn!("agent: notify socket of replica {replica:?}: {error}");
                 }

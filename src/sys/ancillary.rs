@@ -22,6 +22,8 @@ pub(super) struct Message {
     /// Cut off: the message was longer than the buffer.
     pub(super) truncated: bool,
     pub(super) fds: Vec<OwnedFd>,
+    /// Descriptors came that were not taken.
+    pub(super) attached: bool,
     /// With SO_PASSCRED: pid and uid of the sender, as the kernel saw them.
     pub(super) sender: Option<(i32, u32)>,
 }
@@ -80,7 +82,40 @@ pub(super) fn receive(
         }
     };
     let (fds, sender) = read_control(&header);
-    Ok(Some(Message { length, truncated: header.msg_flags & libc::MSG_TRUNC != 0, fds, sender }))
+    let flagged = |flag| header.msg_flags & flag != 0;
+    let (truncated, attached) = (flagged(libc::MSG_TRUNC), flagged(libc::MSG_CTRUNC));
+    Ok(Some(Message { length, truncated, fds, attached, sender }))
+}
+
+/// What waits in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    Nothing,
+    /// So many bytes, copied and still there, none of which brings descriptors; 0 at the end.
+    Bytes(usize),
+    /// Descriptors come with the first bytes.
+    Descriptors,
+}
+
+/// Looks without taking anything.
+#[expect(unsafe_code, reason = "recvmsg")]
+pub(super) fn look(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Look> {
+    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all zero is a valid msghdr. Without room for control data the kernel only says that there was some.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    loop {
+        // SAFETY: the header points to `buffer`, alive and of the length given.
+        let looked = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_PEEK | libc::MSG_DONTWAIT) };
+        match Errno::result(looked) {
+            Ok(_) if header.msg_flags & libc::MSG_CTRUNC != 0 => return Ok(Look::Descriptors),
+            Ok(length) => return Ok(Look::Bytes(length.unsigned_abs())),
+            Err(Errno::EAGAIN) => return Ok(Look::Nothing),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 #[expect(unsafe_code, reason = "the CMSG macros")]

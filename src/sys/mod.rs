@@ -30,6 +30,7 @@ pub mod spawn;
 mod spawn_child;
 #[cfg(test)]
 mod spawn_tests;
+pub mod stranger;
 pub mod terminal;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -27,6 +27,8 @@ pub struct Datagram {
     /// As the kernel saw the sender; 0 when it is outside our pid namespace.
     pub pid: i32,
     pub uid: u32,
+    /// It brings descriptors, so whoever receives it may have to wait for them ([`super::stranger`]): leave that to a child.
+    pub attached: bool,
 }
 
 impl NotifySocket {
@@ -63,7 +65,7 @@ impl NotifySocket {
             text = &text[..whole];
         }
         let (pid, uid) = message.sender.unwrap_or((0, NOBODY));
-        Ok(Some(Datagram { text: text.to_vec(), pid, uid }))
+        Ok(Some(Datagram { text: text.to_vec(), pid, uid, attached: message.attached }))
     }
 }
 
@@ -111,7 +113,8 @@ mod tests {
         let socket = NotifySocket::bind(&path, None).unwrap();
         assert!(socket.receive().unwrap().is_none());
         notify(path.as_os_str().as_bytes(), "READY=1\nSTATUS=up").unwrap();
-        assert_eq!(socket.peek().unwrap().unwrap().text, b"READY=1\nSTATUS=up");
+        let peeked = socket.peek().unwrap().unwrap();
+        assert_eq!((peeked.text.as_slice(), peeked.attached), (&b"READY=1\nSTATUS=up"[..], false));
         let datagram = socket.receive().unwrap().unwrap();
         assert_eq!(datagram.text, b"READY=1\nSTATUS=up");
         assert_eq!((datagram.pid.unsigned_abs(), datagram.uid), (std::process::id(), crate::sys::host::uid()));
@@ -144,6 +147,7 @@ mod tests {
             assert_eq!(ours(), 2);
             let peeked = socket.peek().unwrap().unwrap();
             assert_eq!((peeked.text.as_slice(), peeked.pid.unsigned_abs()), (&b"FDSTORE=1"[..], std::process::id()));
+            assert!(peeked.attached);
             assert_eq!(ours(), 2, "{count}");
             assert_eq!(socket.receive().unwrap().unwrap().text, b"FDSTORE=1");
             assert_eq!(ours(), 2, "{count}");

@@ -8,6 +8,7 @@ mod support;
 
 mod adoption;
 mod api;
+mod attack;
 mod child;
 mod commands;
 mod dependencies;

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::process::{Child, Command};
+use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -151,6 +153,22 @@ fn process_of_the_same_number_and_start_time_is_told_apart_by_its_pidfd() {
             process["start_ticks"] = fields[22 - 3].parse::<u64>().unwrap().into();
         });
     }
+}
+
+#[test]
+fn lock_that_a_child_of_a_dead_agent_still_holds_is_waited_for() {
+    let mut agent = Agent::running(&sample("a", "", ""));
+    agent.wait_for("a", "ready");
+    agent.kill();
+    // As a child does between its birth and the closing of what it inherited.
+    let file = fs::File::open(agent.run_dir().join("lock")).unwrap();
+    let held = Flock::lock(file, FlockArg::LockExclusiveNonblock).unwrap();
+    agent.spawn(&[]);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(agent.ended().is_none(), "it waits");
+    drop(held);
+    agent.wait_for("a", "ready");
+    assert_eq!(agent.run_of("a"), 1);
 }
 
 #[test]

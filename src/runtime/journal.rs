@@ -52,6 +52,10 @@ impl Journal {
     pub fn write(&mut self, logs: &mut Link, note: &Note) {
         self.tally.count(note);
         log::log!(log_level(note.level), "{}", note.sentence());
+        if matches!(note.kind, NoteKind::Status { .. }) {
+            // What a service says of itself is shown, not kept: it could fill the journal until nothing else is left in it.
+            return;
+        }
         let seq = self.next_seq();
         let entry = entry(note, seq);
         if let Ok(line) = serde_json::to_string(&entry) {

@@ -13,8 +13,10 @@ use serde::de::DeserializeOwned;
 
 use crate::sys::packet::{PacketSocket, Received};
 
-/// Bytes that wait for a role that does not read.
+/// Bytes that wait for a role that does not read; beyond that the oldest entries are dropped.
 const QUEUED_BYTES_MAX: usize = 4 << 20;
+/// With so much waiting that cannot be dropped the role is stuck. The greeting for 10,000 services is a fifth of it.
+const STUCK_BYTES_MAX: usize = 32 << 20;
 
 /// What becomes of a message while the role is away or slow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,7 @@ pub struct Link {
     queue: VecDeque<Message>,
     queued_bytes: usize,
     dropped: u64,
+    stuck: bool,
 }
 
 impl Link {
@@ -46,6 +49,7 @@ impl Link {
     pub fn connect(&mut self, path: &Path, hello: &impl Serialize) -> io::Result<()> {
         let socket = PacketSocket::connect(path)?;
         let bytes = serde_json::to_vec(hello).map_err(io::Error::other)?;
+        self.stuck = false;
         self.queued_bytes += bytes.len();
         self.queue.push_front(Message { bytes, descriptors: Vec::new(), importance: Importance::Current });
         self.socket = Some(socket);
@@ -101,6 +105,13 @@ impl Link {
             self.dropped += 1;
         }
         self.flush();
+        self.stuck |= self.queued_bytes > STUCK_BYTES_MAX;
+    }
+
+    /// It has not read for so long that nothing more can be told to it.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.stuck
     }
 
     /// Sends what the socket takes. A broken connection is noticed by the reader.
@@ -127,22 +138,51 @@ impl Link {
         match socket.receive(buffer) {
             Ok(Received::Message { fds }) => match serde_json::from_slice(buffer) {
                 Ok(message) => Ok(Some((message, fds))),
-                Err(_) => Err(Gone),
+                Err(_) => Err(Gone::Garbled),
             },
             Ok(Received::WouldBlock) => Ok(None),
-            Ok(Received::Closed) | Err(_) => Err(Gone),
+            Ok(Received::Closed) => Err(Gone::Closed),
+            Err(error) if error.raw_os_error() == Some(nix::libc::EMSGSIZE) => Err(Gone::Garbled),
+            Err(_) => Err(Gone::Closed),
         }
     }
 }
 
-/// The other end has closed, or speaks another language.
+/// Why there is no more to hear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gone;
+pub enum Gone {
+    /// The other end has closed.
+    Closed,
+    /// It speaks another language: connecting again would bring the same.
+    Garbled,
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sys::packet::PacketListener;
+
+    #[test]
+    fn role_that_does_not_read_is_stuck_in_the_end_and_one_that_comes_again_is_not() {
+        let path = std::env::temp_dir().join(format!("mainstay-link-{}", std::process::id()));
+        let listener = PacketListener::bind(&path, 0o600).unwrap();
+        let mut link = Link::default();
+        link.connect(&path, &"hello").unwrap();
+        let text = "x".repeat(100_000);
+        for _ in 0..STUCK_BYTES_MAX / 50_000 {
+            link.send(&text, Importance::Entry);
+        }
+        assert!(!link.is_stuck() && link.queued_bytes <= QUEUED_BYTES_MAX && link.take_dropped() > 0);
+        for _ in 0..=STUCK_BYTES_MAX / 100_000 {
+            link.send(&text, Importance::Current);
+        }
+        assert!(link.is_stuck());
+        link.disconnect();
+        link.connect(&path, &"hello").unwrap();
+        assert!(!link.is_stuck() && link.queued_bytes <= QUEUED_BYTES_MAX + 100);
+        drop(listener);
+        std::fs::remove_file(&path).unwrap();
+    }
 
     fn entry(number: usize) -> String {
         format!("{number:06} {}", "x".repeat(64 << 10))
@@ -206,7 +246,7 @@ mod tests {
         let mut link = Link::default();
         drop(connected(&mut link, "gone"));
         link.send(&"late", Importance::Entry);
-        assert_eq!(link.receive::<String>(&mut Vec::new()).map(drop), Err(Gone));
+        assert_eq!(link.receive::<String>(&mut Vec::new()).map(drop), Err(Gone::Closed));
         link.disconnect();
         assert!(!link.is_connected());
         let role = connected(&mut link, "gone again");

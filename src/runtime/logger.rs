@@ -75,6 +75,9 @@ pub fn pass_on(logs: &mut Link) {
     }
 }
 
+/// What a pipe that says it is writable takes without waiting (PIPE_BUF).
+const WRITTEN_BYTES_MAX: usize = 4096;
+
 /// stderr that is asked first whether it takes a line: a terminal stopped by Ctrl-S or a full pipe must not stop supervision. Its
 /// O_NONBLOCK flag is not touched, because it belongs to everybody who shares the terminal.
 #[derive(Debug)]
@@ -83,15 +86,48 @@ struct PatientStderr;
 impl Write for PatientStderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let stderr = io::stderr();
-        let mut ready = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-        let writable = poll(&mut ready, PollTimeout::ZERO).is_ok_and(|count| count > 0);
-        if !writable || stderr.lock().write(bytes).is_err() {
-            LOST.fetch_add(1, Ordering::Relaxed);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match write_patiently(&stderr, rest) {
+                Some(written) => rest = rest.get(written..).unwrap_or_default(),
+                None => {
+                    LOST.fetch_add(1, Ordering::Relaxed);
+                    break;
+                }
+            }
         }
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Writes as much as is taken at once, a part of a long line; `None` when nothing is.
+fn write_patiently(out: impl AsFd, bytes: &[u8]) -> Option<usize> {
+    let mut ready = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
+    if poll(&mut ready, PollTimeout::ZERO).is_ok_and(|count| count > 0) {
+        let part = &bytes[..bytes.len().min(WRITTEN_BYTES_MAX)];
+        return nix::unistd::write(out.as_fd(), part).ok().filter(|written| *written > 0);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_that_is_longer_than_what_is_left_of_a_pipe_does_not_wait() {
+        let (reader, writer) = crate::sys::fifo::pipe().unwrap();
+        let (line, mut taken) = (vec![b'x'; 100_000], 0);
+        // The writing end blocks: one write of the whole would wait for a reader for ever.
+        while let Some(written) = write_patiently(&writer, &line) {
+            taken += written;
+        }
+        assert!(taken > 0 && write_patiently(&writer, b"more").is_none());
+        drop(reader);
+        assert_eq!(write_patiently(&writer, b"more"), None);
     }
 }

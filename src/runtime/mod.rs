@@ -13,6 +13,8 @@ pub mod links;
 pub mod load;
 pub mod logger;
 pub mod notify;
+mod pace;
+mod peeks;
 mod perform;
 mod probes;
 pub mod record;
@@ -51,7 +53,7 @@ use systemd::Systemd;
 use usage::Usages;
 
 use crate::api::render::Stamp;
-use crate::api::server::Server;
+use crate::api::server::{Incoming, Server};
 use crate::engine::Engine;
 use crate::engine::action::{Action, Cleanness, Level};
 use crate::engine::event::{Caller, Event};
@@ -76,6 +78,8 @@ const READY_MAX: usize = 256;
 const STEPS_MAX: usize = 1_024;
 /// Spawns performed in one turn: each costs half a millisecond.
 const SPAWNS_MAX: usize = 32;
+/// Spent on answers to clients at a time.
+const SERVE_MAX: Duration = Duration::from_millis(20);
 /// A loop that was this late has stalled: nobody is blamed for deadlines that passed meanwhile.
 const STALL_MIN: Duration = Duration::from_millis(500);
 /// How often something is tried again that cannot be waited for: a group that is still busy, a role that does not listen yet.
@@ -141,6 +145,8 @@ struct Agent {
     deferred: Vec<Action>,
     /// Roles that said that they listen and are not connected yet.
     connect: Vec<Role>,
+    /// Requests that have not been looked at yet; each connection has at most one.
+    asked: VecDeque<Incoming>,
     /// More orphans may wait than one turn reaps.
     orphans_wait: bool,
     end: Option<End>,
@@ -186,6 +192,7 @@ impl Agent {
             logs_awaited_until: Some(now.mono.after(LOGS_AWAITED)),
             deferred: Vec::new(),
             connect: Vec::new(),
+            asked: VecDeque::new(),
             orphans_wait: true,
             end: None,
             turn_began: now.mono,
@@ -240,11 +247,10 @@ impl Agent {
 
     /// How long the loop may sleep; `None`: until something happens.
     fn timeout(&mut self, now: Time) -> Option<Duration> {
-        if !self.actions.is_empty() || !self.shell.events.is_empty() || self.orphans_wait {
+        if !self.actions.is_empty() || !self.shell.events.is_empty() || !self.asked.is_empty() || self.orphans_wait {
             return Some(Duration::ZERO);
         }
-        let retry =
-            !self.shell.polled_trees.is_empty() || !self.shell.dying_groups.is_empty() || !self.connect.is_empty();
+        let retry = !self.connect.is_empty() || !self.shell.lost_links.is_empty();
         let deadlines = [
             self.engine.next_deadline(),
             self.server.next_deadline().map(Time),
@@ -252,6 +258,9 @@ impl Agent {
             self.systemd.next_deadline(),
             self.streams.next_deadline(),
             retry.then(|| now.after(RETRY)),
+            (!self.shell.polled_trees.is_empty()).then(|| self.shell.tree_pace.deadline()),
+            (!self.shell.dying_groups.is_empty()).then(|| self.shell.dying_pace.deadline()),
+            self.shell.muted.iter().map(|(until, _)| *until).min(),
             self.logs_awaited_until.filter(|_| !self.deferred.is_empty()),
         ];
         deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now))
@@ -264,12 +273,12 @@ impl Agent {
         let late = timeout.map_or(Duration::ZERO, |timeout| now.mono.since(slept_from.after(timeout)));
         let by = busy.max(late);
         if by >= STALL_MIN {
-            self.shell.events.push_front(Event::Stalled { by, suspended: false });
+            self.shell.stall(by, false);
         }
         let asleep_ns = now.boot.0.saturating_sub(now.mono.0);
         let slept = Duration::from_nanos(asleep_ns.saturating_sub(self.asleep_ns));
         if slept >= STALL_MIN {
-            self.shell.events.push_front(Event::Stalled { by: slept, suspended: true });
+            self.shell.stall(slept, true);
         }
         self.asleep_ns = asleep_ns;
         self.turn_began = now.mono;
@@ -324,15 +333,15 @@ impl Agent {
         if std::mem::take(&mut self.orphans_wait) {
             self.reap();
         }
-        wait::poll_trees(&mut self.shell);
-        self.shell.bury_groups();
+        let now = now().mono;
+        wait::poll_trees(&mut self.shell, now);
+        wait::unmute(&mut self.shell, now);
+        self.shell.bury_groups(now);
         self.step_engine();
         self.perform_actions();
         self.connect_roles();
         self.release_deferred();
-        if self.actions.is_empty() && self.shell.events.is_empty() {
-            wait::consume_peeked(&mut self.shell);
-        }
+        wait::consume_peeked(&mut self.shell);
         self.expire_reload();
         self.serve();
         self.step_engine();
@@ -341,11 +350,11 @@ impl Agent {
         self.answers.send(&mut self.server, &stamp);
         // What was answered is written at once, not at the next event.
         self.serve();
-        self.systemd.tell(&self.engine, now());
+        self.systemd.tell(&self.engine, self::now());
         self.tell_dropped();
         logger::pass_on(&mut self.shell.logs);
-        roles::adjust_interest(&mut self.shell, Role::Logs);
-        roles::adjust_interest(&mut self.shell, Role::Checks);
+        roles::look_after(&mut self.shell, &self.engine, Role::Logs);
+        roles::look_after(&mut self.shell, &self.engine, Role::Checks);
         self.arm_boot_timer();
         self.recorder.flush();
     }
@@ -385,10 +394,12 @@ impl Agent {
             let Some(event) = self.shell.events.pop_front() else { break };
             self.note_listening_role(&event);
             self.step(now, &event);
+            self.shell.peeks.decided_one();
         }
         if due {
             self.step(now, &Event::Tick);
         }
+        self.shell.peeks.decided(self.actions.len());
     }
 
     fn step(&mut self, now: Now, event: &Event) {
@@ -412,6 +423,7 @@ impl Agent {
             if let Action::Spawn { replica, .. } = action {
                 if self.logs_awaited_until.is_some() && roles::role_of(&self.engine, replica).is_none() {
                     self.deferred.push(action);
+                    self.shell.peeks.performed_one();
                     continue;
                 }
                 if spawns == SPAWNS_MAX {
@@ -420,6 +432,7 @@ impl Agent {
                 }
                 spawns += 1;
             }
+            self.shell.peeks.performed_one();
             match perform::perform(&mut self.shell, &self.engine, &mut self.answers, action) {
                 Asked::Nothing => {}
                 Asked::Exit(cleanness) => self.end = Some(End::Stopped(cleanness)),
@@ -448,9 +461,13 @@ impl Agent {
         }
     }
 
+    /// Answers those who ask, for so long a turn: the listing of a thousand services takes a while, and everybody may ask for it.
     fn serve(&mut self) {
         let now = now();
-        for incoming in self.server.turn(now.mono.0) {
+        let incoming = self.server.turn(now.mono.0);
+        self.asked.extend(incoming);
+        let until = now.mono.after(SERVE_MAX);
+        while let Some(incoming) = self.asked.pop_front() {
             let mut desk = Desk {
                 shell: &mut self.shell,
                 engine: &self.engine,
@@ -463,6 +480,9 @@ impl Agent {
             };
             if let Some(asked) = desk.handle(incoming) {
                 self.start_reload(asked);
+            }
+            if until <= self::now().mono {
+                break;
             }
         }
         self.streams.pass_on(&mut self.server, &mut self.shell.logs, now.mono);

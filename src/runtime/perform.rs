@@ -151,9 +151,7 @@ fn release(shell: &mut Shell, replica: ReplicaId, run: RunId) {
         {
             shell.forget(events);
         }
-        if group.remove().is_err() {
-            shell.dying_groups.push(group);
-        }
+        shell.bury(Some(group));
     }
 }
 
@@ -225,6 +223,7 @@ pub(super) fn await_tree(shell: &mut Shell, replica: ReplicaId) {
     let Some(live) = station.live.as_mut() else { return };
     live.tree_awaited = true;
     let key = Key::Tree(slot, live.run.0);
+    shell.tree_pace.restart();
     let events = live.group.as_mut().map(|group| group.watch());
     match events {
         Some(Ok(Some(events))) => match shell.epoll.add(events, key.encode(), Interest::PRIORITY) {

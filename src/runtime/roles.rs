@@ -15,10 +15,10 @@ use crate::engine::Engine;
 use crate::engine::action::Level;
 use crate::engine::event::Event;
 use crate::engine::plan::{Backoff, Launch, Plan, Readiness, RestartPolicy, Role, ServicePlan};
-use crate::engine::types::{ReplicaId, RunId};
+use crate::engine::types::{ReplicaId, RunId, SIGKILL};
 use crate::logs::proto::{FromLogs, Stream, ToLogs};
 use crate::sys::epoll::Interest;
-use crate::sys::{caps, host};
+use crate::sys::{caps, child, host};
 
 /// The descriptor on which a role says that it listens.
 const READY_DESCRIPTOR: i32 = 3;
@@ -188,10 +188,11 @@ pub fn turn(shell: &mut Shell, engine: &Engine, role: Role) {
             Ok(None) => break,
             Ok(Some(Message::Logs((message, descriptors)))) => from_logs(shell, engine, message, descriptors),
             Ok(Some(Message::Checks((message, _)))) => from_checks(shell, message),
-            Err(Gone) => {
+            Err(Gone::Closed) => {
                 shell.lost_links.push(role);
                 return disconnect(shell, role);
             }
+            Err(Gone::Garbled) => return give_up(shell, engine, role, "says what this agent does not understand"),
         }
     }
     adjust_interest(shell, role);
@@ -202,8 +203,28 @@ enum Message {
     Checks((FromChecks, Vec<std::os::fd::OwnedFd>)),
 }
 
-/// Asks for writability only while something waits for it.
-pub fn adjust_interest(shell: &mut Shell, role: Role) {
+/// A role that cannot be worked with is killed; the engine starts its successor, which is told everything anew.
+fn give_up(shell: &mut Shell, engine: &Engine, role: Role, why: &str) {
+    log::error!("agent: role {} {why}; killing it", role.service_name());
+    let replica = engine.service_id(role.service_name()).map(|service| ReplicaId { service, index: 0 });
+    let live = replica.and_then(|replica| shell.stations.get(&replica)?.live.as_ref());
+    if let Some(main) = live.and_then(|live| live.main.as_ref()) {
+        // ESRCH: it has just ended; its exit is on the way.
+        let _ = child::signal(main.pidfd.as_fd(), SIGKILL);
+    }
+    shell.lost_links.push(role);
+    disconnect(shell, role);
+}
+
+/// Once a turn: gives up a role that has ceased to read, and asks for writability only while something waits for it.
+pub fn look_after(shell: &mut Shell, engine: &Engine, role: Role) {
+    match shell.link(role).is_stuck() {
+        true => give_up(shell, engine, role, "does not take what it is told"),
+        false => adjust_interest(shell, role),
+    }
+}
+
+fn adjust_interest(shell: &mut Shell, role: Role) {
     let link = match role {
         Role::Logs => &shell.logs,
         Role::Checks => &shell.checks,

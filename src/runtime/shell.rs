@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::journal::Journal;
 use super::key::Key;
 use super::links::{Importance, Link};
+use super::pace::Pace;
+use super::peeks::Peeks;
 use super::probes::Probes;
 use super::record;
 use super::sockets::Sockets;
@@ -14,7 +17,7 @@ use super::station::Station;
 use crate::engine::event::Event;
 use crate::engine::memory::Memory;
 use crate::engine::plan::{Role, Stop, User};
-use crate::engine::types::ReplicaId;
+use crate::engine::types::{ReplicaId, Time};
 use crate::logs::proto::ToLogs;
 use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::group::{Group, Root};
@@ -28,12 +31,8 @@ pub struct Directories {
     pub log: PathBuf,
 }
 
-/// A message of a replica that still waits where it came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peeked {
-    Notification(ReplicaId),
-    ReadyPipe(ReplicaId),
-}
+/// Between two tries to remove groups that are busy for long.
+const BURY_DELAY_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub struct Shell {
@@ -55,15 +54,18 @@ pub struct Shell {
     pub journal: Journal,
     /// What happened and has not been given to the engine yet.
     pub events: VecDeque<Event>,
-    /// What was peeked at and is to be consumed once its consequences are recorded: an agent that dies in between leaves it to its
-    /// successor.
-    pub peeked: Vec<Peeked>,
+    /// What was looked at and is consumed once its consequences are recorded.
+    pub peeks: Peeks,
+    /// Slots whose notify socket rests until then, because too much came over it.
+    pub muted: Vec<(Time, u32)>,
     /// Groups whose removal was refused (EBUSY: the kernel is still tearing down), tried again later.
     pub dying_groups: Vec<Group>,
+    pub dying_pace: Pace,
     /// Roles whose connection ended: to be connected again, be it to their successor.
     pub lost_links: Vec<Role>,
     /// Trees without a cgroup whose end must be polled for.
     pub polled_trees: Vec<ReplicaId>,
+    pub tree_pace: Pace,
 }
 
 impl Shell {
@@ -132,12 +134,22 @@ impl Shell {
             && group.remove().is_err()
         {
             self.dying_groups.push(group);
+            self.dying_pace.restart();
         }
     }
 
-    /// Tries again to remove groups; returns whether some are left.
-    pub fn bury_groups(&mut self) -> bool {
+    /// Tries again to remove groups. One whose last process cannot die would otherwise keep the agent busy for ever.
+    pub fn bury_groups(&mut self, now: Time) {
+        if self.dying_groups.is_empty() || !self.dying_pace.is_due(now) {
+            return;
+        }
         self.dying_groups.retain_mut(|group| group.remove().is_err());
-        !self.dying_groups.is_empty()
+        self.dying_pace.back_off(now, BURY_DELAY_MAX);
+    }
+
+    /// Before all other events.
+    pub fn stall(&mut self, by: Duration, suspended: bool) {
+        self.events.push_front(Event::Stalled { by, suspended });
+        self.peeks.overtaken();
     }
 }

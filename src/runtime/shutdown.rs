@@ -40,7 +40,8 @@ pub(super) fn leave(mut shell: Shell, engine: &Engine, server: Server, cleanness
     for replica in roles {
         end_role(&mut shell, replica);
     }
-    shell.bury_groups();
+    shell.dying_pace.restart();
+    shell.bury_groups(super::now().mono);
     match cleanness {
         Cleanness::Clean => {
             saved_plan::remove(&shell.directories.run);

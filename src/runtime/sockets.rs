@@ -124,6 +124,12 @@ pub(super) fn replica_key(kind: &str, service: &str, index: u16) -> String {
     format!("{kind}/{service}.{index}")
 }
 
+/// The keeper's keys of all listening sockets of a service.
+pub(super) fn listener_keys(plan: &ServicePlan, run_dir: &Path) -> Vec<String> {
+    let all = (0..plan.replicas).flat_map(|index| expanded_listen(plan, index, run_dir));
+    all.map(|listen| listener_key(&plan.name, &listen)).collect()
+}
+
 fn listener_key(service: &str, listen: &Listen) -> String {
     format!("listen/{service}/{}", text(listen))
 }

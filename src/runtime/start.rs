@@ -1,6 +1,6 @@
 //! From nothing to a running loop: configuration, directories, lock, what an earlier agent left, engine, sockets.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -14,6 +14,8 @@ use super::error::RunError;
 use super::journal::Journal;
 use super::links::{Gone, Importance, Link};
 use super::load::{self, Accepted, Answer, Kept, Refused};
+use super::pace::Pace;
+use super::peeks::Peeks;
 use super::perform;
 use super::probes::Probes;
 use super::record;
@@ -21,7 +23,7 @@ use super::roles;
 use super::saved_plan;
 use super::serve::About;
 use super::shell::{Directories, Shell};
-use super::sockets::Sockets;
+use super::sockets::{self, Sockets};
 use super::start_run;
 use super::station::{Live, Main};
 use super::wait;
@@ -88,7 +90,14 @@ pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
     for (message, descriptors) in early {
         roles::from_logs(&mut shell, &engine, message, descriptors);
     }
-    let wanted = |key: &str| key.split('/').nth(1).is_some_and(|name| kept_for(&engine, name));
+    let run_dir = &shell.directories.run;
+    let listeners: BTreeSet<String> =
+        engine.plan().services.iter().flat_map(|plan| sockets::listener_keys(plan, run_dir)).collect();
+    let wanted = |key: &str| match key.strip_prefix("listen/") {
+        // One at an address that is configured no more would go on taking connections.
+        Some(_) => listeners.contains(key),
+        None => key.split('/').nth(1).is_some_and(|name| kept_for(&engine, name)),
+    };
     shell.sockets.drop_unclaimed(&mut shell.logs, &wanted);
     Agent::assemble(engine, shell, server, recorder, signals, about, actions.into(), lock)
 }
@@ -135,8 +144,11 @@ fn make_shell(directories: Directories, cgroup: &CgroupPlan, last_seq: u64) -> R
         events: VecDeque::new(),
         dying_groups: Vec::new(),
         lost_links: Vec::new(),
-        peeked: Vec::new(),
+        peeks: Peeks::default(),
+        muted: Vec::new(),
         polled_trees: Vec::new(),
+        dying_pace: Pace::default(),
+        tree_pace: Pace::default(),
     };
     Ok((shell, limits))
 }
@@ -284,22 +296,22 @@ fn claim(shell: &mut Shell) -> Early {
     let began = clock::clocks().mono_ns;
     let mut buffer = Vec::new();
     loop {
+        let waited = Duration::from_nanos(clock::clocks().mono_ns.saturating_sub(began));
+        let Some(left) = CLAIM_DEADLINE.checked_sub(waited) else {
+            log::warn!("agent: the logs role did not give back what it keeps within {CLAIM_DEADLINE:?}");
+            return early;
+        };
         match shell.logs.receive::<FromLogs>(&mut buffer) {
             Ok(Some((FromLogs::KeptAll, _))) => return early,
             Ok(Some((FromLogs::Kept { key }, descriptors))) => shell.sockets.claim(key, descriptors),
             Ok(Some(other)) => early.push(other),
             Ok(None) => {
-                let waited = Duration::from_nanos(clock::clocks().mono_ns.saturating_sub(began));
-                let (Some(left), Some(descriptor)) = (CLAIM_DEADLINE.checked_sub(waited), shell.logs.descriptor())
-                else {
-                    log::warn!("agent: the logs role did not give back what it keeps within {CLAIM_DEADLINE:?}");
-                    return early;
-                };
+                let Some(descriptor) = shell.logs.descriptor() else { return early };
                 let mut ready = [PollFd::new(descriptor, PollFlags::POLLIN)];
                 // EINTR or an error: the next receive tells.
                 let _ = poll(&mut ready, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
             }
-            Err(Gone) => {
+            Err(Gone::Closed | Gone::Garbled) => {
                 shell.logs.disconnect();
                 return early;
             }

@@ -2,11 +2,12 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::record::{self, Record};
 use crate::engine::memory::Memory;
 use crate::engine::plan::Stop;
-use crate::engine::types::RunId;
+use crate::engine::types::{RunId, Time};
 use crate::logs::proto::Stream;
 use crate::sys::fifo;
 use crate::sys::group::Group;
@@ -29,7 +30,14 @@ pub struct Station {
     /// A hand on the log pipe: what a service wrote just before its end would be gone with its last holder, while the logs role is away.
     pub pipe_held: Option<OwnedFd>,
     pub live: Option<Live>,
+    /// Notifications since then.
+    notified_since: Time,
+    notified: u32,
 }
+
+/// More notifications of one replica within a second wait where they are: a service that floods its socket must neither keep the agent
+/// busy nor fill its log.
+const NOTIFICATIONS_A_SECOND: u32 = 100;
 
 /// The run whose process or tree exists.
 #[derive(Debug)]
@@ -74,7 +82,22 @@ impl Station {
             pipe_held: None,
 
             live: None,
+            notified_since: Time(0),
+            notified: 0,
         }
+    }
+
+    /// Counts a notification. `Err`: it has to wait until then.
+    pub fn count_notification(&mut self, now: Time) -> Result<(), Time> {
+        const WINDOW: Duration = Duration::from_secs(1);
+        if now.since(self.notified_since) >= WINDOW {
+            (self.notified_since, self.notified) = (now, 0);
+        }
+        if self.notified == NOTIFICATIONS_A_SECOND {
+            return Err(self.notified_since.after(WINDOW));
+        }
+        self.notified += 1;
+        Ok(())
     }
 
     #[must_use]
@@ -128,5 +151,22 @@ impl Station {
     /// The live run, if it is this one.
     pub fn live_run(&mut self, run: RunId) -> Option<&mut Live> {
         self.live.as_mut().filter(|live| live.run == run)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flood_of_notifications_waits_for_the_next_second() {
+        let mut station = Station::new(0, "a", 0, Stop::default(), String::new());
+        let (second, began) = (Duration::from_secs(1), Time(5_000_000_000));
+        for _ in 0..NOTIFICATIONS_A_SECOND {
+            assert_eq!(station.count_notification(began), Ok(()));
+        }
+        let later = began.after(second / 2);
+        assert_eq!(station.count_notification(later), Err(began.after(second)));
+        assert_eq!(station.count_notification(began.after(second)), Ok(()));
     }
 }

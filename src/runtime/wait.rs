@@ -1,24 +1,29 @@
 //! A ready descriptor -> events. What the kernel says is read, checked against the run it belongs to, and queued for the engine.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use super::crash;
 use super::key::Key;
 use super::notify::{self, Field};
+use super::peeks::Peeked;
 use super::perform;
 use super::record::Process;
-use super::shell::{Peeked, Shell};
+use super::shell::Shell;
 use super::sockets;
 use super::station::Main;
 use crate::engine::Engine;
 use crate::engine::event::{Event, NotifyMessage};
-use crate::engine::types::{Exit, ReplicaId, RunId};
+use crate::engine::types::{Exit, ReplicaId, RunId, Time};
 use crate::logs::proto::ToLogs;
 use crate::sys::child::{self, Ended};
 use crate::sys::epoll::Interest;
 use crate::sys::fifo;
 use crate::sys::notify::NotifySocket;
 use crate::sys::spawn::ExecStatus;
+
+/// Between two looks at trees without a cgroup that do not end: each reads all of /proc.
+const POLL_DELAY_MAX: Duration = Duration::from_secs(1);
 
 /// Orphans reaped in one turn.
 pub(super) const ORPHANS_MAX: usize = 256;
@@ -91,14 +96,14 @@ pub(super) fn ready_pipe(shell: &mut Shell, slot: u32, run: u32) {
     let Some((replica, run)) = current(shell, slot, run) else { return };
     let Some(live) = shell.stations.get_mut(&replica).and_then(|station| station.live_run(run)) else { return };
     let Some(pipe) = &live.ready_pipe else { return };
-    if shell.peeked.contains(&Peeked::ReadyPipe(replica)) {
+    if shell.peeks.contains(Peeked::ReadyPipe(replica, run)) {
         return;
     }
     let mut bytes = [0_u8; 64];
     match fifo::peek(pipe, &mut bytes) {
         Ok(Some(count)) if bytes[..count].contains(&b'\n') => {
-            shell.peeked.push(Peeked::ReadyPipe(replica));
             shell.events.push_back(Event::ReadyByFd { replica, run });
+            shell.peeks.add(Peeked::ReadyPipe(replica, run), shell.events.len());
         }
         // Something else was written: taken out, so that a newline behind it is seen.
         Ok(Some(_)) => {
@@ -142,7 +147,11 @@ pub(super) fn report_tree(shell: &mut Shell, replica: ReplicaId, run: RunId) -> 
 }
 
 /// Trees without a cgroup: looked at on a timer while one is awaited.
-pub(super) fn poll_trees(shell: &mut Shell) {
+pub(super) fn poll_trees(shell: &mut Shell, now: Time) {
+    if shell.polled_trees.is_empty() || !shell.tree_pace.is_due(now) {
+        return;
+    }
+    shell.tree_pace.back_off(now, POLL_DELAY_MAX);
     for replica in std::mem::take(&mut shell.polled_trees) {
         let Some(run) = shell.stations.get(&replica).and_then(|station| Some(station.live.as_ref()?.run)) else {
             continue;
@@ -161,24 +170,47 @@ pub(super) fn poll_trees(shell: &mut Shell) {
     }
 }
 
-/// A datagram on a replica's notify socket: one a turn, and consumed only when its consequences are recorded ([`consume_peeked`]).
+/// A datagram on a replica's notify socket: one a turn, so many a second, and consumed only when its consequences are recorded
+/// ([`consume_peeked`]).
 /// Attribution is by socket, whose mode lets nobody write but the service's user and root.
 pub(super) fn notified(shell: &mut Shell, engine: &Engine, slot: u32) {
     let Some(replica) = shell.replica_at(slot) else { return };
-    if shell.peeked.contains(&Peeked::Notification(replica)) {
+    if shell.peeks.contains(Peeked::Notification(replica)) {
         return;
     }
-    let Some(station) = shell.stations.get(&replica) else { return };
+    let Some(station) = shell.stations.get_mut(&replica) else { return };
+    let rate = station.count_notification(super::now().mono);
     let Some(socket) = &station.notify else { return };
+    if let Err(until) = rate {
+        // ENOENT: its registration failed and was told.
+        let _ = shell.epoll.remove(socket.as_fd());
+        return shell.muted.push((until, slot));
+    }
     let datagram = match socket.peek() {
         Ok(Some(datagram)) => datagram,
         Ok(None) => return,
         Err(error) => return log::warn!("service {}: notify socket: {error}", station.service),
     };
     let run = station.live.as_ref().map(|live| live.run);
-    shell.peeked.push(Peeked::Notification(replica));
-    let Some(run) = run else { return };
-    for field in notify::parse(&datagram.text) {
+    if let Some(run) = run {
+        take_fields(shell, engine, replica, run, &datagram.text);
+    }
+    shell.peeks.add(Peeked::Notification(replica), shell.events.len());
+}
+
+/// Notify sockets that have rested long enough are heard again.
+pub(super) fn unmute(shell: &mut Shell, now: Time) {
+    let rested: Vec<u32> = shell.muted.extract_if(.., |(until, _)| *until <= now).map(|(_, slot)| slot).collect();
+    for slot in rested {
+        let station = shell.replica_at(slot).and_then(|replica| shell.stations.get(&replica));
+        if let Some(socket) = station.and_then(|station| station.notify.as_ref()) {
+            shell.listen_to(socket.as_fd(), Key::Notify(slot), Interest::READ);
+        }
+    }
+}
+
+fn take_fields(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId, text: &[u8]) {
+    for field in notify::parse(text) {
         match field {
             Field::Message(NotifyMessage::MainPid(pid)) => {
                 if change_main(shell, engine, replica, run, pid) {
@@ -196,7 +228,7 @@ pub(super) fn notified(shell: &mut Shell, engine: &Engine, slot: u32) {
 
 /// What was peeked at is recorded now: it may go.
 pub(super) fn consume_peeked(shell: &mut Shell) {
-    for peeked in std::mem::take(&mut shell.peeked) {
+    for peeked in shell.peeks.take_due() {
         match peeked {
             Peeked::Notification(replica) => {
                 let socket = shell.stations.get(&replica).and_then(|station| station.notify.as_ref());
@@ -204,7 +236,13 @@ pub(super) fn consume_peeked(shell: &mut Shell) {
                     log::warn!("agent: notify socket of replica {replica:?}: {error}");
                 }
             }
-            Peeked::ReadyPipe(replica) => drop_ready_pipe(shell, replica),
+            // Not that of a later run, which has said nothing yet.
+            Peeked::ReadyPipe(replica, run) => {
+                let live = shell.stations.get(&replica).and_then(|station| station.live.as_ref());
+                if live.is_some_and(|live| live.run == run) {
+                    drop_ready_pipe(shell, replica);
+                }
+            }
         }
     }
 }

@@ -40,10 +40,14 @@ use crate::logs::proto::{FromLogs, ToLogs};
 use crate::sys::files::{self, Durability, Lock, LockError};
 use crate::sys::group::{Choice, Root};
 use crate::sys::signal::Signals;
-use crate::sys::{clock, epoll, host, signal, users};
+use crate::sys::{clock, epoll, host, process, signal, users};
 
 /// How long a living logs role may take to give descriptors back before the agent goes on without them.
 const CLAIM_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long the lock of a dead agent may still be held by a child of its.
+const LOCK_AWAITED: Duration = Duration::from_secs(5);
+const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// The agent's own standing with the OOM killer; children get their own value at the spawn.
 const OOM_SCORE_ADJ: i32 = -900;
@@ -208,12 +212,24 @@ fn make_directories(directories: &Directories) -> Result<(), RunError> {
     Ok(())
 }
 
+/// A child that an earlier agent had just made holds the lock until it has closed what it inherited: a busy machine takes its time for
+/// that. Only an agent that lives is a reason to give up at once.
 fn take_lock(run_dir: &Path) -> Result<Lock, RunError> {
     let path = run_dir.join("lock");
-    Lock::take(&path).map_err(|error| match error {
-        LockError::Held { path, pid } => RunError::Locked { path, pid },
-        LockError::File { path, source } => RunError::Lock { path, source },
-    })
+    let began = clock::clocks().mono_ns;
+    loop {
+        let (path, pid) = match Lock::take(&path) {
+            Ok(lock) => return Ok(lock),
+            Err(LockError::Held { path, pid }) => (path, pid),
+            Err(LockError::File { path, source }) => return Err(RunError::Lock { path, source }),
+        };
+        let lives = process::process(pid).is_ok_and(|holder| holder.state != 'Z');
+        let waited = Duration::from_nanos(clock::clocks().mono_ns.saturating_sub(began));
+        if lives || waited >= LOCK_AWAITED {
+            return Err(RunError::Locked { path, pid });
+        }
+        std::thread::sleep(LOCK_RETRY);
+    }
 }
 
 /// The id that marks our groups: made once for a `run_dir`, kept while it exists.

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::process::{Child, Command};
+use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -137,14 +139,36 @@ fn process_that_got_the_number_of_a_service_is_left_alone_without_cgroups_too() 
 }
 
 #[test]
-fn process_that_looks_like_the_recorded_one_and_is_not_of_its_tree_is_left_alone() {
+fn process_of_the_same_number_and_start_time_is_told_apart_by_its_pidfd() {
     for who in [As::Me, As::MeWithoutGroups] {
+        let agent = Agent::running_as(who, &sample("a", "", ""));
+        agent.wait_for("a", "ready");
+        if record(&agent).1["process"]["pidfd_inode"].is_null() {
+            eprintln!("skipped: this kernel has no unique inodes of pidfds (6.9 has)");
+            return;
+        }
+        drop(agent);
         reuse_pid(who, |process, stranger| {
             let fields = proc::stat(stranger.pid()).unwrap();
             process["start_ticks"] = fields[22 - 3].parse::<u64>().unwrap().into();
-            process["pidfd_inode"] = Value::Null;
         });
     }
+}
+
+#[test]
+fn lock_that_a_child_of_a_dead_agent_still_holds_is_waited_for() {
+    let mut agent = Agent::running(&sample("a", "", ""));
+    agent.wait_for("a", "ready");
+    agent.kill();
+    // As a child does between its birth and the closing of what it inherited.
+    let file = fs::File::open(agent.run_dir().join("lock")).unwrap();
+    let held = Flock::lock(file, FlockArg::LockExclusiveNonblock).unwrap();
+    agent.spawn(&[]);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(agent.ended().is_none(), "it waits");
+    drop(held);
+    agent.wait_for("a", "ready");
+    assert_eq!(agent.run_of("a"), 1);
 }
 
 #[test]

@@ -194,9 +194,14 @@ fn prepare(shell: &mut Shell, engine: &Engine, plan: &ServicePlan, replica: Repl
     let run_dir = shell.directories.run.clone();
     let owner = plan.process.user.as_ref().map(|user| (user.uid, user.gid));
     let Some(station) = shell.stations.get(&replica) else { return Err(Failure::ours("station", "missing")) };
-    if !station.prepared {
+    let same_owner = station.owner == Some(owner);
+    if !same_owner {
+        drop_notify_socket(shell, replica);
+    }
+    let Some(station) = shell.stations.get(&replica) else { return Err(Failure::ours("station", "missing")) };
+    if !station.prepared || !same_owner {
         let directory = station.directory(&run_dir);
-        files::secure_directory(&directory, 0o750, owner)
+        files::directory_for(&directory, 0o750, owner)
             .map_err(|error| Failure::ours(&format!("cannot make {}", directory.display()), error))?;
         let pipe = station.pipe(&run_dir);
         fifo::create(&pipe, owner).map_err(|error| Failure::ours(&format!("cannot make {}", pipe.display()), error))?;
@@ -206,13 +211,23 @@ fn prepare(shell: &mut Shell, engine: &Engine, plan: &ServicePlan, replica: Repl
     if request::wants_notify(plan) {
         open_notify_socket(shell, plan, replica)?;
     }
-    if let Some(station) = shell.stations.get_mut(&replica)
-        && !station.prepared
-    {
-        station.hold_pipe(&run_dir);
-        station.prepared = true;
+    if let Some(station) = shell.stations.get_mut(&replica) {
+        station.owner = Some(owner);
+        if !station.prepared {
+            station.hold_pipe(&run_dir);
+            station.prepared = true;
+        }
     }
     Ok(())
+}
+
+/// The socket belongs to another user than the service has now: the next one is bound for the new one.
+fn drop_notify_socket(shell: &mut Shell, replica: ReplicaId) {
+    let Some(station) = shell.stations.get_mut(&replica) else { return };
+    let key = sockets::replica_key("notify", &station.service, station.index);
+    let Some(socket) = station.notify.take() else { return };
+    shell.forget(socket.as_fd());
+    shell.tell_logs(&ToLogs::Drop { key });
 }
 
 /// Binds the notify socket (or takes the one that the keeper held) unless the replica has it.

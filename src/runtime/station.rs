@@ -27,8 +27,10 @@ pub struct Station {
     pub notify: Option<NotifySocket>,
     /// The message that was looked at brings descriptors.
     pub notify_attached: bool,
-    /// Directories and pipe exist.
+    /// Directories and pipe exist, and belong to [`Station::owner`].
     pub prepared: bool,
+    /// The user and group (`None`: our own) that the directories were made for, if this agent made them.
+    pub owner: Option<Option<(u32, u32)>>,
     /// A hand on the log pipe: what a service wrote just before its end would be gone with its last holder, while the logs role is away.
     pub pipe_held: Option<OwnedFd>,
     pub live: Option<Live>,
@@ -82,6 +84,7 @@ impl Station {
             notify: None,
             notify_attached: false,
             prepared: false,
+            owner: None,
             pipe_held: None,
 
             live: None,

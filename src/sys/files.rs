@@ -103,6 +103,22 @@ impl Lock {
 /// Makes a directory with exactly this mode (and what is missing above it, 0755), or checks one that is there: a directory and no link, of
 /// `owner` (`None`: us) or us, and not writable for anybody that `mode` does not let write. Then gives it mode and owner.
 pub fn secure_directory(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+    directory(path, mode, owner, Former::OursOrTheOwners)
+}
+
+/// A directory for `owner` below one that only we can write to: whoever had it before (another user of an earlier configuration) loses it.
+pub fn directory_for(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+    directory(path, mode, owner, Former::Anybodys)
+}
+
+/// Whose a directory may be that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Former {
+    OursOrTheOwners,
+    Anybodys,
+}
+
+fn directory(path: &Path, mode: u32, owner: Option<(u32, u32)>, former: Former) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o755).create(parent_of(path))?;
     let made = match DirBuilder::new().mode(mode & 0o700).create(path) {
         Ok(()) => true,
@@ -115,7 +131,7 @@ pub fn secure_directory(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io
     let directory = File::from(directory);
     let found = directory.metadata()?;
     let own = super::host::uid();
-    if !made {
+    if !made && former == Former::OursOrTheOwners {
         let refused = |why: String| io::Error::new(io::ErrorKind::PermissionDenied, why);
         if found.uid() != own && owner.is_none_or(|(uid, _)| found.uid() != uid) {
             return Err(refused(format!("it belongs to user {}, not to {own}", found.uid())));
@@ -125,7 +141,9 @@ pub fn secure_directory(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io
             return Err(refused(format!("others can write to it (mode {:o}); chmod go-w it", found.mode() & 0o7777)));
         }
     }
-    if let Some((uid, gid)) = owner
+    let anew = former == Former::Anybodys && own == 0;
+    let wanted = owner.or_else(|| anew.then(|| (own, nix::unistd::getegid().as_raw())));
+    if let Some((uid, gid)) = wanted
         && (found.uid(), found.gid()) != (uid, gid)
     {
         std::os::unix::fs::fchown(&directory, Some(uid), Some(gid))?;
@@ -140,6 +158,22 @@ pub fn secure_directory(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io
 mod tests {
     use super::*;
     use crate::sys::testing::{TempDir, root_or_skip};
+
+    #[test]
+    fn directory_of_a_former_user_is_given_to_the_next_one_and_refused_elsewhere() {
+        if !root_or_skip("ownership") {
+            return;
+        }
+        let parent = TempDir::new();
+        let path = parent.path().join("api");
+        directory_for(&path, 0o750, Some((65_534, 65_534))).unwrap();
+        assert!(secure_directory(&path, 0o750, Some((65_533, 65_533))).is_err());
+        for (owner, uid) in [(Some((65_533, 65_533)), 65_533), (None, 0)] {
+            directory_for(&path, 0o750, owner).unwrap();
+            let found = fs::metadata(&path).unwrap();
+            assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (uid, uid, 0o750));
+        }
+    }
 
     #[test]
     fn file_is_replaced_whole_and_nothing_stays_beside_it() {

@@ -18,6 +18,9 @@ const QUEUED_BYTES_MAX: usize = 4 << 20;
 /// With so much waiting that cannot be dropped the role is stuck. The greeting for 10,000 services is a fifth of it.
 const STUCK_BYTES_MAX: usize = 32 << 20;
 
+/// Bytes that wait for the end of a turn.
+const CORKED_BYTES_MAX: usize = 32 << 10;
+
 /// What becomes of a message while the role is away or slow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Importance {
@@ -42,6 +45,8 @@ pub struct Link {
     queued_bytes: usize,
     dropped: u64,
     stuck: bool,
+    /// Writability is asked for.
+    write_awaited: bool,
 }
 
 impl Link {
@@ -53,6 +58,7 @@ impl Link {
         self.queued_bytes += bytes.len();
         self.queue.push_front(Message { bytes, descriptors: Vec::new(), importance: Importance::Current });
         self.socket = Some(socket);
+        self.write_awaited = false;
         self.flush();
         Ok(())
     }
@@ -71,6 +77,13 @@ impl Link {
         self.socket = None;
         self.queue.retain(|message| message.importance == Importance::Entry);
         self.queued_bytes = self.queue.iter().map(|message| message.bytes.len()).sum();
+    }
+
+    /// Whether epoll is to be told something else than before about writability: `Some` with what.
+    pub fn change_of_interest(&mut self) -> Option<bool> {
+        let wanted = self.wants_write();
+        let changed = std::mem::replace(&mut self.write_awaited, wanted) != wanted;
+        changed.then_some(wanted)
     }
 
     /// Entries lost at the limit since the last call.
@@ -104,7 +117,10 @@ impl Link {
             self.queued_bytes -= message.bytes.len();
             self.dropped += 1;
         }
-        self.flush();
+        // The rest goes at the end of the turn: waking a role in the middle of a spawn takes the CPU that the child needs.
+        if self.queued_bytes > CORKED_BYTES_MAX {
+            self.flush();
+        }
         self.stuck |= self.queued_bytes > STUCK_BYTES_MAX;
     }
 

@@ -56,7 +56,7 @@ use usage::Usages;
 use crate::api::render::Stamp;
 use crate::api::server::{Incoming, Server};
 use crate::engine::Engine;
-use crate::engine::action::{Action, Cleanness, Level};
+use crate::engine::action::{Action, Cleanness, Level, Note};
 use crate::engine::event::{Caller, Event};
 use crate::engine::plan::Role;
 use crate::engine::types::{Now, StateName, Time};
@@ -420,7 +420,16 @@ impl Agent {
         }
     }
 
+    /// In order, except that notes come last: what happened can be told while the child already runs.
     fn perform_actions(&mut self) {
+        let mut notes = Vec::new();
+        self.perform_all_but_notes(&mut notes);
+        for note in notes {
+            self.shell.journal.write(&mut self.shell.logs, &note);
+        }
+    }
+
+    fn perform_all_but_notes(&mut self, notes: &mut Vec<Note>) {
         let mut spawns = 0;
         self.release_deferred();
         while let Some(action) = self.actions.pop_front() {
@@ -439,6 +448,7 @@ impl Agent {
             self.shell.peeks.performed_one();
             match perform::perform(&mut self.shell, &self.engine, &mut self.answers, action) {
                 Asked::Nothing => {}
+                Asked::Tell(note) => notes.push(note),
                 Asked::Exit(cleanness) => self.end = Some(End::Stopped(cleanness)),
             }
         }

@@ -12,7 +12,7 @@ use super::shell::Shell;
 use super::sockets;
 use super::start_run;
 use crate::engine::Engine;
-use crate::engine::action::{Action, Cleanness, Whom};
+use crate::engine::action::{Action, Cleanness, Note, Whom};
 use crate::engine::event::{Event, Remaining, Wanted};
 use crate::engine::types::{ReplicaId, RunId, SIGKILL, SIGTERM};
 use crate::logs::proto::{Settings, ToLogs};
@@ -30,6 +30,8 @@ const REMAINING_MAX: usize = 16;
 #[derive(Debug)]
 pub(super) enum Asked {
     Nothing,
+    /// To be told once the rest of the turn's actions are performed.
+    Tell(Note),
     Exit(Cleanness),
 }
 
@@ -66,7 +68,7 @@ pub(super) fn perform(shell: &mut Shell, engine: &Engine, answers: &mut Answers,
             shell.logs.send(&ToLogs::Decide { decision, key, content }, Importance::Entry);
         }
         Action::Answer { request, outcome } => answers.answer(request, outcome),
-        Action::Note(note) => shell.journal.write(&mut shell.logs, &note),
+        Action::Note(note) => return Asked::Tell(note),
         Action::Exit { clean } => return Asked::Exit(clean),
     }
     Asked::Nothing

@@ -216,21 +216,25 @@ fn give_up(shell: &mut Shell, engine: &Engine, role: Role, why: &str) {
     disconnect(shell, role);
 }
 
-/// Once a turn: gives up a role that has ceased to read, and asks for writability only while something waits for it.
+/// Once a turn: sends what waits, gives up a role that has ceased to read, and asks for writability only while something waits for it.
 pub fn look_after(shell: &mut Shell, engine: &Engine, role: Role) {
     match shell.link(role).is_stuck() {
         true => give_up(shell, engine, role, "does not take what it is told"),
-        false => adjust_interest(shell, role),
+        false => {
+            shell.link(role).flush();
+            adjust_interest(shell, role);
+        }
     }
 }
 
 fn adjust_interest(shell: &mut Shell, role: Role) {
+    let Some(wants_write) = shell.link(role).change_of_interest() else { return };
     let link = match role {
         Role::Logs => &shell.logs,
         Role::Checks => &shell.checks,
     };
     let Some(descriptor) = link.descriptor() else { return };
-    let interest = if link.wants_write() { Interest::READ_WRITE } else { Interest::READ };
+    let interest = if wants_write { Interest::READ_WRITE } else { Interest::READ };
     if let Err(error) = shell.epoll.modify(descriptor, key_of(role).encode(), interest) {
         log::warn!("agent: cannot watch the link of role {}: {error}", role.service_name());
     }

@@ -295,6 +295,7 @@ fn claim(shell: &mut Shell) -> Early {
         return early;
     }
     shell.logs.send(&ToLogs::Claim, Importance::Current);
+    shell.logs.flush();
     let began = clock::clocks().mono_ns;
     let mut buffer = Vec::new();
     loop {

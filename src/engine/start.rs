@@ -63,7 +63,7 @@ impl Engine {
         let spec_hash = self.service_at(id.service).spec_hash;
         let replica = self.at_mut(id);
         debug_assert!(replica.run.is_none(), "a spawn beside a live run");
-        replica.run = Some(Run { interval: PROBE_PAUSE_MIN, ..Run::default() });
+        replica.run = Some(Run::default());
         replica.restart = None;
         let unasked = std::mem::take(&mut replica.unasked);
         let was_up = std::mem::take(&mut replica.was_up);
@@ -270,7 +270,8 @@ impl Engine {
                     return;
                 };
                 run.answer = Some(answer);
-                let pause = run.interval;
+                // Zero before the first one, of an adopted run as well.
+                let pause = run.interval.max(PROBE_PAUSE_MIN);
                 run.interval = scale(pause, PROBE_PAUSE_FACTOR_PERMILLE).min(PROBE_PAUSE_MAX);
                 self.arm(id, Timer::Probe, now.after(pause));
             }

@@ -39,6 +39,14 @@ pub(super) struct Wanted {
     pub timeout: Duration,
 }
 
+/// A network probe under way.
+#[derive(Debug)]
+struct Question {
+    asker: Asker,
+    target: ProbeTarget,
+    timeout_ms: u64,
+}
+
 /// Whose answer it will be.
 #[derive(Clone, Copy, Debug)]
 struct Asker {
@@ -57,7 +65,10 @@ struct ExecProbe {
 #[derive(Debug)]
 pub struct Probes {
     /// By the id that the checks role was given.
-    asked: BTreeMap<u64, Asker>,
+    asked: BTreeMap<u64, Question>,
+    /// Questions for a checks role that is not there: its absence is no failure of a service. Each is given up at its deadline by the
+    /// engine, so that there is at most one a replica.
+    held: Vec<Question>,
     next_id: u64,
     running: BTreeMap<u32, ExecProbe>,
     next_slot: u32,
@@ -67,7 +78,7 @@ impl Default for Probes {
     fn default() -> Self {
         // Not from 0: a group of an earlier agent's probe may not be gone yet.
         let next_slot = u32::try_from(host::random_u64() & u64::from(SLOT_MAX)).unwrap_or_default();
-        Self { asked: BTreeMap::new(), next_id: 0, running: BTreeMap::new(), next_slot }
+        Self { asked: BTreeMap::new(), held: Vec::new(), next_id: 0, running: BTreeMap::new(), next_slot }
     }
 }
 
@@ -87,20 +98,33 @@ pub(super) fn start(shell: &mut Shell, engine: &Engine, wanted: Wanted) {
             return;
         }
     };
+    let timeout_ms = u64::try_from(wanted.timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+    ask(shell, Question { asker, target, timeout_ms });
+}
+
+fn ask(shell: &mut Shell, question: Question) {
     if !shell.checks.is_connected() {
-        return answer(shell, asker, Err("the checks role is not running yet".to_owned()));
+        return shell.probes.held.push(question);
     }
     let id = shell.probes.next_id;
     shell.probes.next_id += 1;
-    shell.probes.asked.insert(id, asker);
-    let timeout_ms = u64::try_from(wanted.timeout.as_millis()).unwrap_or(u64::MAX).max(1);
-    shell.checks.send(&ToChecks::Probe { id, target, timeout_ms }, Importance::Current);
+    let message = ToChecks::Probe { id, target: question.target.clone(), timeout_ms: question.timeout_ms };
+    shell.probes.asked.insert(id, question);
+    shell.checks.send(&message, Importance::Current);
+}
+
+/// The checks role has come: it is asked what had to wait.
+pub(super) fn ask_held(shell: &mut Shell) {
+    for question in std::mem::take(&mut shell.probes.held) {
+        ask(shell, question);
+    }
 }
 
 /// The engine has given up on a probe.
 pub(super) fn cancel(shell: &mut Shell, replica: ReplicaId, generation: u64) {
     let is_it = |asker: &Asker| asker.replica == replica && asker.generation == generation;
-    let id = shell.probes.asked.iter().find(|(_, asker)| is_it(asker)).map(|(id, _)| *id);
+    shell.probes.held.retain(|question| !is_it(&question.asker));
+    let id = shell.probes.asked.iter().find(|(_, question)| is_it(&question.asker)).map(|(id, _)| *id);
     if let Some(id) = id {
         shell.probes.asked.remove(&id);
         shell.checks.send(&ToChecks::Cancel { id }, Importance::Current);
@@ -114,15 +138,14 @@ pub(super) fn cancel(shell: &mut Shell, replica: ReplicaId, generation: u64) {
 
 /// An answer of the checks role.
 pub(super) fn answered(shell: &mut Shell, id: u64, error: Option<String>) {
-    let Some(asker) = shell.probes.asked.remove(&id) else { return };
-    answer(shell, asker, error.map_or(Ok(()), Err));
+    let Some(question) = shell.probes.asked.remove(&id) else { return };
+    answer(shell, question.asker, error.map_or(Ok(()), Err));
 }
 
-/// The checks role went away: every open question is answered, so that none waits for its deadline.
+/// The checks role went away: its successor is asked anew.
 pub(super) fn role_lost(shell: &mut Shell) {
-    for asker in std::mem::take(&mut shell.probes.asked).into_values() {
-        answer(shell, asker, Err("the checks role ended".to_owned()));
-    }
+    let open = std::mem::take(&mut shell.probes.asked);
+    shell.probes.held.extend(open.into_values());
 }
 
 /// The pidfd of an exec probe is readable.

@@ -105,7 +105,7 @@ pub fn connect(shell: &mut Shell, engine: &Engine, role: Role) -> bool {
     watch_link(shell, role);
     match role {
         Role::Logs => greet_logs(shell, engine),
-        Role::Checks => {}
+        Role::Checks => probes::ask_held(shell),
     }
     true
 }

@@ -149,3 +149,17 @@ fn what_was_degraded_and_is_no_longer_probed_is_ready() {
     let kit = next(&kit, vec![service("api")], &[("api", ALIVE)]);
     assert_eq!(kit.state("api"), StateName::Ready);
 }
+
+/// Found by hand: the next agent asked an unready replica ten thousand times a second.
+#[test]
+fn adopted_start_is_probed_at_the_usual_pace() {
+    let mut api = service("api");
+    api.ready = Readiness::Probe(tcp());
+    let mut kit = Kit::new(vec![api.clone()]);
+    kit.exec("api");
+    let mut kit = next(&kit, vec![api], &[("api", ALIVE)]);
+    for _ in 0..3 {
+        assert!(kit.answer("api", Err("connection refused")).is_empty(), "the next probe is not sent at once");
+        assert_eq!(kit.pass(ms(1_000)), ["probe api/0"]);
+    }
+}

@@ -12,7 +12,7 @@ use super::access::Because;
 use super::action::{Level, Next, NoteKind};
 use super::ended::Change;
 use super::event::{Decision, Found, FoundProcess, Wanted};
-use super::memory::LastExit;
+use super::memory::{LastExit, Memory};
 use super::order::is_success;
 use super::plan::{Kind, ServicePlan};
 use super::service::{Phase, Replica, Run, State, StopWhy, Then};
@@ -102,13 +102,15 @@ impl Engine {
 
     fn adopt_alive(&mut self, id: ReplicaId, state: StateName, pid: i32) {
         let run = self.at(id).memory.run;
-        let ready_since = self.at(id).memory.ready_since;
+        let Memory { ready_since, since_wall, .. } = self.at(id).memory;
         self.take_over(id, Run { pid: Some(pid), spawned: true, executed: true, ..Run::default() });
         let because = Because::Note(Level::Info, NoteKind::Adopted { run, pid, state });
         match state {
             StateName::Starting => {
                 self.take_slot(id);
                 self.set_state(id, State::Starting, because);
+                // It goes on as it was: the change of agents is no change of state.
+                self.memory_mut(id).since_wall = since_wall;
                 let timeout = self.plan_of(id.service).start_timeout;
                 let at = self.at(id).memory.started_mono.after(timeout).max(self.now.mono.after(START_LEFT_MIN));
                 self.arm(id, Timer::State, at);
@@ -118,6 +120,7 @@ impl Engine {
                 // What is not probed (any more) could never become well again.
                 let degraded = state == StateName::Degraded && self.plan_of(id.service).alive.is_some();
                 self.set_state(id, if degraded { State::Degraded } else { State::Ready }, because);
+                self.memory_mut(id).since_wall = since_wall;
                 if ready_since.is_some() {
                     self.memory_mut(id).ready_since = ready_since;
                 }

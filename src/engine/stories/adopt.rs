@@ -22,7 +22,9 @@ fn what_runs_is_adopted_as_it_was() {
     kit.exit("api", 1);
     kit.pass(ms(100));
     kit.exec("api");
+    let since = kit.memory("api").since_wall;
     let mut kit = next(&kit, vec![service("api")], &[("api", ALIVE)]);
+    assert_eq!(kit.memory("api").since_wall, since, "ready since before the agents changed");
     assert!(kit.words().is_empty(), "nothing is started or signalled: {:?}", kit.words());
     assert_eq!(kit.notes(), ["service api: adopted while ready, run 2, pid 100"]);
     assert_eq!((kit.state("api"), kit.memory("api").failures, kit.memory("api").restarts), (StateName::Ready, 1, 1));

@@ -165,6 +165,10 @@ fn register(
             refused_main: false,
         });
     }
+    // INVARIANT: the keeper has the sockets and the order to look for the ready line before anything can be said on them.
+    if plan.ready != Readiness::Started || plan.watchdog.is_some() || !plan.process.listen.is_empty() {
+        shell.logs.flush();
+    }
     // INVARIANT: the record is written before the gate opens, so that no service code ever runs unrecorded.
     shell.write_record(replica, memory);
     if let Some(gate) = shell.stations.get(&replica).and_then(|station| station.live.as_ref()?.gate.as_ref())

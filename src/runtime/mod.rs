@@ -60,11 +60,11 @@ use crate::engine::action::{Action, Cleanness, Level, Note};
 use crate::engine::event::{Caller, Event};
 use crate::engine::plan::Role;
 use crate::engine::types::{Now, StateName, Time};
+use crate::sys::child;
 use crate::sys::clock::{self, BootTimer};
 use crate::sys::epoll::{Interest, Ready};
 use crate::sys::files::Lock;
 use crate::sys::signal::Signals;
-use crate::sys::{child, signal};
 
 /// What the command line says.
 #[derive(Clone, Debug, Default)]
@@ -240,6 +240,7 @@ impl Agent {
             End::Left => {
                 log::info!("agent: left by SIGQUIT; services and roles go on");
                 logger::pass_on(&mut self.shell.logs);
+                self.shell.logs.flush();
                 self.recorder.flush();
                 Ok(())
             }
@@ -290,7 +291,7 @@ impl Agent {
         let Some(key) = Key::decode(ready.key) else { return };
         match key {
             Key::Signals => self.read_signals(),
-            // Both are served in every turn.
+            // Served in every turn.
             Key::Api => {}
             Key::BootTimer => self.boot_timer.clear(),
             Key::LogsLink => roles::turn(&mut self.shell, &self.engine, Role::Logs),
@@ -512,9 +513,4 @@ impl Agent {
         }
         self.boot_deadline = deadline;
     }
-}
-
-/// Signals that roles ignore; called by every role before anything else.
-pub fn ignore_role_signals() -> std::io::Result<()> {
-    signal::ignore_role_signals()
 }

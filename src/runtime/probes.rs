@@ -11,7 +11,7 @@ use super::key::Key;
 use super::links::Importance;
 use super::request;
 use super::shell::Shell;
-use super::spawned::{self, Helper};
+use super::spawned::Helper;
 use crate::checks::proto::{ProbeTarget, ToChecks};
 use crate::engine::Engine;
 use crate::engine::event::Event;
@@ -234,7 +234,7 @@ fn spawn_exec(plan: &ServicePlan, argv: &[String], cookie: &str, group: Option<&
         capabilities: plan.process.capabilities.clone(),
         cwd: Some(c"/".to_owned()),
         cgroup: group.and_then(Group::directory),
-        ..spawned::plain(null.as_fd())
+        ..SpawnRequest::plain(null.as_fd())
     };
     let made = spawn::spawn(&request).map_err(|error| error.to_string())?;
     made.gate.open().map_err(|error| format!("the probe's process ended at once: {error}"))?;

@@ -118,11 +118,7 @@ pub fn hello_logs(shell: &Shell) -> ToLogs {
 /// Registers a link whose connection exists.
 pub fn watch_link(shell: &mut Shell, role: Role) {
     let key = key_of(role);
-    let link = match role {
-        Role::Logs => &shell.logs,
-        Role::Checks => &shell.checks,
-    };
-    if let Some(descriptor) = link.descriptor() {
+    if let Some(descriptor) = shell.link_of(role).descriptor() {
         shell.listen_to(descriptor, key, Interest::READ);
     }
 }
@@ -162,11 +158,7 @@ fn tell_run(shell: &mut Shell, engine: &Engine, replica: ReplicaId) {
 
 /// Closes a link; the role's replica is restarted by the engine like any service.
 pub fn disconnect(shell: &mut Shell, role: Role) {
-    let link = match role {
-        Role::Logs => &shell.logs,
-        Role::Checks => &shell.checks,
-    };
-    let Some(descriptor) = link.descriptor() else { return };
+    let Some(descriptor) = shell.link_of(role).descriptor() else { return };
     shell.forget(descriptor);
     shell.link(role).disconnect();
     match role {
@@ -229,11 +221,7 @@ pub fn look_after(shell: &mut Shell, engine: &Engine, role: Role) {
 
 fn adjust_interest(shell: &mut Shell, role: Role) {
     let Some(wants_write) = shell.link(role).change_of_interest() else { return };
-    let link = match role {
-        Role::Logs => &shell.logs,
-        Role::Checks => &shell.checks,
-    };
-    let Some(descriptor) = link.descriptor() else { return };
+    let Some(descriptor) = shell.link_of(role).descriptor() else { return };
     let interest = if wants_write { Interest::READ_WRITE } else { Interest::READ };
     if let Err(error) = shell.epoll.modify(descriptor, key_of(role).encode(), interest) {
         log::warn!("agent: cannot watch the link of role {}: {error}", role.service_name());

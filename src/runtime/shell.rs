@@ -90,6 +90,13 @@ impl Shell {
         (station.slot == slot).then_some(replica)
     }
 
+    pub fn link_of(&self, role: Role) -> &Link {
+        match role {
+            Role::Logs => &self.logs,
+            Role::Checks => &self.checks,
+        }
+    }
+
     pub fn link(&mut self, role: Role) -> &mut Link {
         match role {
             Role::Logs => &mut self.logs,

@@ -38,35 +38,11 @@ pub(super) fn own_binary(arguments: &[OsString], output: BorrowedFd<'_>) -> io::
         argv,
         envp: own_environment(),
         stderr: stderr.as_fd(),
-        ..plain(output)
+        ..SpawnRequest::plain(output)
     };
     let child = spawn::spawn(&request).map_err(io::Error::other)?;
     child.gate.open()?;
     Ok(Helper { pid: child.pid, pidfd: child.pidfd })
-}
-
-/// A request with nothing set: no other user, limits or descriptors; output to `output`.
-#[must_use]
-pub(super) fn plain(output: BorrowedFd<'_>) -> SpawnRequest<'_> {
-    SpawnRequest {
-        path: CString::default(),
-        argv: Vec::new(),
-        envp: Vec::new(),
-        listen_pid: false,
-        cwd: None,
-        stdout: output,
-        stderr: output,
-        descriptors: Vec::new(),
-        credentials: None,
-        umask: 0o022,
-        rlimits: Vec::new(),
-        nice: 0,
-        oom_score_adj: 0,
-        no_new_privileges: false,
-        capabilities: None,
-        cgroup: None,
-        new_session: true,
-    }
 }
 
 /// The variables that say where an unprivileged user's files live; nothing else is handed on.

@@ -64,6 +64,32 @@ pub struct SpawnRequest<'a> {
     pub new_session: bool,
 }
 
+impl<'a> SpawnRequest<'a> {
+    /// A request with nothing set: no command, no other user, limits or descriptors; a session of its own, both outputs to `output`.
+    #[must_use]
+    pub fn plain(output: BorrowedFd<'a>) -> Self {
+        Self {
+            path: CString::default(),
+            argv: Vec::new(),
+            envp: Vec::new(),
+            listen_pid: false,
+            cwd: None,
+            stdout: output,
+            stderr: output,
+            descriptors: Vec::new(),
+            credentials: None,
+            umask: 0o022,
+            rlimits: Vec::new(),
+            nice: 0,
+            oom_score_adj: 0,
+            no_new_privileges: false,
+            capabilities: None,
+            cgroup: None,
+            new_session: true,
+        }
+    }
+}
+
 /// A child that waits at its gate.
 #[derive(Debug)]
 pub struct Child {

@@ -86,20 +86,7 @@ pub(crate) fn shell<'a>(script: &str, output: &'a OwnedFd) -> SpawnRequest<'a> {
         path: c"/bin/sh".to_owned(),
         argv: words.to_vec(),
         envp: vec![c"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".to_owned()],
-        listen_pid: false,
-        cwd: None,
-        stdout: output.as_fd(),
-        stderr: output.as_fd(),
-        descriptors: Vec::new(),
-        credentials: None,
-        umask: 0o022,
-        rlimits: Vec::new(),
-        nice: 0,
-        oom_score_adj: 0,
-        no_new_privileges: false,
-        capabilities: None,
-        cgroup: None,
-        new_session: true,
+        ..SpawnRequest::plain(output.as_fd())
     }
 }
 

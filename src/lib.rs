@@ -47,6 +47,8 @@ pub mod logs;
 
 pub mod checks;
 
+pub mod proxy;
+
 pub mod api;
 
 pub mod cli;

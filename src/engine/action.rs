@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::balance::table::Table;
 use super::event::{Caller, Decision, Remaining, Verb};
 use super::memory::Memory;
 use super::plan::Probe;
@@ -68,6 +69,14 @@ pub enum Action {
     /// The service's log settings or sockets may have changed.
     Refresh {
         replica: ReplicaId,
+    },
+    /// The backends of a balancer have changed: tell the proxy.
+    Balance {
+        table: Box<Table>,
+    },
+    /// The balancer left the configuration.
+    Unbalance {
+        balancer: String,
     },
     /// Write an operator's decision to disk; answered by `Persisted`.
     Decide {

@@ -28,7 +28,7 @@ impl Engine {
             .iter()
             .map(|id| {
                 let beyond = match verb {
-                    Verb::Start | Verb::Stop => RunId(0),
+                    Verb::Start | Verb::Stop | Verb::Drain | Verb::Undrain => RunId(0),
                     Verb::RestartRolling | Verb::RestartAtOnce => self.at(*id).memory.run,
                 };
                 (id.index, beyond)
@@ -53,6 +53,7 @@ impl Engine {
             Verb::RestartRolling | Verb::RestartAtOnce => {
                 self.command_restart(request, target.replica, service, &replicas, verb);
             }
+            Verb::Drain | Verb::Undrain => {}
         }
     }
 

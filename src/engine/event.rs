@@ -54,6 +54,10 @@ pub enum Event {
     Stalled { by: Duration, suspended: bool },
     /// Output lines of a service that had to be dropped, and why.
     LinesDropped { replica: ReplicaId, lines: u64, reason: String },
+    /// A draining backend of a balancer has no connection left.
+    Drained { balancer: String, replica: ReplicaId, run: RunId },
+    /// The proxy keeps a backend out because connections to it fail (`Some`: why, and for how long), or takes it back.
+    Ejected { balancer: String, backend: String, out: Option<(String, Duration)> },
     /// Something of the shell that belongs into the journal: a configuration refused, a stranger's cgroup, a lost line.
     Remark { level: super::action::Level, text: String },
 }
@@ -122,6 +126,9 @@ pub enum Verb {
     /// One replica after the other.
     RestartRolling,
     RestartAtOnce,
+    /// Takes replicas out of their balancers until `Undrain`; they go on running.
+    Drain,
+    Undrain,
 }
 
 /// A service, or one replica of it. `wait`: answer when the outcome is known rather than when the decision is taken.

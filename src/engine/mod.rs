@@ -21,6 +21,7 @@
 )]
 
 pub mod action;
+pub mod balance;
 pub mod event;
 pub mod memory;
 pub mod note;
@@ -246,6 +247,7 @@ impl Engine {
             Event::Shutdown { caller } => self.begin_shutdown(caller),
             Event::Stalled { by, suspended } => self.stalled(by, suspended),
             Event::LinesDropped { replica, lines, reason } => self.lines_dropped(replica, lines, reason),
+            Event::Drained { .. } | Event::Ejected { .. } => {}
             Event::ReloadRefused { why } => self.agent_note(Level::Error, NoteKind::ReloadRefused { why }),
             Event::Remark { level, text } => self.agent_note(level, NoteKind::Remark { text }),
         }

@@ -231,6 +231,8 @@ impl Verb {
             Self::Stop => "stop",
             Self::RestartRolling => "restart",
             Self::RestartAtOnce => "restart of all at once",
+            Self::Drain => "drain",
+            Self::Undrain => "undrain",
         }
     }
 }

@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::balance::plan::BalancerPlan;
+
 /// One whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     pub agent: AgentPlan,
     /// In the order of the file; the agent's own roles are added by the runtime (`runtime::roles`).
     pub services: Vec<ServicePlan>,
+    pub balancers: Vec<BalancerPlan>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -83,20 +86,25 @@ pub enum Launch {
     Role(Role),
 }
 
-/// The processes of this binary beside the agent, supervised like services, under the names `@logs` and `@checks`.
+/// The processes of this binary beside the agent, supervised like services, under the names `@logs`, `@checks` and `@proxy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Role {
     Logs,
     Checks,
+    /// Only with balancers that need it.
+    Proxy,
 }
 
 impl Role {
+    pub const ALL: [Self; 3] = [Self::Logs, Self::Checks, Self::Proxy];
+
     /// The service name; `@` cannot stand in a configured name.
     #[must_use]
     pub fn service_name(self) -> &'static str {
         match self {
             Self::Logs => "@logs",
             Self::Checks => "@checks",
+            Self::Proxy => "@proxy",
         }
     }
 

@@ -90,6 +90,12 @@ impl Kit {
             Action::Release { replica, .. } => format!("release {}", name(replica)),
             Action::Probe { replica, .. } => format!("probe {}", name(replica)),
             Action::CancelProbe { replica, .. } => format!("cancel probe of {}", name(replica)),
+            Action::Balance { table } => {
+                let backends: Vec<String> =
+                    table.backends.iter().map(|backend| format!("{} {:?}", backend.name, backend.standing)).collect();
+                format!("balance {}: {}", table.balancer, backends.join(", "))
+            }
+            Action::Unbalance { balancer } => format!("unbalance {balancer}"),
             Action::Forget { replica } => format!("forget {}", name(replica)),
             Action::Decide { content, .. } => format!("decide {} {:?}", content.service, content.wanted),
             Action::Answer { request, outcome } => format!("answer {}: {}", request.0, outcome_word(outcome)),

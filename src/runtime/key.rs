@@ -9,6 +9,7 @@ pub enum Key {
     BootTimer,
     LogsLink,
     ChecksLink,
+    ProxyLink,
     Loader,
     /// The pidfd of a replica's main process.
     Main(u32, u32),
@@ -45,6 +46,7 @@ impl Key {
             Self::Notify(slot) => (10, slot, 0),
             Self::ExecProbe(slot) => (11, slot, 0),
             Self::Taker(slot) => (12, slot, 0),
+            Self::ProxyLink => (13, 0, 0),
         };
         (kind << 56) | ((u64::from(slot) & SLOT_MASK) << 32) | u64::from(run)
     }
@@ -67,6 +69,7 @@ impl Key {
             10 => Self::Notify(slot),
             11 => Self::ExecProbe(slot),
             12 => Self::Taker(slot),
+            13 => Self::ProxyLink,
             _ => return None,
         })
     }

@@ -210,7 +210,7 @@ impl Agent {
             roles::watch_link(&mut self.shell, Role::Logs);
             roles::greet_logs(&mut self.shell, &self.engine);
         }
-        for role in [Role::Logs, Role::Checks] {
+        for role in Role::ALL {
             let adopted = self.engine.service(role.service_name(), now());
             if !self.shell.link(role).is_connected() && adopted.is_some_and(|view| view.state == StateName::Ready) {
                 self.connect.push(role);
@@ -296,6 +296,7 @@ impl Agent {
             Key::BootTimer => self.boot_timer.clear(),
             Key::LogsLink => roles::turn(&mut self.shell, &self.engine, Role::Logs),
             Key::ChecksLink => roles::turn(&mut self.shell, &self.engine, Role::Checks),
+            Key::ProxyLink => roles::turn(&mut self.shell, &self.engine, Role::Proxy),
             Key::Loader => self.loader_ready(),
             Key::Main(slot, run) => wait::main_ended(&mut self.shell, slot, run),
             Key::Gate(slot, run) => wait::exec_status(&mut self.shell, slot, run),
@@ -358,8 +359,9 @@ impl Agent {
         self.systemd.tell(&self.engine, self::now());
         self.tell_dropped();
         logger::pass_on(&mut self.shell.logs);
-        roles::look_after(&mut self.shell, &self.engine, Role::Logs);
-        roles::look_after(&mut self.shell, &self.engine, Role::Checks);
+        for role in Role::ALL {
+            roles::look_after(&mut self.shell, &self.engine, role);
+        }
         self.arm_boot_timer();
         self.recorder.flush();
     }

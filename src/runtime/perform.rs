@@ -16,6 +16,7 @@ use crate::engine::action::{Action, Cleanness, Note, Whom};
 use crate::engine::event::{Event, Remaining, Wanted};
 use crate::engine::types::{ReplicaId, RunId, SIGKILL, SIGTERM};
 use crate::logs::proto::{Settings, ToLogs};
+use crate::proxy::proto::ToProxy;
 use crate::sys::child;
 use crate::sys::epoll::Interest;
 use crate::sys::process;
@@ -67,6 +68,10 @@ pub(super) fn perform(shell: &mut Shell, engine: &Engine, answers: &mut Answers,
             };
             shell.logs.send(&ToLogs::Decide { decision, key, content }, Importance::Entry);
         }
+        Action::Balance { table } => {
+            shell.proxy.send(&ToProxy::Table { table }, Importance::Current);
+        }
+        Action::Unbalance { balancer } => shell.proxy.send(&ToProxy::Remove { balancer }, Importance::Current),
         Action::Answer { request, outcome } => answers.answer(request, outcome),
         Action::Note(note) => return Asked::Tell(note),
         Action::Exit { clean } => return Asked::Exit(clean),

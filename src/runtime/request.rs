@@ -104,6 +104,7 @@ fn role_arguments(role: Role, directories: RoleDirectories<'_>) -> Vec<String> {
             ("logs", [state, ["--log-dir".to_owned(), path(directories.log)]].concat())
         }
         Role::Checks => ("checks", Vec::new()),
+        Role::Proxy => ("proxy", Vec::new()),
     };
     ["mainstay", "role", name].map(str::to_owned).into_iter().chain(run_dir).chain(rest).collect()
 }

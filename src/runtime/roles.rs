@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::key::Key;
-use super::links::Gone;
+use super::links::{Gone, Importance};
 use super::perform;
 use super::probes;
 use super::shell::Shell;
@@ -13,10 +13,12 @@ use super::sockets;
 use crate::checks::proto::{FromChecks, ToChecks};
 use crate::engine::Engine;
 use crate::engine::action::Level;
+use crate::engine::balance::plan::Delivery;
 use crate::engine::event::Event;
 use crate::engine::plan::{Backoff, Launch, Plan, Readiness, RestartPolicy, Role, ServicePlan};
 use crate::engine::types::{ReplicaId, RunId, SIGKILL};
 use crate::logs::proto::{FromLogs, Stream, ToLogs};
+use crate::proxy::proto::{FromProxy, ToProxy};
 use crate::sys::epoll::Interest;
 use crate::sys::{caps, child, host};
 
@@ -29,10 +31,16 @@ const MESSAGES_MAX: usize = 256;
 /// Capabilities of the logs role (capability.h): CHOWN 0 and DAC_OVERRIDE 1 for pipes of other users, SYS_RESOURCE 24 for pipe sizes.
 const LOGS_CAPABILITIES: [u8; 3] = [0, 1, 24];
 
+/// Capabilities that the proxy role begins with, to become another user: SETGID 6, SETUID 7. It has none of them afterwards.
+const PROXY_CAPABILITIES: [u8; 2] = [6, 7];
+
 /// The plan with the roles in front. `privileged`: the agent can hand out capabilities (it is root).
 #[must_use]
 pub fn with_roles(mut plan: Plan, privileged: bool) -> Plan {
     let mut services = vec![role_plan(Role::Logs, privileged), role_plan(Role::Checks, privileged)];
+    if plan.balancers.iter().any(|balancer| balancer.delivery != Delivery::Shared) {
+        services.push(role_plan(Role::Proxy, privileged));
+    }
     services.append(&mut plan.services);
     plan.services = services;
     plan
@@ -42,7 +50,7 @@ pub fn with_roles(mut plan: Plan, privileged: bool) -> Plan {
 #[must_use]
 pub fn without_roles(plan: &Plan) -> Plan {
     let services = plan.services.iter().filter(|service| service.launch == Launch::Command).cloned().collect();
-    Plan { agent: plan.agent.clone(), services }
+    Plan { agent: plan.agent.clone(), services, balancers: plan.balancers.clone() }
 }
 
 fn role_plan(role: Role, privileged: bool) -> ServicePlan {
@@ -61,6 +69,7 @@ fn role_plan(role: Role, privileged: bool) -> ServicePlan {
         let wanted: &[u8] = match role {
             Role::Logs => &LOGS_CAPABILITIES,
             Role::Checks => &[],
+            Role::Proxy => &PROXY_CAPABILITIES,
         };
         // In a container root may lack some of them; the role then does without.
         let permitted = caps::permitted().unwrap_or(0);
@@ -75,6 +84,7 @@ pub fn socket_path(shell: &Shell, role: Role) -> PathBuf {
     let name = match role {
         Role::Logs => "logs.sock",
         Role::Checks => "checks.sock",
+        Role::Proxy => "proxy.sock",
     };
     shell.directories.run.join("roles").join(name)
 }
@@ -98,6 +108,7 @@ pub fn connect(shell: &mut Shell, engine: &Engine, role: Role) -> bool {
             shell.logs.connect(&path, &hello)
         }
         Role::Checks => shell.checks.connect(&path, &ToChecks::Hello { agent_pid: own_pid() }),
+        Role::Proxy => shell.proxy.connect(&path, &ToProxy::Hello { agent_pid: own_pid() }),
     };
     if connected.is_err() {
         return false;
@@ -106,6 +117,7 @@ pub fn connect(shell: &mut Shell, engine: &Engine, role: Role) -> bool {
     match role {
         Role::Logs => greet_logs(shell, engine),
         Role::Checks => probes::ask_held(shell),
+        Role::Proxy => shell.proxy.send(&ToProxy::Complete, Importance::Current),
     }
     true
 }
@@ -162,7 +174,7 @@ pub fn disconnect(shell: &mut Shell, role: Role) {
     shell.forget(descriptor);
     shell.link(role).disconnect();
     match role {
-        Role::Logs => {}
+        Role::Logs | Role::Proxy => {}
         Role::Checks => probes::role_lost(shell),
     }
 }
@@ -175,11 +187,13 @@ pub fn turn(shell: &mut Shell, engine: &Engine, role: Role) {
         let received = match role {
             Role::Logs => shell.logs.receive::<FromLogs>(&mut buffer).map(|message| message.map(Message::Logs)),
             Role::Checks => shell.checks.receive::<FromChecks>(&mut buffer).map(|message| message.map(Message::Checks)),
+            Role::Proxy => shell.proxy.receive::<FromProxy>(&mut buffer).map(|message| message.map(Message::Proxy)),
         };
         match received {
             Ok(None) => break,
             Ok(Some(Message::Logs((message, descriptors)))) => from_logs(shell, engine, message, descriptors),
             Ok(Some(Message::Checks((message, _)))) => from_checks(shell, message),
+            Ok(Some(Message::Proxy((message, _)))) => from_proxy(shell, engine, message),
             Err(Gone::Closed) => {
                 shell.lost_links.push(role);
                 return disconnect(shell, role);
@@ -193,6 +207,7 @@ pub fn turn(shell: &mut Shell, engine: &Engine, role: Role) {
 enum Message {
     Logs((FromLogs, Vec<std::os::fd::OwnedFd>)),
     Checks((FromChecks, Vec<std::os::fd::OwnedFd>)),
+    Proxy((FromProxy, Vec<std::os::fd::OwnedFd>)),
 }
 
 /// A role that cannot be worked with is killed; the engine starts its successor, which is told everything anew.
@@ -232,6 +247,7 @@ fn key_of(role: Role) -> Key {
     match role {
         Role::Logs => Key::LogsLink,
         Role::Checks => Key::ChecksLink,
+        Role::Proxy => Key::ProxyLink,
     }
 }
 
@@ -268,6 +284,30 @@ fn from_checks(shell: &mut Shell, message: FromChecks) {
         FromChecks::Hello { .. } => {}
         FromChecks::Answer { id, error } => probes::answered(shell, id, error),
     }
+}
+
+fn from_proxy(shell: &mut Shell, engine: &Engine, message: FromProxy) {
+    match message {
+        FromProxy::Hello { .. } | FromProxy::Stats { .. } | FromProxy::StatsEnd { .. } => {}
+        FromProxy::Drained { balancer, backend, run } => {
+            if let Some(replica) = backend_replica(engine, &backend) {
+                shell.events.push_back(Event::Drained { balancer, replica, run: RunId(run) });
+            }
+        }
+        FromProxy::Ejected { balancer, backend, run: _, why, for_ } => {
+            shell.events.push_back(Event::Ejected { balancer, backend, out: Some((why, for_)) });
+        }
+        FromProxy::Restored { balancer, backend, run: _ } => {
+            shell.events.push_back(Event::Ejected { balancer, backend, out: None });
+        }
+        FromProxy::Trouble { text } => shell.events.push_back(Event::Remark { level: Level::Warn, text }),
+    }
+}
+
+/// `api/0` is replica 0 of the service api.
+fn backend_replica(engine: &Engine, backend: &str) -> Option<ReplicaId> {
+    let (service, index) = backend.rsplit_once('/')?;
+    Some(ReplicaId { service: engine.service_id(service)?, index: index.parse().ok()? })
 }
 
 fn replica_of(engine: &Engine, stream: &Stream) -> Option<ReplicaId> {

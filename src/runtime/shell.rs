@@ -50,6 +50,7 @@ pub struct Shell {
     pub mains: BTreeMap<i32, ReplicaId>,
     pub logs: Link,
     pub checks: Link,
+    pub proxy: Link,
     pub sockets: Sockets,
     pub probes: Probes,
     pub journal: Journal,
@@ -94,6 +95,7 @@ impl Shell {
         match role {
             Role::Logs => &self.logs,
             Role::Checks => &self.checks,
+            Role::Proxy => &self.proxy,
         }
     }
 
@@ -101,6 +103,7 @@ impl Shell {
         match role {
             Role::Logs => &mut self.logs,
             Role::Checks => &mut self.checks,
+            Role::Proxy => &mut self.proxy,
         }
     }
 

@@ -18,6 +18,7 @@ use crate::engine::action::Cleanness;
 use crate::engine::plan::Role;
 use crate::engine::types::{ReplicaId, SIGKILL};
 use crate::logs::proto::ToLogs;
+use crate::proxy::proto::ToProxy;
 use crate::sys::{child, clock};
 
 /// How long the roles may take to write out what they hold.
@@ -30,8 +31,9 @@ pub(super) fn leave(mut shell: Shell, engine: &Engine, server: Server, cleanness
     drop(server);
     logger::pass_on(&mut shell.logs);
     shell.checks.send(&ToChecks::Quit, Importance::Current);
+    shell.proxy.send(&ToProxy::Quit, Importance::Current);
     shell.logs.send(&ToLogs::Quit, Importance::Current);
-    let roles: Vec<ReplicaId> = [Role::Logs, Role::Checks]
+    let roles: Vec<ReplicaId> = Role::ALL
         .iter()
         .filter_map(|role| engine.service_id(role.service_name()))
         .map(|service| ReplicaId { service, index: 0 })
@@ -56,6 +58,7 @@ fn wait_for(shell: &mut Shell, roles: &[ReplicaId]) {
     loop {
         shell.logs.flush();
         shell.checks.flush();
+        shell.proxy.flush();
         let waited = Duration::from_nanos(clock::clocks().mono_ns.saturating_sub(began));
         let Some(left) = ROLES_DEADLINE.checked_sub(waited) else { return };
         let alive: Vec<BorrowedFd<'_>> = roles

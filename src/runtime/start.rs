@@ -140,6 +140,7 @@ fn make_shell(directories: Directories, cgroup: &CgroupPlan, last_seq: u64) -> R
         mains: BTreeMap::new(),
         logs: Link::default(),
         checks: Link::default(),
+        proxy: Link::default(),
         sockets: Sockets::default(),
         probes: Probes::default(),
         events: VecDeque::new(),

@@ -310,7 +310,11 @@ impl World {
                 assert_eq!(self.exited, None, "left twice");
                 self.exited = Some(*clean);
             }
-            Action::CancelProbe { .. } | Action::Refresh { .. } | Action::Answer { .. } => {}
+            Action::Balance { .. }
+            | Action::Unbalance { .. }
+            | Action::CancelProbe { .. }
+            | Action::Refresh { .. }
+            | Action::Answer { .. } => {}
         }
     }
 
@@ -577,6 +581,11 @@ fn replica_of(action: &Action) -> Option<ReplicaId> {
         | Action::Persist { replica, .. }
         | Action::Forget { replica }
         | Action::Refresh { replica } => Some(*replica),
-        Action::Decide { .. } | Action::Answer { .. } | Action::Note(_) | Action::Exit { .. } => None,
+        Action::Balance { .. }
+        | Action::Unbalance { .. }
+        | Action::Decide { .. }
+        | Action::Answer { .. }
+        | Action::Note(_)
+        | Action::Exit { .. } => None,
     }
 }

@@ -74,7 +74,7 @@ pub(super) fn check(mut gathered: Gathered, context: &Context, report: &mut Repo
     let mut scope = Scope { context, report, run_dir: &agent.run_dir };
     let services: Vec<ServicePlan> = given.iter().map(|given| service(given, &mut scope)).collect();
     graph::check(&given, &services, incomplete, &mut scope);
-    Plan { agent, services }
+    Plan { agent, services, balancers: Vec::new() }
 }
 
 /// The agent's part alone.

@@ -1,0 +1,3 @@
+//! The proxy role: connections to balancers, in a process of its own that lives on when the agent dies.
+
+pub mod proto;

@@ -1,3 +1,4 @@
 //! The proxy role: connections to balancers, in a process of its own that lives on when the agent dies.
 
+pub mod peek;
 pub mod proto;

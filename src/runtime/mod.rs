@@ -21,6 +21,8 @@ mod pace;
 mod peeks;
 mod perform;
 mod probes;
+#[cfg(test)]
+mod proxy_tests;
 pub mod record;
 pub mod recorder;
 mod reload;

@@ -123,7 +123,11 @@ fn become_agent() -> Result<Signals, RunError> {
 }
 
 /// The empty shell, and what cannot be promised on this host.
-fn make_shell(directories: Directories, cgroup: &CgroupPlan, last_seq: u64) -> Result<(Shell, Vec<String>), RunError> {
+pub(super) fn make_shell(
+    directories: Directories,
+    cgroup: &CgroupPlan,
+    last_seq: u64,
+) -> Result<(Shell, Vec<String>), RunError> {
     let boot_id = clock::boot_id().map_err(setup("the boot id"))?;
     let instance = instance_id(&directories.run)?;
     let (root, mut limits) = Root::detect(group_choice(cgroup, &directories.run), &instance);

@@ -53,7 +53,6 @@ pub(super) fn agent(item: Option<Item>, names: Option<&[&str]>, context: &Contex
     }
     without_effect(&item, &agent, report);
     AgentPlan {
-        proxy_user: None,
         run_dir,
         state_dir,
         log_dir,

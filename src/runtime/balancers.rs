@@ -43,6 +43,8 @@ pub(super) struct Known<'a> {
     pub engine: &'a Engine,
     pub listeners: &'a Listeners,
     pub ejections: &'a Ejections,
+    /// See [`handoff::missing`](super::handoff::missing).
+    pub without_channel: Vec<(String, String)>,
     pub figures: &'a Figures,
     pub stamp: Stamp,
 }
@@ -118,7 +120,12 @@ impl Known<'_> {
         let replica = service.and_then(|view| {
             view.replicas.iter().find(|one| format!("{}/{}", view.plan.name, one.id.index) == backend.name)
         });
+        let reachable = !self.without_channel.iter().any(|(to, from)| *to == plan.name && *from == backend.name);
         let (standing, why): (Word, _) = match (backend.standing, ejected) {
+            (Standing::Up, _) if !reachable => {
+                let why = "started before this balancer handed connections over: restart it";
+                (standing_word(Standing::Out), Some(why.to_owned()))
+            }
             (Standing::Up, Some(why)) => ("ejected".into(), Some(why.clone())),
             (Standing::Up, None) => ("up".into(), None),
             (standing, _) => (standing_word(standing), replica.and_then(why_not_up)),

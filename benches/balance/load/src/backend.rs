@@ -14,6 +14,7 @@ use crate::Result;
 use crate::args::Args;
 use crate::net::{self, Listener};
 use crate::protocol::{self, REQUEST_BYTES};
+use crate::tally;
 
 const ACCEPTS_PER_EVENT: usize = 64;
 const READ_BYTES: usize = 16 << 10;
@@ -49,6 +50,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let signals = if options.graceful { Some(terminations(&poller)?) } else { None };
     let listener = Listener::open(&options.listen)?;
     poller.add(&listener, net::interest(true, LISTENER))?;
+    // What a supervisor may wait for.
+    tally::line_out("listening")?;
     let mut backend = Backend {
         poller,
         listener: Some(listener),

@@ -1,3 +1,7 @@
 //! The proxy role: connections to balancers, in a process of its own that lives on when the agent dies.
 
+pub mod backend;
+pub mod counters;
+pub mod peek;
 pub mod proto;
+pub mod shared;

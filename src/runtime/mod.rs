@@ -85,6 +85,8 @@ const SERVE_MAX: Duration = Duration::from_millis(20);
 const STALL_MIN: Duration = Duration::from_millis(500);
 /// How often something is tried again that cannot be waited for: a group that is still busy, a role that does not listen yet.
 const RETRY: Duration = Duration::from_millis(50);
+/// What has happened is written down this long after a spawn at the latest.
+const TELL_AFTER: Duration = Duration::from_millis(1);
 
 /// How long first starts wait for the logs role.
 const LOGS_AWAITED: Duration = Duration::from_secs(2);
@@ -144,6 +146,10 @@ struct Agent {
     /// First starts wait until the logs role holds their pipes and sockets too, or until this deadline.
     logs_awaited_until: Option<Time>,
     deferred: Vec<Action>,
+    /// What has happened and is not yet written down.
+    untold: Vec<Note>,
+    /// A child was just let go, mostly on this very CPU: what would wake the roles waits until it has become its program, or until then.
+    tell_at: Option<Time>,
     /// Roles that said that they listen and are not connected yet.
     connect: Vec<Role>,
     /// Requests that have not been looked at yet; each connection has at most one.
@@ -192,6 +198,8 @@ impl Agent {
             actions,
             logs_awaited_until: Some(now.mono.after(LOGS_AWAITED)),
             deferred: Vec::new(),
+            untold: Vec::new(),
+            tell_at: None,
             connect: Vec::new(),
             asked: VecDeque::new(),
             orphans_wait: true,
@@ -230,11 +238,15 @@ impl Agent {
             let timeout = self.timeout(before);
             self.shell.epoll.wait(&mut ready, timeout).map_err(RunError::Wait)?;
             self.notice_stall(before, timeout);
+            if !ready.is_empty() || self.tell_at.is_some_and(|at| at <= now().mono) {
+                self.tell_at = None;
+            }
             for one in ready.drain(..) {
                 self.dispatch(one);
             }
             self.work();
         };
+        self.tell();
         match end {
             End::Stopped(cleanness) => shutdown::leave(self.shell, &self.engine, self.server, cleanness),
             End::Left => {
@@ -265,6 +277,7 @@ impl Agent {
             self.shell.muted.iter().map(|(until, _)| *until).min(),
             self.shell.takers.next_deadline(),
             self.logs_awaited_until.filter(|_| !self.deferred.is_empty()),
+            self.tell_at,
         ];
         deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now))
     }
@@ -358,12 +371,14 @@ impl Agent {
         self.serve();
         self.systemd.tell(&self.engine, self::now());
         self.tell_dropped();
-        logger::pass_on(&mut self.shell.logs);
-        for role in Role::ALL {
-            roles::look_after(&mut self.shell, &self.engine, role);
-        }
         self.arm_boot_timer();
-        self.recorder.flush();
+        if self.tell_at.is_none() {
+            logger::pass_on(&mut self.shell.logs);
+            for role in Role::ALL {
+                roles::look_after(&mut self.shell, &self.engine, role);
+            }
+            self.recorder.flush();
+        }
     }
 
     /// Entries that had to be dropped are told once somebody is there to write that down.
@@ -425,14 +440,28 @@ impl Agent {
 
     /// In order, except that notes come last: what happened can be told while the child already runs.
     fn perform_actions(&mut self) {
-        let mut notes = Vec::new();
-        self.perform_all_but_notes(&mut notes);
-        for note in notes {
+        let spawned = self.perform_all_but_notes();
+        if spawned > 0 && self.tell_at.is_none() {
+            self.tell_at = Some(now().mono.after(TELL_AFTER));
+        }
+        if self.actions.is_empty() {
+            self.shell.bury_resting();
+        }
+        if self.tell_at.is_none() {
+            self.tell();
+        }
+    }
+
+    /// Writes down what has happened.
+    fn tell(&mut self) {
+        self.tell_at = None;
+        for note in std::mem::take(&mut self.untold) {
             self.shell.journal.write(&mut self.shell.logs, &note);
         }
     }
 
-    fn perform_all_but_notes(&mut self, notes: &mut Vec<Note>) {
+    /// The number of spawns.
+    fn perform_all_but_notes(&mut self) -> usize {
         let mut spawns = 0;
         self.release_deferred();
         while let Some(action) = self.actions.pop_front() {
@@ -444,17 +473,18 @@ impl Agent {
                 }
                 if spawns == SPAWNS_MAX {
                     self.actions.push_front(action);
-                    return;
+                    return spawns;
                 }
                 spawns += 1;
             }
             self.shell.peeks.performed_one();
             match perform::perform(&mut self.shell, &self.engine, &mut self.answers, action) {
                 Asked::Nothing => {}
-                Asked::Tell(note) => notes.push(note),
+                Asked::Tell(note) => self.untold.push(note),
                 Asked::Exit(cleanness) => self.end = Some(End::Stopped(cleanness)),
             }
         }
+        spawns
     }
 
     /// Lets the first starts go once the logs role is there, or has not come in time.

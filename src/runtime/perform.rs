@@ -11,6 +11,7 @@ use super::serve::Answers;
 use super::shell::Shell;
 use super::sockets;
 use super::start_run;
+use super::station::RestingGroup;
 use crate::engine::Engine;
 use crate::engine::action::{Action, Cleanness, Note, Whom};
 use crate::engine::event::{Event, Remaining, Wanted};
@@ -158,12 +159,20 @@ fn release(shell: &mut Shell, replica: ReplicaId, run: RunId) {
         {
             shell.forget(events);
         }
-        shell.bury(Some(group));
+        if live.killing {
+            return shell.bury(Some(group));
+        }
+        let resting = RestingGroup { group, since: live.group_since, oom_kills: live.oom_kills };
+        if let Some(station) = shell.stations.get_mut(&replica) {
+            station.resting = Some(resting);
+            shell.resting.push(replica);
+        }
     }
 }
 
 fn forget(shell: &mut Shell, engine: &Engine, replica: ReplicaId) {
-    let Some(station) = shell.stations.remove(&replica) else { return };
+    let Some(mut station) = shell.stations.remove(&replica) else { return };
+    shell.bury(station.resting.take().map(|resting| resting.group));
     if let Some(notify) = &station.notify {
         shell.forget(notify.as_fd());
         let key = sockets::replica_key("notify", &station.service, station.index);

@@ -174,7 +174,6 @@ impl Desk<'_> {
         let views = self.engine.services(self.now);
         self.usages.sample(
             self.shell,
-            self.engine,
             views.iter().flat_map(|view| &view.replicas).map(|replica| replica.id),
             self.now,
         );
@@ -188,7 +187,7 @@ impl Desk<'_> {
 
     fn service(&mut self, name: &str, socket: Socket) -> Result<Response, ApiError> {
         let view = self.engine.service(name, self.now).ok_or_else(|| self.unknown(name))?;
-        self.usages.sample(self.shell, self.engine, view.replicas.iter().map(|replica| replica.id), self.now);
+        self.usages.sample(self.shell, view.replicas.iter().map(|replica| replica.id), self.now);
         let usages = &*self.usages;
         let mut detail = render::service_detail(&view, &|replica| usages.of(replica), &self.stamp());
         if socket == Socket::Read {
@@ -215,7 +214,6 @@ impl Desk<'_> {
         let views = self.engine.services(self.now);
         self.usages.sample(
             self.shell,
-            self.engine,
             views.iter().flat_map(|view| &view.replicas).map(|replica| replica.id),
             self.now,
         );

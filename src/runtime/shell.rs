@@ -63,6 +63,8 @@ pub struct Shell {
     pub takers: Takers,
     /// Groups whose removal was refused (EBUSY: the kernel is still tearing down), tried again later.
     pub dying_groups: Vec<Group>,
+    /// Replicas whose run ended in this turn and whose group may serve the next one ([`super::station::Station::resting`]).
+    pub resting: Vec<ReplicaId>,
     pub dying_pace: Pace,
     /// Roles whose connection ended: to be connected again, be it to their successor.
     pub lost_links: Vec<Role>,
@@ -147,6 +149,14 @@ impl Shell {
         {
             self.dying_groups.push(group);
             self.dying_pace.restart();
+        }
+    }
+
+    /// At the end of a turn: removes the groups that no new run has taken.
+    pub fn bury_resting(&mut self) {
+        for replica in std::mem::take(&mut self.resting) {
+            let resting = self.stations.get_mut(&replica).and_then(|station| station.resting.take());
+            self.bury(resting.map(|resting| resting.group));
         }
     }
 

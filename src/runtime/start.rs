@@ -145,6 +145,7 @@ fn make_shell(directories: Directories, cgroup: &CgroupPlan, last_seq: u64) -> R
         probes: Probes::default(),
         events: VecDeque::new(),
         dying_groups: Vec::new(),
+        resting: Vec::new(),
         lost_links: Vec::new(),
         peeks: Peeks::default(),
         muted: Vec::new(),
@@ -342,7 +343,7 @@ fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
         }
         station.prepared = true;
         station.hold_pipe(&run_dir);
-        let oom_kills_before = group.as_ref().map_or(0, |group| group.oom_kills());
+        let oom_kills = group.as_ref().map_or(0, |group| group.oom_kills());
         let main = process.map(|(process, pidfd)| Main { process, pidfd });
         let lives = main.is_some();
         if let Some(main) = &main {
@@ -353,9 +354,10 @@ fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
             run,
             main,
             group,
+            group_since: None,
             gate: None,
             ready_pipe: None,
-            oom_kills_before,
+            oom_kills,
             tree_awaited: false,
             tree_registered: false,
             killing: false,

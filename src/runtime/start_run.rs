@@ -9,7 +9,7 @@ use super::record::Process;
 use super::request::{self, Gifts, RoleDirectories};
 use super::shell::{Directories, Shell};
 use super::sockets;
-use super::station::{Live, Main};
+use super::station::{Live, Main, RestingGroup};
 use crate::engine::Engine;
 use crate::engine::event::Event;
 use crate::engine::memory::Memory;
@@ -82,32 +82,31 @@ fn try_spawn(
         }
         None => None,
     };
-    let group = make_group(shell, plan, replica)?;
+    let grouped = make_group(shell, plan, replica)?;
     let gifts = Gifts {
         output: output.as_fd(),
         listeners: shell.sockets.of(plan, replica.index, &run_dir),
         ready: ready.as_ref().map(|(_, write, number)| (write, *number)),
         notify_path: notify_path.as_deref(),
-        group: group.as_ref().and_then(Group::directory),
+        group: grouped.as_ref().and_then(|grouped| grouped.group.directory()),
         cookie: cookie.clone(),
     };
     let made = match clone_child(shell, plan, replica.index, gifts) {
         Ok(made) => made,
         Err(failure) => {
-            shell.bury(group);
+            shell.bury(grouped.map(|grouped| grouped.group));
             return Err(failure);
         }
     };
-    let group = match group {
-        Some(mut group) => {
-            group.close_directory();
-            group
-        }
-        None => Group::weak(cookie, made.pid),
-    };
+    let mut grouped = grouped.unwrap_or_else(|| RestingGroup {
+        group: Group::weak(cookie, made.pid),
+        since: Some(super::now().mono),
+        oom_kills: 0,
+    });
+    grouped.group.close_directory();
     let pid = made.pid;
     let ready = ready.map(|(read, _write, _)| read);
-    let newborn = Newborn { run, child: made, group, ready };
+    let newborn = Newborn { run, child: made, grouped, ready };
     register(shell, plan, replica, newborn, memory)?;
     Ok(pid)
 }
@@ -116,7 +115,7 @@ fn try_spawn(
 struct Newborn {
     run: RunId,
     child: spawn::Child,
-    group: Group,
+    grouped: RestingGroup,
     /// The read end of its readiness pipe.
     ready: Option<OwnedFd>,
 }
@@ -138,13 +137,13 @@ fn register(
     newborn: Newborn,
     memory: &Memory,
 ) -> Result<(), Failure> {
-    let Newborn { run, child: made, group, ready } = newborn;
+    let Newborn { run, child: made, grouped, ready } = newborn;
     let Some(slot) = shell.stations.get(&replica).map(|station| station.slot) else { return Ok(()) };
     let identity = match watch_child(shell, &made, slot, run) {
         Ok(identity) => identity,
         Err(failure) => {
             // Its gate never opens: it ends with it, and is reaped as an orphan.
-            shell.bury(Some(group));
+            shell.bury(Some(grouped.group));
             return Err(failure);
         }
     };
@@ -154,11 +153,11 @@ fn register(
         station.live = Some(Live {
             run,
             main: Some(Main { process: Process::from(&identity), pidfd: made.pidfd }),
-            group: Some(group),
+            group: Some(grouped.group),
+            group_since: grouped.since,
             gate: Some(made.gate),
             ready_pipe,
-            // The group is new.
-            oom_kills_before: 0,
+            oom_kills: grouped.oom_kills,
             tree_awaited: false,
             tree_registered: false,
             killing: false,
@@ -289,16 +288,22 @@ fn watch_ready_pipe(
 }
 
 /// The group the child is born into; `None` where there are no cgroups.
-fn make_group(shell: &mut Shell, plan: &ServicePlan, replica: ReplicaId) -> Result<Option<Group>, Failure> {
+fn make_group(shell: &mut Shell, plan: &ServicePlan, replica: ReplicaId) -> Result<Option<RestingGroup>, Failure> {
     if shell.root.is_weak() {
         return Ok(None);
+    }
+    if let Some(mut resting) = shell.stations.get_mut(&replica).and_then(|station| station.resting.take()) {
+        if resting.group.reopen() {
+            return Ok(Some(resting));
+        }
+        shell.bury(Some(resting.group));
     }
     let name = super::adopt::group_name(&plan.name, replica.index);
     match shell.root.create(&name) {
         Ok(group) => {
             // It has come back to life: nobody removes it any more.
             shell.dying_groups.retain(|dying| dying.path() != group.path());
-            Ok(Some(group))
+            Ok(Some(RestingGroup { group, since: Some(super::now().mono), oom_kills: 0 }))
         }
         Err(error) => Err(Failure::ours(&format!("cannot make the group {name}"), error)),
     }

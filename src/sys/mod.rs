@@ -25,17 +25,21 @@ pub mod notify;
 pub mod packet;
 pub mod process;
 pub mod rlimit;
+pub mod scratch;
 pub mod signal;
 pub mod spawn;
 mod spawn_child;
 #[cfg(test)]
 mod spawn_tests;
+pub mod splice;
 pub mod stranger;
+pub mod stream;
 pub mod terminal;
 #[cfg(test)]
 pub(crate) mod testing;
 mod unix;
 pub mod users;
+pub mod wake;
 mod xattr;
 
 pub use fallbacks::Fallbacks;

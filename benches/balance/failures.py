@@ -55,6 +55,8 @@ class Scene:
 
     def signal(self, index, number):
         pid = self.pid(index)
+        if pid is None:
+            raise BenchError(f"{self.name}: replica {index} has no process")
         proxies.signal_exactly(pid, number, self.bench.load)
         return pid
 
@@ -98,7 +100,7 @@ def drained(scene):
         for index in range(REPLICAS):
             drained_by_haproxy(scene, index)
     else:
-        # No way to tell nginx: the program finishes what it has. `graceful` below.
+        # There is no way to tell nginx, so the program itself finishes what it has (`graceful`).
         for index in range(REPLICAS):
             scene.wait_back(index, scene.signal(index, signal.SIGTERM))
             time.sleep(BETWEEN_TERMS_S)
@@ -121,8 +123,7 @@ def freeze(scene):
 
 
 def agent(scene):
-    """SIGKILL of mainstay's agent, and another a second later; a reload of the others, whose workers do not outlive such a kill or are not
-    looked after any more."""
+    """SIGKILL of mainstay's agent, and another a second later; a reload of the others, which is what they have of that kind."""
     if isinstance(scene.proxy, Mainstay):
         before = [scene.pid(index) for index in range(REPLICAS)]
         scene.proxy.child.kill()
@@ -148,27 +149,26 @@ ACTIONS = {
 def measure(key):
     act, label, down_s = ACTIONS[key]
 
+    def one(bench, name):
+        graceful = key == "fail-drained" and name == "nginx"
+        with Scene(bench, name, down_s, graceful, http_checks=key == "fail-freeze") as scene:
+            found = scene.under_load(act)
+        row = Row(key.replace("-", "_"), f"{label}: requests failed", "", 0, ratio=False)
+        bench.put(row, name, found["failed"])
+        notes = bench.rows[row.key].notes.setdefault(name, {})
+        notes["of"] = notes.get("of", 0) + found["answered"] + found["failed"]
+        for kind, count in found["failures"].items():
+            notes[kind] = notes.get(kind, 0) + count
+        bench.put(Row(f"{row.key}_p99", "... p99 of the answered", "ms", 0, ratio=False), name, found["p99_us"] / 1e3)
+        bench.put(Row(f"{row.key}_max", "... slowest of the answered", "ms", 0, ratio=False), name, found["max_us"] / 1e3)
+
     def run(bench):
-        variants = [REPLAY] if OURS in bench.chosen else []
-        for name in variants + bench.chosen:
-            failed, p99 = 0, []
-            rounds = bench.options.failure_rounds
-            try:
-                for _ in range(rounds):
-                    with Scene(bench, name, down_s, graceful=key == "fail-drained" and name == "nginx", http_checks=key == "fail-freeze") as scene:
-                        found = scene.under_load(act)
-                    failed += found["failed"]
-                    p99.append(found["p99_us"] / 1e3)
-                    row = Row(key.replace("-", "_"), f"{label}: requests failed", "", 0, ratio=False)
-                    bench.put(row, name, found["failed"])
-                    shown = bench.rows[row.key].notes.setdefault(name, {})
-                    shown["of"] = shown.get("of", 0) + found["answered"] + found["failed"]
-                    for kind, count in found["failures"].items():
-                        shown[kind] = shown.get(kind, 0) + count
-                    bench.put(Row(f"{row.key}_p99", "... p99 of the answered", "ms", 0, ratio=False), name, found["p99_us"] / 1e3)
-                    bench.put(Row(f"{row.key}_max", "... slowest of the answered", "ms", 0, ratio=False), name, found["max_us"] / 1e3)
-            except (BenchError, OSError) as error:
-                bench.problem(f"{key}, {name}: {error}")
+        for _ in range(bench.options.failure_rounds):
+            for name in ([REPLAY] if OURS in bench.chosen else []) + bench.chosen:
+                try:
+                    one(bench, name)
+                except (BenchError, OSError) as error:
+                    bench.problem(f"{key}, {name}: {error}")
 
     return run
 

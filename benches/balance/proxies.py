@@ -329,8 +329,9 @@ class Mainstay(Proxy):
         return listed and all(replica["state"] == "ready" for replicas in listed.values() for replica in replicas)
 
     def pid(self, index):
-        (replicas,) = self.listed().values()
-        return replicas[index]["pid"]
+        """None while it has none, or while no agent answers."""
+        replicas = self.listed().get(self.fronts[0].replicas.name)
+        return replicas[index]["pid"] if replicas else None
 
     def restart(self):
         """`mainstay restart`: drain, stop, start, ready, the next."""

@@ -13,8 +13,6 @@ from report import distribution, linkage, package_version, read
 
 OURS, REPLAY = "mainstay", "mainstay with replay"
 PEERS = ("haproxy", "nginx")
-#: Not taken unless named with --only.
-ON_REQUEST = ()
 
 
 @dataclasses.dataclass

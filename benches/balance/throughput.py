@@ -2,10 +2,7 @@
 
 import contextlib
 import json
-import os
-import pathlib
 import shutil
-import statistics
 
 import proxies
 from harness import BenchError, activity, pss_kib, wait_until

@@ -83,6 +83,7 @@ impl Tally {
             | NoteKind::Stopping { .. }
             | NoteKind::KillingTree { .. }
             | NoteKind::Stopped { .. }
+            | NoteKind::Balance(_)
             | NoteKind::Done { .. }
             | NoteKind::Stuck { .. }
             | NoteKind::Unstuck { .. }

@@ -2,6 +2,8 @@
 
 pub mod backend;
 pub mod counters;
+mod histogram;
+mod key;
 pub mod peek;
 pub mod proto;
 pub mod shared;

@@ -14,7 +14,7 @@ use super::start_run;
 use super::station::RestingGroup;
 use crate::engine::Engine;
 use crate::engine::action::{Action, Cleanness, Note, Whom};
-use crate::engine::event::{Event, Remaining, Wanted};
+use crate::engine::event::{Event, Remaining};
 use crate::engine::types::{ReplicaId, RunId, SIGKILL, SIGTERM};
 use crate::logs::proto::{Settings, ToLogs};
 use crate::proxy::proto::ToProxy;
@@ -62,11 +62,8 @@ pub(super) fn perform(shell: &mut Shell, engine: &Engine, answers: &mut Answers,
                 Some(index) => format!("{}/{index}", content.service),
                 None => content.service.clone(),
             };
-            // What is wanted up needs no decision: that is what a configured service is.
-            let content = match content.wanted {
-                Wanted::Down => serde_json::to_string(&content).ok(),
-                Wanted::Up => None,
-            };
+            let kept = !engine.is_implied(&content);
+            let content = kept.then(|| serde_json::to_string(&content).ok()).flatten();
             shell.logs.send(&ToLogs::Decide { decision, key, content }, Importance::Entry);
         }
         Action::Balance { table } => {

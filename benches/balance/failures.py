@@ -123,18 +123,19 @@ def freeze(scene):
 
 
 def agent(scene):
-    """SIGKILL of mainstay's agent, and another a second later; a reload of the others, which is what they have of that kind."""
+    """SIGKILL of the process that was started: mainstay's agent, a master of the others. Another a second later."""
     if isinstance(scene.proxy, Mainstay):
-        before = [scene.pid(index) for index in range(REPLICAS)]
-        scene.proxy.child.kill()
-        time.sleep(DOWN_S)
-        scene.proxy.launch_agent()
-        wait_until(scene.proxy.all_ready, proxies.START_DEADLINE_S, "the next agent has every replica ready")
-        if before != [scene.pid(index) for index in range(REPLICAS)]:
-            raise BenchError("the next agent did not adopt the replicas")
-    else:
-        scene.proxy.reload()
+        scene.proxy.replica_pids = [scene.pid(index) for index in range(REPLICAS)]
+    scene.proxy.child.kill()
+    time.sleep(DOWN_S)
+    scene.proxy.start_again()
     time.sleep(2 * DOWN_S)
+
+
+def reload(scene):
+    for _ in range(2):
+        scene.proxy.reload()
+        time.sleep(2 * DOWN_S)
 
 
 ACTIONS = {
@@ -142,7 +143,8 @@ ACTIONS = {
     "fail-abrupt": (abrupt, "abrupt rolling restart", 0),
     "fail-drained": (drained, "drained rolling restart", 0),
     "fail-freeze": (freeze, "SIGSTOP of one replica for 3 s", DOWN_S),
-    "fail-agent": (agent, "SIGKILL of the agent; reload of the others", DOWN_S),
+    "fail-agent": (agent, "SIGKILL of the agent, or the master, another after 1 s", DOWN_S),
+    "fail-reload": (reload, "two reloads", DOWN_S),
 }
 
 

@@ -188,7 +188,8 @@ class Haproxy(Proxy):
             f"    stats socket {self.admin} mode 600 level admin expose-fd listeners\n"
             "defaults\n    mode tcp\n    timeout connect 1s\n    timeout client 1h\n    timeout server 1h\n"
             "    retries 3\n    option redispatch 1\n" + "".join(self.section(front) for front in self.fronts))
-        self.launch([HAPROXY, *(["-W"] if supervised else []), "-db", "-f", str(config)])
+        self.command = [HAPROXY, *(["-W"] if supervised else []), "-db", "-f", str(config)]
+        self.launch(self.command)
         self.wait_listening()
 
     def section(self, front):
@@ -202,6 +203,10 @@ class Haproxy(Proxy):
         targets = [front.fixed] if front.fixed else [front.replicas.address(index) for index in range(REPLICAS)]
         lines += [f"    server s{index} {target.replace('tcp:', '').replace('unix:', 'unix@')}{check}" for index, target in enumerate(targets)]
         return "\n".join(lines) + "\n"
+
+    def start_again(self):
+        self.launch(self.command)
+        self.wait_listening()
 
     def reload(self):
         os.kill(self.child.pid, signal.SIGUSR2)
@@ -250,6 +255,9 @@ class Nginx(Proxy):
         return (f"    upstream {front.name} {{\n{method}{servers}    }}\n"
                 f"    server {{ listen {self.to(front)} backlog=4096; proxy_pass {front.name}; }}\n")
 
+    def start_again(self):
+        """Not while the workers of the dead master have the port; nobody restarts them, nobody can reload them, and they serve."""
+
     def reload(self):
         os.kill(self.child.pid, signal.SIGHUP)
 
@@ -267,25 +275,30 @@ class Mainstay(Proxy):
         self.run_dir = self.state / "run"
         self.socket = self.run_dir / "mainstay.sock"
         self.config = self.state / "mainstay.ron"
+        self.cgroup = "Off"
+        self.drain_timeout = "10s"
+        self.replica_pids = []
 
     def start(self, supervised=False):
         del supervised
         parent = unified_group()
-        cgroup = "Off"
         if parent:
             group = parent / f"mainstay-bench-{os.getpid()}-{self.harness.rounds}"
             _groups.append(group)
-            cgroup = f"Path({ron(group)})"
-        services = {front.replicas.name: front.replicas for front in self.fronts if not front.fixed}
-        self.config.write_text(
-            f"(\n    agent: (run_dir: {ron(self.run_dir)}, state_dir: {ron(self.disk / 'state')}, log_dir: {ron(self.disk / 'log')},\n"
-            f"            cgroup: {cgroup}, default_checks: false),\n"
-            f"    services: [\n{''.join(self.service(replicas) for replicas in services.values())}    ],\n"
-            f"    balancers: [\n{''.join(self.balancer(front) for front in self.fronts)}    ],\n)\n")
-        self.config.chmod(0o600)
+            self.cgroup = f"Path({ron(group)})"
+        self.configure()
         self.launch_agent()
         wait_until(self.all_ready, START_DEADLINE_S, "mainstay: every replica ready in /v1/services")
         self.wait_listening()
+
+    def configure(self):
+        services = {front.replicas.name: front.replicas for front in self.fronts if not front.fixed}
+        self.config.write_text(
+            f"(\n    agent: (run_dir: {ron(self.run_dir)}, state_dir: {ron(self.disk / 'state')}, log_dir: {ron(self.disk / 'log')},\n"
+            f"            cgroup: {self.cgroup}, default_checks: false),\n"
+            f"    services: [\n{''.join(self.service(replicas) for replicas in services.values())}    ],\n"
+            f"    balancers: [\n{''.join(self.balancer(front) for front in self.fronts)}    ],\n)\n")
+        self.config.chmod(0o600)
 
     def launch_agent(self):
         self.launch([self.binary, "run", "--config", str(self.config)])
@@ -308,7 +321,8 @@ class Mainstay(Proxy):
         rules = "algorithm: Rendezvous, key: SourceIp" if front.keyed else "algorithm: RoundRobin"
         replay = ', replay: Unanswered(max: "16KiB")' if self.replay else ""
         ramp = "" if front.keyed else ', ramp: "0s"'
-        return f"        (name: {ron(front.name)}, listen: [{ron('tcp:' + self.to(front))}], {to}, delivery: Proxy, {rules}{replay}{ramp}),\n"
+        return (f"        (name: {ron(front.name)}, listen: [{ron('tcp:' + self.to(front))}], {to}, delivery: Proxy,\n"
+                f"         {rules}{replay}{ramp}, drain_timeout: {ron(self.drain_timeout)}),\n")
 
     def listed(self):
         """service name -> its replicas, empty while no agent answers."""
@@ -333,12 +347,28 @@ class Mainstay(Proxy):
         replicas = self.listed().get(self.fronts[0].replicas.name)
         return replicas[index]["pid"] if replicas else None
 
+    def start_again(self):
+        """A new agent, which must adopt what the dead one left."""
+        before = self.replica_pids
+        self.launch_agent()
+        wait_until(self.all_ready, START_DEADLINE_S, "the next agent has every replica ready")
+        if before != [self.pid(index) for index in range(REPLICAS)]:
+            raise BenchError("the next agent did not adopt the replicas")
+
     def restart(self):
         """`mainstay restart`: drain, stop, start, ready, the next."""
-        name = self.fronts[0].replicas.name
-        code, output = self.harness.command([self.binary, "--socket", str(self.socket), "restart", name])
+        self.client("restart", self.fronts[0].replicas.name)
+
+    def reload(self):
+        """With a change for the balancer, or there would be nothing to do."""
+        self.drain_timeout = "9s" if self.drain_timeout == "10s" else "10s"
+        self.configure()
+        self.client("reload")
+
+    def client(self, *words):
+        code, output = self.harness.command([self.binary, "--socket", str(self.socket), *words])
         if code != 0:
-            raise BenchError(f"mainstay restart {name}: {code}: {output.strip()[-300:]}")
+            raise BenchError(f"mainstay {' '.join(words)}: {code}: {output.strip()[-300:]}")
 
 
 def signal_exactly(pid, number, exe):

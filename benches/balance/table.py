@@ -51,7 +51,7 @@ def ratio_bar(row, limit, peer=None):
 
 def failure_bar(row):
     replayed, plain = row.total(REPLAY), row.total(OURS)
-    both = row.key in ("fail_drained", "fail_agent")
+    both = row.key in ("fail_drained", "fail_agent", "fail_reload")
     if replayed is None or plain is None:
         return "0" + (" and 0" if both else " with replay"), None
     return ("0 and 0", replayed == 0 and plain == 0) if both else ("0 with replay", replayed == 0)

@@ -45,7 +45,7 @@ class World:
                 ours.start()
                 self.proxies[OURS] = ours
             except BenchError as error:
-                bench.problem(f"{OURS}: {error}: {ours.last_words()}")
+                bench.problem(str(error))
                 bench.harness.end_all()
         if OURS not in self.proxies:
             self.keepers = [Keeper(bench.harness, bench.load, replicas, None) for replicas in self.replicas.values()]

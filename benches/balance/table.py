@@ -13,6 +13,8 @@ from report import distribution, linkage, package_version, read
 
 OURS, REPLAY = "mainstay", "mainstay with replay"
 PEERS = ("haproxy", "nginx")
+#: Of the CPUs, by others, just before the median sample.
+BUSY_SHARE_MAX = 0.1
 
 
 @dataclasses.dataclass
@@ -174,4 +176,5 @@ def machine(binary):
 def business(shares):
     if not shares:
         return "no samples of rates"
-    return f"CPUs in use by others just before a sample: median {statistics.median(shares):.0%}, at most {max(shares):.0%}"
+    remark = "; THE MACHINE WAS BUSY: its rates and p99 prove nothing" if statistics.median(shares) > BUSY_SHARE_MAX else ""
+    return f"CPUs in use by others just before a sample: median {statistics.median(shares):.0%}, at most {max(shares):.0%}{remark}"

@@ -9,12 +9,13 @@
 use std::collections::BTreeSet;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Engine;
 use super::action::{Action, Level, Note, NoteKind};
 use super::balance::note::BalanceNote;
-use super::balance::plan::{Address, BalancerPlan, Destination, Rules};
+use super::balance::plan::{Address, BalancerPlan, Delivery, Destination, Rules};
 use super::balance::table::{Backend, Standing, Table};
 use super::plan::expand;
 use super::service::{Phase, State, StopWhy, Then};
@@ -113,7 +114,7 @@ impl Engine {
             .filter_map(|(id, standing)| {
                 Some(Backend {
                     name: self.backend_name(id),
-                    address: self.address_of(id, socket.as_deref())?,
+                    address: self.address_of(id, plan.delivery, socket.as_deref())?,
                     weight: weight(id).max(1),
                     standing,
                     run: self.at(id).memory.run.0,
@@ -124,7 +125,10 @@ impl Engine {
     }
 
     /// A process listens where it was told to at its birth, whatever the configuration says by now.
-    fn address_of(&self, id: ReplicaId, socket: Option<&str>) -> Option<Address> {
+    fn address_of(&self, id: ReplicaId, delivery: Delivery, socket: Option<&str>) -> Option<Address> {
+        if delivery != Delivery::Proxy {
+            return Some(Address::Unix(PathBuf::new()));
+        }
         let plan = self.plan_of(id.service);
         if let Some(socket) = socket {
             return Some(Address::Unix(expand(socket, &plan.words(id.index, &self.plan.agent.run_dir)).into()));

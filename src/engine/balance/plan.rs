@@ -32,7 +32,8 @@ pub enum Address {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Destination {
-    /// The replicas of a service, each at its `{port}` on 127.0.0.1, or at a Unix socket (a path, still with `{words}`).
+    /// The replicas of a service, each at its `{port}` on 127.0.0.1, or at a Unix socket (a path, still with `{words}`). With `HandOff`
+    /// and `Shared` it needs neither.
     Service {
         name: String,
         socket: Option<String>,

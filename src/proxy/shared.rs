@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, Sender};
 
 use super::backend::BackendState;
 use super::counters::Counters;
@@ -395,10 +395,7 @@ impl Outcome {
 
     /// Of balancers whose rules ask for an access log.
     pub fn finished(&self) -> Option<Finished> {
-        match self.finished.try_recv() {
-            Ok(finished) => Some(finished),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.finished.try_recv().ok()
     }
 }
 

@@ -27,6 +27,8 @@ impl Interest {
     pub const WRITE: Self = Self(EpollFlags::EPOLLOUT);
     /// Also tells that the peer has closed its direction, with the last of what can be read ([`Ready::ended`]).
     pub const STREAM_READ: Self = Self(EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP));
+    /// Only that the peer has closed its direction.
+    pub const STREAM_END: Self = Self(EpollFlags::EPOLLRDHUP);
     /// For a listener that several epolls watch: one of them is woken, not all. It can be added and removed, not modified.
     pub const SHARED_READ: Self = Self(EpollFlags::EPOLLIN.union(EpollFlags::EPOLLEXCLUSIVE));
     pub const READ_WRITE: Self = Self(EpollFlags::EPOLLIN.union(EpollFlags::EPOLLOUT));

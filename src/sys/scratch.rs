@@ -32,6 +32,10 @@ impl Scratch {
     }
 }
 
+// SAFETY: the mapping belongs to the whole process, and `Scratch` is its only owner.
+#[expect(unsafe_code, reason = "a pointer to memory that no thread owns")]
+unsafe impl Send for Scratch {}
+
 impl Deref for Scratch {
     type Target = [u8];
 

@@ -160,6 +160,15 @@ pub fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>>
     }
 }
 
+/// Whether something could be read, apart from an end.
+pub fn has_bytes(socket: &OwnedFd) -> io::Result<bool> {
+    match socket::recv(socket.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK) {
+        Ok(count) => Ok(count > 0),
+        Err(Errno::EAGAIN) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// Sends as much as fits. `None`: nothing does now.
 pub fn send(socket: &OwnedFd, bytes: &[u8]) -> io::Result<Option<usize>> {
     loop {

@@ -16,6 +16,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::sys;
+use http::Listener;
 use options::{Crash, Listen, Options};
 
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +108,9 @@ impl Sample {
             failing: AtomicBool::new(false),
             requests: std::sync::atomic::AtomicU64::new(0),
             open: std::sync::atomic::AtomicUsize::new(0),
+            answer_after: options.answer_after,
+            die_after: options.die_after,
+            asked: std::sync::atomic::AtomicU64::new(0),
         });
         let mut sample =
             Self { options, state, signals, due: BinaryHeap::new(), started, stopping: false, _hoard: hoard };
@@ -115,7 +120,7 @@ impl Sample {
     }
 
     fn plan_tasks(&mut self) {
-        if self.options.listen != Listen::Nowhere {
+        if self.options.listen != Listen::Nowhere || self.options.unix.is_some() {
             self.after(self.options.listen_after, Task::Listen);
         }
         if !self.options.never_ready {
@@ -201,7 +206,8 @@ impl Sample {
     }
 
     fn listen(&self) -> Result<(), SampleError> {
-        for listener in listeners(&self.options.listen)? {
+        let by_path = self.options.unix.as_deref().map(listen_on_path).transpose()?;
+        for listener in listeners(&self.options.listen)?.into_iter().chain(by_path) {
             let state = Arc::clone(&self.state);
             std::thread::spawn(move || http::serve(&listener, &state));
         }
@@ -292,13 +298,20 @@ fn block_signals() -> io::Result<SignalFd> {
     Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
 
-fn listeners(listen: &Listen) -> Result<Vec<TcpListener>, SampleError> {
+/// Replaces a socket that an earlier run has left; its group may connect, as a balancer's proxy does.
+fn listen_on_path(path: &Path) -> Result<Listener, SampleError> {
+    let failed = |source| SampleError::Listen { address: path.display().to_string(), source };
+    let socket = sys::listen::unix(path, 0o660, None).map_err(failed)?;
+    Ok(Listener::Unix(socket.into()))
+}
+
+fn listeners(listen: &Listen) -> Result<Vec<Listener>, SampleError> {
     match listen {
         Listen::Nowhere => Ok(Vec::new()),
         Listen::Address(address) => {
             let listener = TcpListener::bind(address)
                 .map_err(|source| SampleError::Listen { address: address.clone(), source })?;
-            Ok(vec![listener])
+            Ok(vec![Listener::Tcp(listener)])
         }
         Listen::Inherited => {
             let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<i32>().ok());
@@ -309,7 +322,8 @@ fn listeners(listen: &Listen) -> Result<Vec<TcpListener>, SampleError> {
             }
             (3..3 + count)
                 .map(|descriptor| match sys::inherited::take(descriptor) {
-                    Ok(Some(socket)) => Ok(TcpListener::from(socket)),
+                    Ok(Some(socket)) => Listener::inherited(socket)
+                        .map_err(|error| SampleError::ListenFd(format!("descriptor {descriptor}: {error}"))),
                     Ok(None) => Err(SampleError::ListenFd(format!("descriptor {descriptor} is not open"))),
                     Err(error) => Err(SampleError::ListenFd(format!("descriptor {descriptor}: {error}"))),
                 })

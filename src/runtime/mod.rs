@@ -5,11 +5,15 @@
 //! an exit or a client waiting.
 
 pub mod adopt;
+mod balancers;
 mod crash;
 pub mod error;
+mod figures;
+mod handoff;
 pub mod journal;
 pub mod key;
 pub mod links;
+mod listeners;
 pub mod load;
 pub mod logger;
 pub mod notify;
@@ -17,6 +21,8 @@ mod pace;
 mod peeks;
 mod perform;
 mod probes;
+#[cfg(test)]
+mod proxy_tests;
 pub mod record;
 pub mod recorder;
 mod reload;
@@ -150,6 +156,8 @@ struct Agent {
     untold: Vec<Note>,
     /// A child was just let go, mostly on this very CPU: what would wake the roles waits until it has become its program, or until then.
     tell_at: Option<Time>,
+    /// The sockets of balancers are to follow a new plan.
+    plan_changed: bool,
     /// Roles that said that they listen and are not connected yet.
     connect: Vec<Role>,
     /// Requests that have not been looked at yet; each connection has at most one.
@@ -200,6 +208,7 @@ impl Agent {
             deferred: Vec::new(),
             untold: Vec::new(),
             tell_at: None,
+            plan_changed: false,
             connect: Vec::new(),
             asked: VecDeque::new(),
             orphans_wait: true,
@@ -280,6 +289,8 @@ impl Agent {
             self.shell.takers.next_deadline(),
             self.logs_awaited_until.filter(|_| !self.deferred.is_empty()),
             self.tell_at,
+            self.shell.listeners.next_deadline(),
+            self.shell.inquiry.next_deadline(),
         ];
         deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now))
     }
@@ -358,6 +369,7 @@ impl Agent {
         wait::unmute(&mut self.shell, now);
         self.shell.takers.expire(now);
         self.shell.bury_groups(now);
+        listeners::retry(&mut self.shell, now);
         self.step_engine();
         self.perform_actions();
         self.connect_roles();
@@ -374,15 +386,17 @@ impl Agent {
         self.systemd.tell(&self.engine, self::now());
         self.tell_dropped();
         self.arm_boot_timer();
+        // Clients must not be sent where nobody is any more.
+        roles::look_after(&mut self.shell, &self.engine, Role::Proxy);
         if self.tell_at.is_none() {
             self.pass_on();
         }
     }
 
-    /// Hands to the roles and to the recorder what this turn had for them.
+    /// Hands to these roles and to the recorder what this turn had for them.
     fn pass_on(&mut self) {
         logger::pass_on(&mut self.shell.logs);
-        for role in Role::ALL {
+        for role in [Role::Logs, Role::Checks] {
             roles::look_after(&mut self.shell, &self.engine, role);
         }
         self.recorder.flush();
@@ -423,6 +437,7 @@ impl Agent {
             let Some(event) = self.shell.events.pop_front() else { break };
             self.note_listening_role(&event);
             self.step(now, &event);
+            self.plan_changed |= matches!(event, Event::Reload { .. });
             self.shell.peeks.decided_one();
         }
         if due {
@@ -450,6 +465,9 @@ impl Agent {
         let spawned = self.perform_all_but_notes();
         if spawned > 0 && self.tell_at.is_none() {
             self.tell_at = Some(now().mono.after(TELL_AFTER));
+        }
+        if std::mem::take(&mut self.plan_changed) {
+            listeners::settle(&mut self.shell, self.engine.plan(), now().mono);
         }
         if self.actions.is_empty() {
             self.shell.bury_resting();
@@ -522,24 +540,28 @@ impl Agent {
         self.asked.extend(incoming);
         let until = now.mono.after(SERVE_MAX);
         while let Some(incoming) = self.asked.pop_front() {
-            let mut desk = Desk {
-                shell: &mut self.shell,
-                engine: &self.engine,
-                server: &mut self.server,
-                answers: &mut self.answers,
-                streams: &mut self.streams,
-                usages: &mut self.usages,
-                about: &self.about,
-                now,
-            };
-            if let Some(asked) = desk.handle(incoming) {
+            if let Some(asked) = self.desk(now).handle(incoming) {
                 self.start_reload(asked);
             }
             if until <= self::now().mono {
                 break;
             }
         }
+        self.desk(now).answer_inquiry();
         self.streams.pass_on(&mut self.server, &mut self.shell.logs, now.mono);
+    }
+
+    fn desk(&mut self, now: Now) -> Desk<'_> {
+        Desk {
+            shell: &mut self.shell,
+            engine: &self.engine,
+            server: &mut self.server,
+            answers: &mut self.answers,
+            streams: &mut self.streams,
+            usages: &mut self.usages,
+            about: &self.about,
+            now,
+        }
     }
 
     fn arm_boot_timer(&mut self) {

@@ -5,9 +5,12 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::balancers::Ejections;
+use super::figures::Inquiry;
 use super::journal::Journal;
 use super::key::Key;
 use super::links::{Importance, Link};
+use super::listeners::Listeners;
 use super::pace::Pace;
 use super::peeks::Peeks;
 use super::probes::Probes;
@@ -52,6 +55,9 @@ pub struct Shell {
     pub checks: Link,
     pub proxy: Link,
     pub sockets: Sockets,
+    pub listeners: Listeners,
+    pub inquiry: Inquiry,
+    pub ejections: Ejections,
     pub probes: Probes,
     pub journal: Journal,
     /// What happened and has not been given to the engine yet.

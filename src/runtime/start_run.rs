@@ -3,10 +3,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::crash;
+use super::handoff::{self, Channel};
 use super::key::Key;
 use super::perform;
 use super::record::Process;
-use super::request::{self, Gifts, RoleDirectories};
+use super::request::{self, Gifts, RoleKnowledge};
+use super::roles;
 use super::shell::{Directories, Shell};
 use super::sockets;
 use super::station::{Live, Main, RestingGroup};
@@ -82,16 +84,20 @@ fn try_spawn(
         }
         None => None,
     };
+    let channels =
+        handoff::open(engine.plan(), &plan.name).map_err(|error| Failure::ours("cannot make the channel", error))?;
+    let proxy_user = roles::proxy_user(engine.plan(), &plan.launch);
     let grouped = make_group(shell, plan, replica)?;
     let gifts = Gifts {
         output: output.as_fd(),
         listeners: shell.sockets.of(plan, replica.index, &run_dir),
+        channels: channels.iter().map(|pair| pair.childs.as_fd()).collect(),
         ready: ready.as_ref().map(|(_, write, number)| (write, *number)),
         notify_path: notify_path.as_deref(),
         group: grouped.as_ref().and_then(|grouped| grouped.group.directory()),
         cookie: cookie.clone(),
     };
-    let made = match clone_child(shell, plan, replica.index, gifts) {
+    let made = match clone_child(shell, plan, replica.index, proxy_user.as_deref(), gifts) {
         Ok(made) => made,
         Err(failure) => {
             shell.bury(grouped.map(|grouped| grouped.group));
@@ -106,7 +112,8 @@ fn try_spawn(
     grouped.group.close_directory();
     let pid = made.pid;
     let ready = ready.map(|(read, _write, _)| read);
-    let newborn = Newborn { run, child: made, grouped, ready };
+    let channels = channels.into_iter().map(|pair| pair.channel).collect();
+    let newborn = Newborn { run, child: made, grouped, ready, channels };
     register(shell, plan, replica, newborn, memory)?;
     Ok(pid)
 }
@@ -118,12 +125,19 @@ struct Newborn {
     grouped: RestingGroup,
     /// The read end of its readiness pipe.
     ready: Option<OwnedFd>,
+    channels: Vec<Channel>,
 }
 
-fn clone_child(shell: &Shell, plan: &ServicePlan, index: u16, gifts: Gifts<'_>) -> Result<spawn::Child, Failure> {
+fn clone_child(
+    shell: &Shell,
+    plan: &ServicePlan,
+    index: u16,
+    proxy_user: Option<&str>,
+    gifts: Gifts<'_>,
+) -> Result<spawn::Child, Failure> {
     let Directories { run, state, log } = &shell.directories;
-    let request = request::build(plan, index, RoleDirectories { run, state, log }, &shell.own_user, gifts)
-        .map_err(Failure::theirs)?;
+    let knowledge = RoleKnowledge { run, state, log, proxy_user };
+    let request = request::build(plan, index, knowledge, &shell.own_user, gifts).map_err(Failure::theirs)?;
     let made = spawn::spawn(&request);
     crash::point("after_clone");
     made.map_err(|error| Failure { ours: error.ours(), why: error.to_string() })
@@ -137,7 +151,7 @@ fn register(
     newborn: Newborn,
     memory: &Memory,
 ) -> Result<(), Failure> {
-    let Newborn { run, child: made, grouped, ready } = newborn;
+    let Newborn { run, child: made, grouped, ready, channels } = newborn;
     let Some(slot) = shell.stations.get(&replica).map(|station| station.slot) else { return Ok(()) };
     let identity = match watch_child(shell, &made, slot, run) {
         Ok(identity) => identity,
@@ -147,6 +161,7 @@ fn register(
             return Err(failure);
         }
     };
+    let has_channels = !channels.is_empty();
     let ready_pipe = ready.map(|read| watch_ready_pipe(shell, plan, replica, slot, run, read));
     shell.mains.insert(made.pid, replica);
     if let Some(station) = shell.stations.get_mut(&replica) {
@@ -158,14 +173,17 @@ fn register(
             gate: Some(made.gate),
             ready_pipe,
             oom_kills: grouped.oom_kills,
+            channels,
             tree_awaited: false,
             tree_registered: false,
             killing: false,
             refused_main: false,
         });
     }
+    handoff::keep(shell, replica);
+    handoff::tell(shell, replica);
     // INVARIANT: the keeper has the sockets and the order to look for the ready line before anything can be said on them.
-    if plan.ready != Readiness::Started || plan.watchdog.is_some() || !plan.process.listen.is_empty() {
+    if plan.ready != Readiness::Started || plan.watchdog.is_some() || !plan.process.listen.is_empty() || has_channels {
         shell.logs.flush();
     }
     // INVARIANT: the record is written before the gate opens, so that no service code ever runs unrecorded.

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::handoff::Channel;
 use super::record::{self, Record};
 use crate::engine::memory::Memory;
 use crate::engine::plan::Stop;
@@ -60,6 +61,8 @@ pub struct Live {
     pub ready_pipe: Option<OwnedFd>,
     /// `oom_kill` of the group when it was last looked at: at the beginning of the run, and at its end.
     pub oom_kills: u64,
+    /// Over which it takes connections from the proxy.
+    pub channels: Vec<Channel>,
     /// The tree has been reported as outliving its main process, and its end must be reported too.
     pub tree_awaited: bool,
     /// The group's events are in epoll.

@@ -247,8 +247,10 @@ impl Agent {
             let timeout = self.timeout(before);
             self.shell.epoll.wait(&mut ready, timeout).map_err(RunError::Wait)?;
             self.notice_stall(before, timeout);
-            if !ready.is_empty() || self.tell_at.is_some_and(|at| at <= now().mono) {
-                self.tell_at = None;
+            // First, so that a long row of spawns keeps nothing back for longer than its first turn.
+            if self.tell_at.is_some_and(|at| !ready.is_empty() || at <= now().mono) {
+                self.tell();
+                self.pass_on();
             }
             for one in ready.drain(..) {
                 self.dispatch(one);
@@ -387,12 +389,17 @@ impl Agent {
         // Clients must not be sent where nobody is any more.
         roles::look_after(&mut self.shell, &self.engine, Role::Proxy);
         if self.tell_at.is_none() {
-            logger::pass_on(&mut self.shell.logs);
-            for role in [Role::Logs, Role::Checks] {
-                roles::look_after(&mut self.shell, &self.engine, role);
-            }
-            self.recorder.flush();
+            self.pass_on();
         }
+    }
+
+    /// Hands to these roles and to the recorder what this turn had for them.
+    fn pass_on(&mut self) {
+        logger::pass_on(&mut self.shell.logs);
+        for role in [Role::Logs, Role::Checks] {
+            roles::look_after(&mut self.shell, &self.engine, role);
+        }
+        self.recorder.flush();
     }
 
     /// Entries that had to be dropped are told once somebody is there to write that down.

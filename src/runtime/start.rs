@@ -42,7 +42,7 @@ use crate::engine::plan::{CgroupPlan, Plan, Role, User};
 use crate::engine::types::ReplicaId;
 use crate::logs::proto::{FromLogs, ToLogs};
 use crate::sys::files::{self, Durability, Lock, LockError};
-use crate::sys::group::{Choice, Root};
+use crate::sys::group::{Choice, Group, Root};
 use crate::sys::signal::Signals;
 use crate::sys::{clock, epoll, host, process, signal, users};
 
@@ -340,7 +340,7 @@ fn claim(shell: &mut Shell) -> Early {
 /// What was found becomes stations, watched again.
 fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
     let run_dir = shell.directories.run.clone();
-    for Adopted { found, cookie, process, group } in adopted {
+    for Adopted { found, cookie, process, mut group } in adopted {
         let Some(service) = engine.service_id(&found.service) else { continue };
         let replica = ReplicaId { service, index: found.index };
         let station = shell.station(replica, &found.service, found.stop);
@@ -356,7 +356,7 @@ fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
         }
         station.prepared = true;
         station.hold_pipe(&run_dir);
-        let oom_kills = group.as_ref().map_or(0, |group| group.oom_kills());
+        let oom_kills = group.as_mut().map_or(0, Group::oom_kills);
         let main = process.map(|(process, pidfd)| Main { process, pidfd });
         let lives = main.is_some();
         if let Some(main) = &main {

@@ -49,7 +49,7 @@ pub(super) fn main_ended(shell: &mut Shell, slot: u32, run: u32) {
     let pid = main.process.pid;
     crash::point("after_exit");
     let Some(main) = live.main.take() else { return };
-    let (populated, oom) = match &live.group {
+    let (populated, oom) = match &mut live.group {
         Some(group) => {
             let oom_kills = group.oom_kills();
             let before = std::mem::replace(&mut live.oom_kills, oom_kills);

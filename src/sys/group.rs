@@ -41,7 +41,13 @@ pub struct Usage {
 impl Group {
     pub(super) fn cgroup(path: PathBuf, fallbacks: Fallbacks) -> io::Result<Self> {
         let directory = open_directory(&path)?;
-        Ok(Self(Kind::Cgroup(Cgroup { path, directory: Some(directory), events: None, fallbacks })))
+        Ok(Self(Kind::Cgroup(Cgroup {
+            path,
+            directory: Some(directory),
+            events: None,
+            fallbacks,
+            without_memory: false,
+        })))
     }
 
     /// The tree of a main process with `MAINSTAY_RUN=cookie` in its environment that leads `session`. To be made while the main process
@@ -147,9 +153,9 @@ impl Group {
 
     /// Processes of it that the kernel killed for memory; 0 where the memory controller is not enabled.
     #[must_use]
-    pub fn oom_kills(&self) -> u64 {
-        match &self.0 {
-            Kind::Cgroup(group) => group.number_in("memory.events", "oom_kill").unwrap_or_default(),
+    pub fn oom_kills(&mut self) -> u64 {
+        match &mut self.0 {
+            Kind::Cgroup(group) => group.oom_kills(),
             Kind::Weak(_) => 0,
         }
     }
@@ -187,6 +193,8 @@ struct Cgroup {
     directory: Option<OwnedFd>,
     events: Option<OwnedFd>,
     fallbacks: Fallbacks,
+    /// The memory controller was not enabled when this was last asked; it is not looked for at every exit.
+    without_memory: bool,
 }
 
 fn open_directory(path: &Path) -> nix::Result<OwnedFd> {
@@ -265,6 +273,15 @@ impl Cgroup {
             met.extend(fresh);
         }
         Err(Errno::EAGAIN.into())
+    }
+
+    fn oom_kills(&mut self) -> u64 {
+        if self.without_memory {
+            return 0;
+        }
+        let text = fs::read_to_string(self.path.join("memory.events"));
+        self.without_memory = text.as_ref().is_err_and(is_gone);
+        text.ok().and_then(|text| number_after(&text, "oom_kill")).unwrap_or_default()
     }
 
     fn number_in(&self, file: &str, key: &str) -> Option<u64> {

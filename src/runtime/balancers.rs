@@ -14,13 +14,14 @@ use crate::engine::types::StateName;
 use crate::engine::view::{ReplicaView, ServiceView};
 use crate::proxy::proto::{BackendStats, BalancerStats, Histogram};
 
-/// Why the proxy keeps backends out, by balancer and backend. As many as there are backends.
+/// Why the proxy keeps backends out, by balancer and backend, with the run it speaks of: the next one begins without a fault. As many as
+/// there are backends.
 #[derive(Debug, Default)]
-pub struct Ejections(BTreeMap<(String, String), String>);
+pub struct Ejections(BTreeMap<(String, String), (u32, String)>);
 
 impl Ejections {
-    pub(super) fn add(&mut self, balancer: &str, backend: &str, why: &str) {
-        self.0.insert((balancer.to_owned(), backend.to_owned()), why.to_owned());
+    pub(super) fn add(&mut self, balancer: &str, backend: &str, run: u32, why: &str) {
+        self.0.insert((balancer.to_owned(), backend.to_owned()), (run, why.to_owned()));
     }
 
     pub(super) fn remove(&mut self, balancer: &str, backend: &str) {
@@ -32,8 +33,9 @@ impl Ejections {
         self.0.clear();
     }
 
-    fn why(&self, balancer: &str, backend: &str) -> Option<&String> {
-        self.0.get(&(balancer.to_owned(), backend.to_owned()))
+    fn why(&self, balancer: &str, backend: &table::Backend) -> Option<&String> {
+        let (run, why) = self.0.get(&(balancer.to_owned(), backend.name.clone()))?;
+        (*run == backend.run).then_some(why)
     }
 }
 
@@ -116,7 +118,9 @@ impl Known<'_> {
         service: Option<&ServiceView<'_>>,
     ) -> Backend {
         let stats = stats.and_then(|stats| stats.backends.iter().find(|one| one.name == backend.name));
-        let ejected = self.ejections.why(&plan.name, &backend.name).filter(|_| backend.standing == Standing::Up);
+        // The proxy's own word is the latest, if there is one.
+        let is_in = stats.is_some_and(|stats| stats.ejected_ms.is_none()) || backend.standing != Standing::Up;
+        let ejected = self.ejections.why(&plan.name, backend).filter(|_| !is_in);
         let replica = service.and_then(|view| {
             view.replicas.iter().find(|one| format!("{}/{}", view.plan.name, one.id.index) == backend.name)
         });

@@ -9,6 +9,8 @@ mod support;
 mod adoption;
 mod api;
 mod attack;
+mod balance;
+mod balance_deaths;
 mod child;
 mod commands;
 mod dependencies;

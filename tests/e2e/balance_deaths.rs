@@ -134,7 +134,8 @@ fn proxy_is_there_only_while_a_balancer_needs_it() {
     agent.configure(&api(port, 1, "", ""));
     agent.cli_ok(&["reload"]);
     agent.wait_until("the proxy has left", SOON, |agent| agent.service("@proxy").is_null() && !proc::is_alive(proxy));
-    assert!(Place::Port(port).connect().is_err());
+    // The keeper lets go of its copy when it hears of it.
+    agent.wait_until("the address is closed", SOON, |_| Place::Port(port).connect().is_err());
     agent.configure_balanced(&api(port, 1, "", ""), &front(port, ""));
     agent.cli_ok(&["reload"]);
     agent.wait_up("front", 1);
@@ -183,7 +184,9 @@ fn replicas_share_one_socket_and_nobody_stands_between() {
     agent.wait_for("api", "ready");
     let tally = load.end_without_failure();
     assert!(tally.by.len() > 1, "{tally:?}");
-    kill(Pid::from_raw(i32::try_from(killed).unwrap()), Signal::SIGKILL).unwrap();
+    let killed = i32::try_from(killed).unwrap();
+    kill(Pid::from_raw(killed), Signal::SIGKILL).unwrap();
+    agent.wait_until("it is gone", SOON, |_| !proc::is_alive(killed));
     place.answers(10);
     let front = agent.balancer("front");
     assert_eq!((&front["delivery"], &front["listen"][0]["state"]), (&"shared".into(), &"inherited".into()));
@@ -195,7 +198,9 @@ fn accepted_connections_are_handed_to_the_replicas() {
     let hand_off = format!(
         "(name: \"front\", listen: [\"tcp:127.0.0.1:{port}\"], to: \"api\", delivery: HandOff, algorithm: RoundRobin, ramp: \"0s\"),"
     );
-    let service = sample("api", "--listen-fd --answer-after 5ms", "replicas: 2, backoff: (min: \"0ms\")");
+    // What it has taken is its own: it finishes that before it stops.
+    let service =
+        sample("api", "--listen-fd --answer-after 5ms --slow-stop 500ms", "replicas: 2, backoff: (min: \"0ms\")");
     let mut agent = Agent::balancing(As::Me, &service, &hand_off);
     agent.wait_up("front", 2);
     let place = Place::Port(port);

@@ -11,6 +11,7 @@ mod api;
 mod attack;
 mod balance;
 mod balance_deaths;
+mod balance_rules;
 mod child;
 mod commands;
 mod dependencies;

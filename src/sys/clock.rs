@@ -35,6 +35,12 @@ pub fn clocks() -> Clocks {
     }
 }
 
+/// CLOCK_MONOTONIC alone, in nanoseconds.
+#[must_use]
+pub fn mono_ns() -> u64 {
+    read(ClockId::CLOCK_MONOTONIC)
+}
+
 /// These clocks exist on every kernel this runs on; a time before 1970 reads as 1970.
 fn read(clock: ClockId) -> u64 {
     clock_gettime(clock).map_or(0, |time| u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX))

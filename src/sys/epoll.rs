@@ -25,9 +25,20 @@ impl Interest {
     pub const NONE: Self = Self(EpollFlags::empty());
     pub const READ: Self = Self(EpollFlags::EPOLLIN);
     pub const WRITE: Self = Self(EpollFlags::EPOLLOUT);
+    /// Also tells that the peer has closed its direction, with the last of what can be read ([`Ready::ended`]).
+    pub const STREAM_READ: Self = Self(EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP));
+    /// Only that the peer has closed its direction.
+    pub const STREAM_END: Self = Self(EpollFlags::EPOLLRDHUP);
+    /// For a listener that several epolls watch: one of them is woken, not all. It can be added and removed, not modified.
+    pub const SHARED_READ: Self = Self(EpollFlags::EPOLLIN.union(EpollFlags::EPOLLEXCLUSIVE));
     pub const READ_WRITE: Self = Self(EpollFlags::EPOLLIN.union(EpollFlags::EPOLLOUT));
     /// As `cgroup.events` and pressure files announce a change.
     pub const PRIORITY: Self = Self(EpollFlags::EPOLLPRI.union(EpollFlags::EPOLLERR));
+
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0.union(other.0))
+    }
 }
 
 /// A descriptor that is ready.
@@ -39,6 +50,8 @@ pub struct Ready {
     pub priority: bool,
     /// EPOLLHUP or EPOLLERR. Kernel files announce a change with EPOLLERR as well, next to `priority`.
     pub hangup: bool,
+    /// EPOLLRDHUP: nothing comes after what can be read now. Told where it was asked for.
+    pub ended: bool,
 }
 
 impl Epoll {
@@ -89,6 +102,7 @@ impl Ready {
             writable: flags.contains(EpollFlags::EPOLLOUT),
             priority: flags.contains(EpollFlags::EPOLLPRI),
             hangup: flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR),
+            ended: flags.contains(EpollFlags::EPOLLRDHUP),
         }
     }
 }
@@ -117,7 +131,10 @@ mod tests {
         assert_eq!(ready, []);
         nix::unistd::write(&writer, b"x").unwrap();
         epoll.wait(&mut ready, None).unwrap();
-        assert_eq!(ready, [Ready { key: u64::MAX, readable: true, writable: false, priority: false, hangup: false }]);
+        assert_eq!(
+            ready,
+            [Ready { key: u64::MAX, readable: true, writable: false, priority: false, hangup: false, ended: false }]
+        );
         epoll.modify(reader.as_fd(), 7, Interest::NONE).unwrap();
         epoll.wait(&mut ready, Some(Duration::ZERO)).unwrap();
         assert_eq!(ready, []);

@@ -19,23 +19,28 @@ mod group_root;
 mod group_tests;
 mod group_weak;
 pub mod host;
+pub mod identity;
 pub mod inherited;
 pub mod listen;
 pub mod notify;
 pub mod packet;
 pub mod process;
 pub mod rlimit;
+pub mod scratch;
 pub mod signal;
 pub mod spawn;
 mod spawn_child;
 #[cfg(test)]
 mod spawn_tests;
+pub mod splice;
 pub mod stranger;
+pub mod stream;
 pub mod terminal;
 #[cfg(test)]
 pub(crate) mod testing;
 mod unix;
 pub mod users;
+pub mod wake;
 mod xattr;
 
 pub use fallbacks::Fallbacks;

@@ -5,6 +5,7 @@
 //! holds counts of connections, asks [`pick`] and [`eject`], and moves bytes; it decides nothing else.
 
 pub mod eject;
+mod hash;
 pub mod note;
 pub mod pick;
 pub mod plan;

@@ -1,0 +1,148 @@
+//! Clients that wait for a backend. Nothing is read from them; they are looked at again, in order, when another table comes or a
+//! backend has room.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::connect::Nobody;
+use super::counters::{Refusal, add};
+use super::session::{KeyState, Phase, Session};
+use super::shared::Command;
+use super::slab::Handle;
+use super::worker::Worker;
+use crate::engine::balance::plan::NoneLeft;
+use crate::engine::types::Time;
+use crate::sys::epoll::Ready;
+use crate::sys::stream;
+
+/// How long until backends that failed are tried again, where they may come back without a word.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
+
+impl Worker {
+    /// No candidate: the connection waits if the rules and the table give it hope, or is refused.
+    pub(super) fn nobody(&mut self, handle: Handle, key: Option<u64>, why: Nobody) {
+        let now = self.tools.now;
+        let Self { sessions, balancers, .. } = self;
+        let Some(session) = sessions.get(handle) else { return };
+        let Some(Some(local)) = balancers.get_mut(session.balancer as usize) else { return };
+        let rules = &local.live.table.rules;
+        let NoneLeft::Queue(patience) = rules.none_left else { return self.refuse(handle, Refusal::NoBackend) };
+        let tries_again = session.extra.as_ref().is_some_and(|extra| extra.try_again);
+        let hope = match why {
+            Nobody::WithRoom => true,
+            Nobody::Left => tries_again || local.live.table.hopeful,
+            Nobody::Available => local.live.table.hopeful,
+        };
+        if !hope {
+            return self.refuse(handle, Refusal::NoBackend);
+        }
+        let extra = session.extra();
+        extra.key = KeyState::Known(key);
+        extra.patience.get_or_insert(now.after(patience));
+        if session.phase != Phase::Queued {
+            let counters = local.balancer.counters();
+            // Counted first: two workers cannot both take the last place.
+            let before = counters.queued.fetch_add(1, Ordering::SeqCst);
+            if before >= u64::from(rules.limits.queued) {
+                counters.queued.fetch_sub(1, Ordering::SeqCst);
+                return self.refuse(handle, Refusal::QueueFull);
+            }
+            add(&counters.queued_total, 1);
+            session.phase = Phase::Queued;
+            while local.queue.front().is_some_and(|front| !is_waiting(sessions.get(*front))) {
+                local.queue.pop_front();
+            }
+            local.queue.push_back(handle);
+        }
+        if let Some(session) = self.sessions.get(handle) {
+            session.since = now;
+        }
+        self.set_due(handle);
+        self.watch_or_reset(handle);
+    }
+
+    /// Looks at those who wait, where something has changed for them.
+    pub(super) fn wake_queues(&mut self) {
+        while let Some(number) = self.to_wake.pop() {
+            self.wake_queue(number);
+        }
+    }
+
+    fn wake_queue(&mut self, number: u32) {
+        let Some(local) = self.local(number) else { return };
+        if local.queue.is_empty() {
+            return;
+        }
+        let waiting = std::mem::take(&mut local.queue);
+        for handle in waiting {
+            if !is_waiting(self.sessions.get(handle)) {
+                continue;
+            }
+            let key = self.key_again(handle);
+            self.place(handle, key);
+            // Still waiting it keeps its place; after a failed attempt `nobody` has put it in again.
+            if is_waiting(self.sessions.get(handle))
+                && let Some(local) = self.local(number)
+                && local.queue.back() != Some(&handle)
+            {
+                local.queue.push_back(handle);
+            }
+        }
+    }
+
+    /// A backend has room again: the longest waiting of this worker, or of another that has anybody waiting.
+    pub(super) fn wake_somebody(&mut self, number: u32) {
+        let Some(Some(local)) = self.balancers.get(number as usize) else { return };
+        if local.queue.is_empty() {
+            self.shared.tell(&Command::Resume { balancer: Arc::clone(&local.balancer) });
+        } else if !self.to_wake.contains(&number) {
+            self.to_wake.push(number);
+        }
+    }
+
+    /// Its time to wait, or to try again, is over.
+    pub(super) fn waited(&mut self, handle: Handle) {
+        let now = self.tools.now;
+        let Some(session) = self.sessions.get(handle) else { return };
+        let extra = session.extra();
+        if extra.patience.is_none_or(|patience| patience <= now) {
+            return self.refuse(handle, Refusal::QueueTimeout);
+        }
+        extra.tried.clear();
+        extra.try_again = false;
+        let key = self.key_again(handle);
+        self.place(handle, key);
+    }
+
+    /// A client hung up, or closed its direction while it waits.
+    pub(super) fn waiter_told(&mut self, handle: Handle, event: &Ready) {
+        let Some(session) = self.sessions.get(handle) else { return };
+        if event.hangup {
+            return self.reset(handle, "client left the queue");
+        }
+        if !event.ended {
+            return;
+        }
+        // Closed without a word (and without one read before): there is nothing to answer. Else it may be half of a request.
+        let said_something = session.up.is_pending() || stream::has_bytes(&session.client).unwrap_or(false);
+        if !said_something {
+            return self.reset(handle, "client left the queue");
+        }
+        session.extra().half_closed = true;
+        self.watch_or_reset(handle);
+    }
+}
+
+fn is_waiting(session: Option<&mut Session>) -> bool {
+    session.is_some_and(|session| session.phase == Phase::Queued)
+}
+
+impl Session {
+    /// When a waiting client is looked at at the latest.
+    pub(super) fn next_try(&self) -> Time {
+        let Some(extra) = &self.extra else { return self.since };
+        let end = extra.patience.unwrap_or(self.since);
+        if extra.try_again { end.min(self.since.after(TRY_AGAIN)) } else { end }
+    }
+}

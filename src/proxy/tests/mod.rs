@@ -1,0 +1,3 @@
+//! Connections through real workers, sockets and backends.
+
+mod basics;

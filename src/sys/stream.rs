@@ -1,0 +1,218 @@
+//! Non-blocking stream sockets, as a proxy needs them: few calls a connection, nothing that waits, no signal when a peer is gone.
+
+use std::io;
+use std::mem::size_of;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, sockopt};
+
+use super::packet::Peer;
+use super::unix;
+
+/// A silent peer is asked after this time, every [`KEEPALIVE_EVERY`], and given up after [`KEEPALIVE_PROBES`] without an answer.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
+/// What was sent and is not acknowledged for so long ends the connection; else the kernel goes on for a quarter of an hour.
+const USER_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// How far a connect came at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connecting {
+    Done,
+    /// It is writable when the attempt is over.
+    UnderWay,
+}
+
+/// A listening TCP socket whose connections inherit no delay, keepalive and the user timeout, so that accepting one takes one call.
+pub fn prepare_tcp_listener(listener: &OwnedFd) -> io::Result<()> {
+    set_nonblocking(listener)?;
+    no_delay(listener)?;
+    keep_alive(listener)
+}
+
+pub fn set_nonblocking(socket: &OwnedFd) -> io::Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_truncate(fcntl(socket, FcntlArg::F_GETFL)?);
+    fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// The next connection, non-blocking, with the client's address if it has one (Unix clients have none); `None` when nobody waits.
+#[expect(unsafe_code, reason = "the wrapper of accept4 drops the address")]
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<(OwnedFd, Option<SocketAddr>)>> {
+    // SAFETY: all zero is a valid sockaddr_storage (an address of no family).
+    let mut address: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let mut length = socklen::<libc::sockaddr_storage>();
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: address and length live on this frame, and the length is that of the address.
+    let fd = unsafe { libc::accept4(listener.as_raw_fd(), (&raw mut address).cast(), &raw mut length, flags) };
+    if fd < 0 {
+        return match Errno::last() {
+            Errno::EAGAIN => Ok(None),
+            errno => Err(errno.into()),
+        };
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(Some((socket, inet_address(&address))))
+}
+
+#[expect(unsafe_code, reason = "a sockaddr is read by its family")]
+fn inet_address(address: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match i32::from(address.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the kernel wrote a sockaddr_in, and sockaddr_storage is large enough and aligned for each kind.
+            let inet = unsafe { &*(&raw const *address).cast::<libc::sockaddr_in>() };
+            let ip = u32::from_be(inet.sin_addr.s_addr).into();
+            Some(SocketAddrV4::new(ip, u16::from_be(inet.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above, with a sockaddr_in6.
+            let inet = unsafe { &*(&raw const *address).cast::<libc::sockaddr_in6>() };
+            let ip = inet.sin6_addr.s6_addr.into();
+            let address = SocketAddrV6::new(ip, u16::from_be(inet.sin6_port), inet.sin6_flowinfo, inet.sin6_scope_id);
+            Some(address.into())
+        }
+        _ => None,
+    }
+}
+
+fn socklen<T>() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<T>()).unwrap_or(libc::socklen_t::MAX)
+}
+
+/// A TCP socket that has begun to connect. A connection that leaves this host is kept alive and given up as the module says; one that
+/// stays needs neither, since the kernel tells of every end. Small writes are delayed until [`no_delay`].
+///
+/// # Errors
+/// What can be said at once: no descriptor, no port, no route. On loopback [`finish`] often tells more right afterwards.
+pub fn connect_tcp(address: SocketAddr) -> io::Result<(OwnedFd, Connecting)> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket::socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
+    if !address.ip().is_loopback() {
+        keep_alive(&socket)?;
+    }
+    match socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) => Ok((socket, Connecting::Done)),
+        Err(Errno::EINPROGRESS) => Ok((socket, Connecting::UnderWay)),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// How a connect that was under way stands.
+///
+/// # Errors
+/// Why it failed.
+pub fn finish(socket: &OwnedFd, address: SocketAddr) -> io::Result<Connecting> {
+    match socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) | Err(Errno::EISCONN) => Ok(Connecting::Done),
+        Err(Errno::EALREADY | Errno::EINPROGRESS | Errno::EINTR) => Ok(Connecting::UnderWay),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// A Unix socket that is connected: there is nothing in between. EAGAIN: the listener's queue is full.
+pub fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
+    unix::connect(SockType::Stream, path)
+}
+
+/// What has gone wrong with the socket since this was asked last.
+///
+/// # Errors
+/// That error.
+pub fn take_error(socket: &OwnedFd) -> io::Result<()> {
+    match socket::getsockopt(socket, sockopt::SocketError)? {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// Sends small writes at once (TCP).
+pub fn no_delay(socket: &OwnedFd) -> io::Result<()> {
+    Ok(socket::setsockopt(socket, sockopt::TcpNoDelay, &true)?)
+}
+
+fn keep_alive(socket: &OwnedFd) -> io::Result<()> {
+    let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+    socket::setsockopt(socket, sockopt::KeepAlive, &true)?;
+    socket::setsockopt(socket, sockopt::TcpKeepIdle, &seconds(KEEPALIVE_IDLE))?;
+    socket::setsockopt(socket, sockopt::TcpKeepInterval, &seconds(KEEPALIVE_EVERY))?;
+    socket::setsockopt(socket, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)?;
+    let timeout_ms = u32::try_from(USER_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
+    Ok(socket::setsockopt(socket, sockopt::TcpUserTimeout, &timeout_ms)?)
+}
+
+/// Reads what is there. `None`: nothing yet; 0: the peer has closed its direction.
+pub fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        match socket::recv(socket.as_raw_fd(), buffer, MsgFlags::empty()) {
+            Ok(count) => return Ok(Some(count)),
+            Err(Errno::EAGAIN) => return Ok(None),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Whether something could be read, apart from an end.
+pub fn has_bytes(socket: &OwnedFd) -> io::Result<bool> {
+    match socket::recv(socket.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK) {
+        Ok(count) => Ok(count > 0),
+        Err(Errno::EAGAIN) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Sends as much as fits. `None`: nothing does now.
+pub fn send(socket: &OwnedFd, bytes: &[u8]) -> io::Result<Option<usize>> {
+    loop {
+        match socket::send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
+            Ok(count) => return Ok(Some(count)),
+            Err(Errno::EAGAIN) => return Ok(None),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Ends our direction: the peer reads to the end and can go on sending.
+pub fn shut_write(socket: &OwnedFd) -> io::Result<()> {
+    Ok(socket::shutdown(socket.as_raw_fd(), socket::Shutdown::Write)?)
+}
+
+/// Closes so that the peer gets a reset instead of an end (TCP; on a Unix socket the peer sees an end).
+pub fn reset(socket: OwnedFd) {
+    // The close that follows is all that can be done, with or without the option.
+    let _ = socket::setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
+}
+
+/// The process at the other end of a Unix socket, as it was when it connected.
+pub fn peer(socket: &OwnedFd) -> io::Result<Peer> {
+    unix::peer(socket)
+}
+
+/// The internet address of the peer; `None` when it has another kind, or is gone.
+#[must_use]
+pub fn remote_address(socket: &OwnedFd) -> Option<SocketAddr> {
+    socket::getpeername::<SockaddrStorage>(socket.as_raw_fd()).ok().as_ref().and_then(to_std)
+}
+
+/// The internet address that the peer reached us at.
+#[must_use]
+pub fn local_address(socket: &OwnedFd) -> Option<SocketAddr> {
+    socket::getsockname::<SockaddrStorage>(socket.as_raw_fd()).ok().as_ref().and_then(to_std)
+}
+
+fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
+    if let Some(inet) = address.as_sockaddr_in() {
+        return Some(SocketAddrV4::new(inet.ip(), inet.port()).into());
+    }
+    let inet = address.as_sockaddr_in6()?;
+    Some(SocketAddrV6::new(inet.ip(), inet.port(), inet.flowinfo(), inet.scope_id()).into())
+}

@@ -115,6 +115,7 @@ impl Sim {
         self.waiting.clear();
         self.twin = None;
         let away = self.world.dice.ms(0, 8_000);
+        self.world.proxy.pardoned += away;
         let end = self.world.now.mono.after(away);
         while let Some(at) = self.world.next_happening_at().filter(|at| *at <= end) {
             self.world.advance(at.since(self.world.now.mono));
@@ -171,11 +172,14 @@ impl Sim {
             14 => {
                 let by = self.world.dice.ms(500, 20_000);
                 self.world.advance(by);
+                self.world.proxy.pardoned += by;
                 self.step(Event::Stalled { by, suspended: false });
             }
             15 => {
                 let by = self.world.dice.ms(1_000, 3_600_000);
                 self.world.suspend(by);
+                // As long as the engine gives those who could not be heard.
+                self.world.proxy.pardoned += Duration::from_secs(5);
                 self.step(Event::Stalled { by, suspended: true });
             }
             16 => {

@@ -10,6 +10,8 @@ use mainstay::engine::plan::{
 use crate::dice::Dice;
 
 const SERVICES_MAX: u64 = 7;
+const DRAIN_MAX_MS: u64 = 20_000;
+pub(crate) const DRAIN_MAX: Duration = Duration::from_millis(DRAIN_MAX_MS);
 
 pub(crate) fn random(dice: &mut Dice) -> Plan {
     let mut plan = Plan::default();
@@ -39,7 +41,7 @@ pub(crate) fn random(dice: &mut Dice) -> Plan {
 fn balancers(dice: &mut Dice, services: &[ServicePlan]) -> Vec<BalancerPlan> {
     let mut list = Vec::new();
     for number in 0..dice.below(4) {
-        let mut rules = Rules { drain_timeout: dice.ms(0, 20_000), ..Rules::default() };
+        let mut rules = Rules { drain_timeout: dice.ms(0, DRAIN_MAX_MS), ..Rules::default() };
         if dice.percent(10) {
             rules.drain_timeout = Duration::ZERO;
         }

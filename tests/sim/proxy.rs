@@ -8,7 +8,7 @@ use mainstay::engine::Engine;
 use mainstay::engine::balance::table::{Backend, Standing, Table};
 use mainstay::engine::event::Event;
 use mainstay::engine::plan::Plan;
-use mainstay::engine::types::{Now, ReplicaId, RunId, StateName};
+use mainstay::engine::types::{Now, ReplicaId, RunId, StateName, Time};
 
 use crate::dice::Dice;
 
@@ -22,6 +22,10 @@ pub(crate) struct Proxy {
     pub(crate) tables: BTreeMap<String, Table>,
     /// Steps since everything was compared; that is costly, so it is done when a table came and now and then.
     quiet_steps: u32,
+    /// Replicas whose stop waits for connections, since when, and how much the clock had been pardoned by then.
+    draining: BTreeMap<(String, u32), (Time, Duration)>,
+    /// Time for which nobody could do anything: stalls, sleeps, and the absence of an agent.
+    pub(crate) pardoned: Duration,
 }
 
 /// What a life is going to say of a backend, unless its table has changed by then.
@@ -100,6 +104,7 @@ impl Proxy {
         if !self.lives || (self.quiet_steps > 1 && !self.quiet_steps.is_multiple_of(LOOK_EVERY)) {
             return;
         }
+        self.check_drains_end(engine, now);
         let whole: BTreeMap<String, Table> =
             engine.tables(now).into_iter().map(|table| (table.balancer.clone(), timeless(table))).collect();
         let own: BTreeMap<String, Table> =
@@ -110,6 +115,22 @@ impl Proxy {
                 check_offer(engine, now, table, backend);
             }
         }
+    }
+
+    /// No stop waits for connections longer than the longest `drain_timeout`.
+    pub(crate) fn check_drains_end(&mut self, engine: &Engine, now: Now) {
+        let mut present = BTreeMap::new();
+        for view in engine.services(now) {
+            let drains = |why: &str| why.contains("draining: waiting for connections to end");
+            for replica in view.replicas.iter().filter(|replica| replica.why.as_deref().is_some_and(drains)) {
+                let key = (format!("{}/{}", view.plan.name, replica.id.index), replica.memory.run.0);
+                let (since, pardoned) = self.draining.get(&key).copied().unwrap_or((now.mono, self.pardoned));
+                let waited = now.mono.since(since).saturating_sub(self.pardoned - pardoned);
+                assert!(waited <= crate::plans::DRAIN_MAX + Duration::from_secs(1), "{key:?} drains for {waited:?}");
+                present.insert(key, (since, pardoned));
+            }
+        }
+        self.draining = present;
     }
 
     /// Before a replica is signalled or killed, it has left every table.

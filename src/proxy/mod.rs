@@ -6,6 +6,8 @@ mod connect;
 pub mod counters;
 mod finish;
 mod first_bytes;
+mod histogram;
+mod key;
 pub mod peek;
 mod pipes;
 pub mod proto;

@@ -14,6 +14,9 @@ use super::worker::Worker;
 use crate::sys::stream;
 use crate::sys::wake::Wake;
 
+/// A connection that lasted so long may wait for its next backend as if it were new.
+const FRESH_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How the sockets are closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
@@ -120,12 +123,17 @@ impl Worker {
 
     /// Gives what the client has sent so far to another backend.
     fn replace_backend(&mut self, handle: Handle) {
+        let now = self.tools.now;
         let Some(session) = self.sessions.get(handle) else { return };
         let Some(state) = session.backend.take() else { return };
         let number = session.balancer;
         session.count_bytes_with(&state);
         let delivered = session.delivered;
+        let lasted = now.since(session.connected);
         let extra = session.extra();
+        if lasted >= FRESH_PATIENCE {
+            extra.patience = None;
+        }
         extra.tried.push((state.id, state.run()));
         extra.try_again |= state.run() > 0;
         let kept = extra.kept.clone();

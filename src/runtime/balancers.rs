@@ -14,13 +14,14 @@ use crate::engine::types::StateName;
 use crate::engine::view::{ReplicaView, ServiceView};
 use crate::proxy::proto::{BackendStats, BalancerStats, Histogram};
 
-/// Why the proxy keeps backends out, by balancer and backend. As many as there are backends.
+/// Why the proxy keeps backends out, by balancer and backend, with the run it speaks of: the next one begins without a fault. As many as
+/// there are backends.
 #[derive(Debug, Default)]
-pub struct Ejections(BTreeMap<(String, String), String>);
+pub struct Ejections(BTreeMap<(String, String), (u32, String)>);
 
 impl Ejections {
-    pub(super) fn add(&mut self, balancer: &str, backend: &str, why: &str) {
-        self.0.insert((balancer.to_owned(), backend.to_owned()), why.to_owned());
+    pub(super) fn add(&mut self, balancer: &str, backend: &str, run: u32, why: &str) {
+        self.0.insert((balancer.to_owned(), backend.to_owned()), (run, why.to_owned()));
     }
 
     pub(super) fn remove(&mut self, balancer: &str, backend: &str) {
@@ -32,8 +33,9 @@ impl Ejections {
         self.0.clear();
     }
 
-    fn why(&self, balancer: &str, backend: &str) -> Option<&String> {
-        self.0.get(&(balancer.to_owned(), backend.to_owned()))
+    fn why(&self, balancer: &str, backend: &table::Backend) -> Option<&String> {
+        let (run, why) = self.0.get(&(balancer.to_owned(), backend.name.clone()))?;
+        (*run == backend.run).then_some(why)
     }
 }
 
@@ -43,6 +45,8 @@ pub(super) struct Known<'a> {
     pub engine: &'a Engine,
     pub listeners: &'a Listeners,
     pub ejections: &'a Ejections,
+    /// See [`handoff::missing`](super::handoff::missing).
+    pub without_channel: Vec<(String, String)>,
     pub figures: &'a Figures,
     pub stamp: Stamp,
 }
@@ -114,11 +118,18 @@ impl Known<'_> {
         service: Option<&ServiceView<'_>>,
     ) -> Backend {
         let stats = stats.and_then(|stats| stats.backends.iter().find(|one| one.name == backend.name));
-        let ejected = self.ejections.why(&plan.name, &backend.name).filter(|_| backend.standing == Standing::Up);
+        // The proxy's own word is the latest, if there is one.
+        let is_in = stats.is_some_and(|stats| stats.ejected_ms.is_none()) || backend.standing != Standing::Up;
+        let ejected = self.ejections.why(&plan.name, backend).filter(|_| !is_in);
         let replica = service.and_then(|view| {
             view.replicas.iter().find(|one| format!("{}/{}", view.plan.name, one.id.index) == backend.name)
         });
+        let reachable = !self.without_channel.iter().any(|(to, from)| *to == plan.name && *from == backend.name);
         let (standing, why): (Word, _) = match (backend.standing, ejected) {
+            (Standing::Up, _) if !reachable => {
+                let why = "started before this balancer handed connections over: restart it";
+                (standing_word(Standing::Out), Some(why.to_owned()))
+            }
             (Standing::Up, Some(why)) => ("ejected".into(), Some(why.clone())),
             (Standing::Up, None) => ("up".into(), None),
             (standing, _) => (standing_word(standing), replica.and_then(why_not_up)),

@@ -71,6 +71,21 @@ pub(super) fn tell(shell: &mut Shell, replica: ReplicaId) {
     }
 }
 
+/// Balancers and backends between which there is no channel, because the run began before the balancer handed connections over.
+pub(super) fn missing(shell: &Shell, plan: &Plan) -> Vec<(String, String)> {
+    let mut missing = Vec::new();
+    if plan.balancers.iter().all(|balancer| balancer.delivery != Delivery::HandOff) {
+        return missing;
+    }
+    for station in shell.stations.values() {
+        let Some(live) = station.live.as_ref().filter(|live| live.main.is_some()) else { continue };
+        let without = balancers_of(plan, &station.service)
+            .filter(|balancer| live.channels.iter().all(|channel| channel.balancer != *balancer));
+        missing.extend(without.map(|balancer| (balancer.to_owned(), format!("{}/{}", station.service, station.index))));
+    }
+    missing
+}
+
 /// The run is over: its channels end, here and at the keeper's. The proxy learns it from its own copy.
 pub(super) fn close(shell: &mut Shell, replica: ReplicaId) {
     let Some(station) = shell.stations.get_mut(&replica) else { return };

@@ -370,8 +370,8 @@ fn from_proxy(shell: &mut Shell, engine: &Engine, message: FromProxy) {
                 shell.events.push_back(Event::Drained { balancer, replica, run: RunId(run) });
             }
         }
-        FromProxy::Ejected { balancer, backend, run: _, why, for_ } => {
-            shell.ejections.add(&balancer, &backend, &why);
+        FromProxy::Ejected { balancer, backend, run, why, for_ } => {
+            shell.ejections.add(&balancer, &backend, run, &why);
             shell.events.push_back(Event::Ejected { balancer, backend, out: Some((why, for_)) });
         }
         FromProxy::Restored { balancer, backend, run: _ } => {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::balancers;
 use super::figures::{Figures, WantedFor};
+use super::handoff;
 use super::shell::Shell;
 use super::streams::Streams;
 use super::usage::Usages;
@@ -186,6 +187,7 @@ impl Desk<'_> {
             engine: self.engine,
             listeners: &self.shell.listeners,
             ejections: &self.shell.ejections,
+            without_channel: handoff::missing(self.shell, self.engine.plan()),
             figures,
             stamp: self.stamp(),
         }

@@ -63,11 +63,19 @@ impl Engine {
             }
         }
         if !actions.is_empty() {
+            self.forget_balancers_that_left();
             let told = &self.told;
             self.kept_out.retain(|(balancer, backend)| {
                 told.get(balancer).is_some_and(|table| table.backends.iter().any(|one| one.name == *backend))
             });
             self.out.splice(0..0, actions);
+        }
+    }
+
+    fn forget_balancers_that_left(&mut self) {
+        let told = &self.told;
+        for replica in self.services.values_mut().flat_map(|service| service.replicas.values_mut()) {
+            replica.emptied.retain(|balancer| told.contains_key(balancer));
         }
     }
 

@@ -11,11 +11,11 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::counters::{Refusal, add};
+use super::key::hash_source;
 use super::session::{Direction, Extra, KeyState, Phase, ServerKind, Session, Token};
 use super::shared::{Balancer, Command, Listener, Order, Passed, Shared, lock};
 use super::slab::Handle;
 use super::worker::{Needs, Worker};
-use crate::engine::balance::pick::hash_key;
 use crate::engine::balance::plan::{Algorithm, Key, Replay, Rules};
 use crate::engine::types::Time;
 use crate::sys::epoll::Interest;
@@ -268,30 +268,12 @@ impl Worker {
         if !goes_by_key(rules) {
             return None;
         }
-        let secret = self.shared.secret;
-        let of = |source: Option<SocketAddr>| source.map(|source| hash_key(secret, ip_bytes(source.ip()).as_slice()));
-        match &rules.key {
-            Key::Auto => {
-                let key = of(source.filter(|source| !source.ip().to_canonical().is_loopback()));
-                if key.is_none() {
-                    add(&local.balancer.counters().keyless, 1);
-                }
-                key
-            }
-            Key::SourceIp => of(source),
-            Key::SourceIpPort => source.map(|source| {
-                let mut bytes = ip_bytes(source.ip());
-                bytes.extend_from_slice(&source.port().to_be_bytes());
-                hash_key(secret, &bytes)
-            }),
-            Key::PeerCred => {
-                let session = self.sessions.get(handle)?;
-                let peer = stream::peer(&session.client).ok()?;
-                let bytes = [peer.uid.to_be_bytes(), peer.pid.to_be_bytes()].concat();
-                Some(hash_key(secret, &bytes))
-            }
-            Key::TlsSni | Key::HttpHeader(_) => None,
+        let peer = || self.sessions.get(handle).and_then(|session| stream::peer(&session.client).ok());
+        let key = hash_source(self.shared.secret, &rules.key, source, peer);
+        if key.is_none() && rules.key == Key::Auto {
+            add(&local.balancer.counters().keyless, 1);
         }
+        key
     }
 
     /// The key of a connection that looks for a backend again.
@@ -427,14 +409,6 @@ pub(super) fn goes_by_key(rules: &Rules) -> bool {
     }
 }
 
-/// An IPv4 address, or the /64 of an IPv6 one: what one client can hardly change.
-fn ip_bytes(ip: IpAddr) -> Vec<u8> {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets()[..8].to_vec(),
-    }
-}
-
 fn is_within(ip: IpAddr, networks: &[(IpAddr, u8)]) -> bool {
     networks.iter().any(|(network, length)| match (ip.to_canonical(), *network) {
         (IpAddr::V4(ip), IpAddr::V4(network)) => {
@@ -467,13 +441,5 @@ mod tests {
             assert_eq!(is_within(ip(address), &networks), within, "{address}");
         }
         assert!(is_within(ip("9.9.9.9"), &[(ip("0.0.0.0"), 0)]));
-    }
-
-    #[test]
-    fn key_is_the_address_or_its_network() {
-        let ip = |text: &str| ip_bytes(text.parse().unwrap());
-        assert_eq!(ip("10.0.0.1"), ip("::ffff:10.0.0.1"));
-        assert_eq!(ip("2001:db8::1"), ip("2001:db8::2"));
-        assert_ne!(ip("2001:db8::1"), ip("2001:db8:0:1::1"));
     }
 }

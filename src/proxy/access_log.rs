@@ -1,12 +1,13 @@
 //! The access log: one line a connection, to the standard error of the role, which is the agent's log of it.
 //!
 //! ```text
-//! front client=192.0.2.1:40712 backend=api/2 total_ms=153 bytes_in=412 bytes_out=16804 attempts=1 end=closed
+//! front client=192.0.2.1:40712 backend=api/2 connect_ms=0 first_byte_ms=2 total_ms=153 bytes_in=412 bytes_out=16804 attempts=1 end=closed
 //! ```
 //!
-//! The balancer; the client's address (`unix` without one); the backend (`-`: it never had one); milliseconds from accept to close;
-//! bytes from and to the client; backends that were tried; how it ended: `closed`, or why it was reset; `handed_over` when a replica
-//! has taken the connection itself, from then on nothing is known of it.
+//! The balancer; the client's address (`unix` without one); the backend (`-`: it never had one); milliseconds from accept until the backend was
+//! reached (waiting included), from then to the first byte of its answer (`-`: that never was), and from accept to close; bytes from
+//! and to the client; backends that were tried; how it ended: `closed`, or why it was reset; `handed_over` when a replica has taken the
+//! connection itself, from then on nothing is known of it.
 //!
 //! Nothing waits for the log. What it does not take for the moment is kept up to a limit; lines beyond are counted and told.
 
@@ -15,6 +16,7 @@ use std::fmt::Write;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -136,8 +138,10 @@ fn line(finished: &Finished) -> String {
     };
     let rest = writeln!(
         line,
-        " backend={} total_ms={} bytes_in={} bytes_out={} attempts={} end={}",
+        " backend={} connect_ms={} first_byte_ms={} total_ms={} bytes_in={} bytes_out={} attempts={} end={}",
         finished.backend.as_deref().unwrap_or("-"),
+        milliseconds(finished.connect),
+        milliseconds(finished.first_byte),
         finished.lasted.as_millis(),
         finished.bytes_in,
         finished.bytes_out,
@@ -149,10 +153,13 @@ fn line(finished: &Finished) -> String {
     line
 }
 
+fn milliseconds(time: Option<Duration>) -> String {
+    time.map_or_else(|| "-".to_owned(), |time| time.as_millis().to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::time::Duration;
 
     use super::*;
 
@@ -161,6 +168,8 @@ mod tests {
             balancer: "front".to_owned(),
             source: "192.0.2.1:40712".parse().ok(),
             backend: Some("api/2".to_owned()),
+            connect: Some(Duration::from_micros(800)),
+            first_byte: Some(Duration::from_millis(2)),
             bytes_in,
             bytes_out: 16_804,
             lasted: Duration::from_millis(153),
@@ -173,10 +182,12 @@ mod tests {
     fn line_is_as_documented() {
         assert_eq!(
             line(&finished(412)),
-            "front client=192.0.2.1:40712 backend=api/2 total_ms=153 bytes_in=412 bytes_out=16804 attempts=1 end=closed\n"
+            "front client=192.0.2.1:40712 backend=api/2 connect_ms=0 first_byte_ms=2 total_ms=153 bytes_in=412 \
+             bytes_out=16804 attempts=1 end=closed\n"
         );
-        let never = Finished { source: None, backend: None, how: "no_backend", ..finished(0) };
-        assert!(line(&never).starts_with("front client=unix backend=- total_ms=153 "));
+        let (connect, first_byte) = (None, None);
+        let never = Finished { source: None, backend: None, connect, first_byte, how: "no_backend", ..finished(0) };
+        assert!(line(&never).starts_with("front client=unix backend=- connect_ms=- first_byte_ms=- total_ms=153 "));
     }
 
     #[test]

@@ -184,7 +184,6 @@ impl Control {
             ToProxy::Hello { .. } => {
                 self.synced = false;
                 self.registry.begin_sync();
-                self.handoffs.begin_sync();
                 let pid = i32::try_from(std::process::id()).unwrap_or_default();
                 self.agents.tell(&FromProxy::Hello { pid });
             }
@@ -306,7 +305,6 @@ impl Control {
         for (balancer, address) in listeners {
             self.unlisten(&balancer, &address);
         }
-        self.handoffs.complete_sync(now);
         self.synced = true;
         self.tell_standing(now);
     }

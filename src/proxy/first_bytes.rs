@@ -3,11 +3,11 @@
 
 use super::accept::goes_by_key;
 use super::counters::{Refusal, add};
+use super::key::hash_value;
 use super::peek::{PROXY_BYTES_MAX, Peek, http_header, proxy_header, proxy_v2, tls_sni};
 use super::session::{KeyState, Tail};
 use super::slab::Handle;
 use super::worker::Worker;
-use crate::engine::balance::pick::hash_key;
 use crate::engine::balance::plan::Key;
 use crate::sys::stream;
 
@@ -98,7 +98,7 @@ impl Worker {
             }
         };
         match peeked {
-            Peek::Found(name) => Peek::Found(hash_key(self.shared.secret, &name)),
+            Peek::Found(name) => Peek::Found(hash_value(self.shared.secret, &name)),
             Peek::More if rest == Rest::MayCome => Peek::More,
             Peek::More | Peek::Absent => {
                 add(&local.balancer.counters().keyless, 1);

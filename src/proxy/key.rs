@@ -6,8 +6,8 @@ use crate::engine::balance::pick::hash_key;
 use crate::engine::balance::plan::Key;
 use crate::sys::packet::Peer;
 
-/// The hash of what is known of the client without a look at its bytes. `None`: nothing that tells clients apart, and for the keys
-/// that are peeked. `peer` is asked for [`Key::PeerCred`] alone.
+/// The hash of what is known of the client without a look at its bytes. `None`: nothing that tells clients apart, and for the
+/// peeked keys, whose value [`hash_value`] takes. `peer` is asked for [`Key::PeerCred`] alone.
 pub(super) fn hash_source(
     secret: [u64; 2],
     key: &Key,
@@ -34,6 +34,11 @@ pub(super) fn hash_source(
         }),
         Key::TlsSni | Key::HttpHeader(_) => None,
     }
+}
+
+/// The hash of a peeked server name or header value.
+pub(super) fn hash_value(secret: [u64; 2], value: &[u8]) -> u64 {
+    hash_key(secret, value)
 }
 
 /// An IPv6 client has a network of 64 bits and changes its address within it.

@@ -212,7 +212,12 @@ impl Session {
                 direction.mode = Mode::CopyForGood;
                 Ok(Moved::More)
             }
-            Ok(Spliced::Bytes(_)) => Ok(Moved::Ended),
+            // The end; or an end behind urgent data, which splice stops at as if it were one: a copy tells.
+            Ok(Spliced::Bytes(_)) => {
+                direction.mode = Mode::Copy;
+                direction.streak = 0;
+                Ok(Moved::More)
+            }
             Err(error) => Err(Broken { side: way.source(), error }),
         }
     }

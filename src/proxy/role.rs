@@ -20,6 +20,8 @@ pub const SOCKET: &str = "roles/proxy.sock";
 const READY_DESCRIPTOR: i32 = 3;
 /// Worker threads at most; each holds a buffer of 256 KiB, and few hosts have a network that needs more.
 const WORKERS_MAX: usize = 8;
+/// A machine's id has 32 digits.
+const ID_BYTES_MIN: usize = 32;
 /// For the workers to reset their connections when the agent says quit.
 const QUIT_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -102,8 +104,9 @@ fn join(workers: &[JoinHandle<()>]) {
 /// Keys of the hash, the same after a restart of the role: else every client would move to another backend. From the machine's id,
 /// which is not told to others (machine-id(5)); without one, from that of the boot.
 fn secret() -> [u64; 2] {
-    let id = ["/etc/machine-id", "/proc/sys/kernel/random/boot_id"].iter().find_map(|path| std::fs::read(path).ok());
-    let id = id.unwrap_or_default();
+    let ids = ["/etc/machine-id", "/proc/sys/kernel/random/boot_id"].iter().filter_map(|path| std::fs::read(path).ok());
+    // An image that has not been started yet has an empty file, or a word in it.
+    let id = ids.map(|id| id.trim_ascii().to_vec()).find(|id| id.len() >= ID_BYTES_MIN).unwrap_or_default();
     [hash_key([0x7072_6f78_792d_6b65, 0], &id), hash_key([0x7072_6f78_792d_6b65, 1], &id)]
 }
 

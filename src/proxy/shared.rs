@@ -279,6 +279,10 @@ pub struct Finished {
     pub source: Option<SocketAddr>,
     /// `None`: it never had one.
     pub backend: Option<String>,
+    /// From accept until the backend was reached, waiting included; `None`: it never was.
+    pub connect: Option<Duration>,
+    /// From then to the first byte of its answer; `None`: there was none.
+    pub first_byte: Option<Duration>,
     /// From the client.
     pub bytes_in: u64,
     /// To the client.

@@ -415,3 +415,17 @@ fn a_new_port_counts_from_the_next_run_on() {
     kit.exec("api/0");
     assert_eq!(addresses(&kit), ["tcp:127.0.0.1:7000", "tcp:127.0.0.1:9001"]);
 }
+
+/// Found by the simulation: what the proxy had said was kept for ever.
+#[test]
+fn a_drained_replica_whose_balancer_leaves_ends_like_any_other() {
+    let mut kit = up(1);
+    kit.command(Verb::Drain, "api");
+    kit.persist();
+    kit.drained("front", "api");
+    reload(&mut kit, vec![replicated(1)], Vec::new());
+    assert_eq!(kit.words(), ["unbalance front"]);
+    assert_eq!(kit.exit("api", 1), ["release api/0"]);
+    let words = kit.command(Verb::Undrain, "api");
+    assert_eq!(words, ["decide api Up"], "what is drained can be brought back without a balancer");
+}

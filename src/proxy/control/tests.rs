@@ -410,7 +410,8 @@ fn access_log_has_a_line_for_each_connection() {
         role.log.read_exact(&mut byte).unwrap();
         line.push(byte[0].into());
     }
-    assert!(line.starts_with(&format!("lab client={client} backend=b/0 total_ms=")), "{line}");
+    assert!(line.starts_with(&format!("lab client={client} backend=b/0 connect_ms=")), "{line}");
+    assert!(!line.contains("_ms=-") && line.contains(" first_byte_ms=") && line.contains(" total_ms="), "{line}");
     assert!(line.ends_with(" bytes_in=0 bytes_out=3 attempts=1 end=closed\n"), "{line}");
 }
 

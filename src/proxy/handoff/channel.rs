@@ -82,8 +82,6 @@ pub(super) struct Channel {
     pub(super) balancer: String,
     pub(super) backend: String,
     pub(super) run: u32,
-    /// The agent that is there has sent it.
-    pub(super) named: bool,
     socket: PacketSocket,
     /// Begins anywhere: a replica may still acknowledge what an earlier proxy passed to it.
     next: u64,
@@ -93,7 +91,7 @@ pub(super) struct Channel {
 impl Channel {
     pub(super) fn new(balancer: String, backend: String, run: u32, socket: OwnedFd) -> Self {
         let socket = PacketSocket::from_fd(socket);
-        Self { balancer, backend, run, named: true, socket, next: random_u64(), held: BTreeMap::new() }
+        Self { balancer, backend, run, socket, next: random_u64(), held: BTreeMap::new() }
     }
 
     pub(super) fn offer(&mut self, client: Client, state: &Arc<BackendState>, now: Time) -> Offered {
@@ -130,10 +128,6 @@ impl Channel {
     /// Takes back what was passed and is not acknowledged.
     pub(super) fn take_held(&mut self, wanted: impl Fn(&Held) -> bool) -> Vec<Held> {
         self.held.extract_if(.., |_, held| wanted(held)).map(|(_, held)| held).collect()
-    }
-
-    pub(super) fn has(&self, state: &Arc<BackendState>) -> bool {
-        self.held.values().any(|held| Arc::ptr_eq(&held.state, state))
     }
 }
 

@@ -206,6 +206,8 @@ impl HandOffs {
             balancer: balancer.name().to_owned(),
             source: client.source,
             backend: backend.map(str::to_owned),
+            connect: backend.map(|_| now.since(client.came)),
+            first_byte: None,
             bytes_in: 0,
             bytes_out: 0,
             lasted: now.since(client.came),

@@ -22,6 +22,13 @@ const ACCEPTS_PER_TURN: usize = 16;
 /// After the kernel refused a descriptor, or while the limit of connections is reached.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// Whether more clients can come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Some,
+    None,
+}
+
 #[derive(Debug)]
 pub(super) struct Door {
     pub(super) balancer: Arc<Balancer>,
@@ -33,15 +40,22 @@ pub(super) struct Door {
 impl HandOffs {
     /// A door is readable.
     pub(in super::super) fn accept(&mut self, id: u32, now: Time) {
+        match self.let_in(id, now) {
+            Room::Some => {}
+            Room::None => self.pause(id, now),
+        }
+    }
+
+    fn let_in(&mut self, id: u32, now: Time) -> Room {
         for _ in 0..ACCEPTS_PER_TURN {
-            let Some(door) = self.doors.get(&id) else { return };
+            let Some(door) = self.doors.get(&id) else { break };
             let balancer = Arc::clone(&door.balancer);
             if !has_room(&balancer) {
-                return self.pause(id, now);
+                return Room::None;
             }
             match stream::accept(door.listener.as_fd()) {
                 Ok(Some((socket, source))) => self.welcome(&balancer, socket, source, now),
-                Ok(None) => return,
+                Ok(None) => break,
                 // The client went away while it waited, or a signal came.
                 Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {
                 }
@@ -52,10 +66,11 @@ impl HandOffs {
                             format!("balancer {name}: cannot accept connections: {error}; tried again every 100 ms");
                         self.shared.notify(Notice::Trouble { text });
                     }
-                    return self.pause(id, now);
+                    return Room::None;
                 }
             }
         }
+        Room::Some
     }
 
     fn pause(&mut self, id: u32, now: Time) {
@@ -75,19 +90,25 @@ impl HandOffs {
         let paused: Vec<u32> = self.doors.iter().filter(|(_, door)| door.paused.is_some()).map(|(id, _)| *id).collect();
         for id in paused {
             // Once without watching it: only if that succeeds is the door open again.
-            let Some(door) = self.doors.get(&id) else { continue };
-            let (balancer, since) = (Arc::clone(&door.balancer), door.paused.unwrap_or(now));
-            self.accept(id, now);
-            if self.accept_at.is_some() {
-                continue;
+            match self.let_in(id, now) {
+                Room::Some => self.reopen(id, now),
+                Room::None => self.pause(id, now),
             }
-            let Some(door) = self.doors.get_mut(&id) else { continue };
-            door.paused = None;
-            // As in `pause`.
-            let _ = self.epoll.modify(door.listener.as_fd(), Key::Door(id).into(), Interest::READ);
-            let paused_ms = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
-            add(&balancer.counters().accept_paused_ms, paused_ms);
         }
+    }
+
+    fn reopen(&mut self, id: u32, now: Time) {
+        let Some(door) = self.doors.get_mut(&id) else { return };
+        // As in `pause`.
+        let _ = self.epoll.modify(door.listener.as_fd(), Key::Door(id).into(), Interest::READ);
+        let paused = door.paused.take().map_or(Duration::ZERO, |since| now.since(since));
+        let paused_ms = u64::try_from(paused.as_millis()).unwrap_or(u64::MAX);
+        add(&door.balancer.counters().accept_paused_ms, paused_ms);
+    }
+
+    /// A connection has ended: there may be room.
+    pub(super) fn look_at_doors(&mut self, now: Time) {
+        self.accept_at = self.accept_at.map(|_| now);
     }
 
     fn welcome(&mut self, balancer: &Arc<Balancer>, socket: OwnedFd, source: Option<SocketAddr>, now: Time) {

@@ -4,7 +4,8 @@
 //!
 //! Until then our copy stays. If the replica's end closes, or another run takes its place, what it had not acknowledged goes to the
 //! next candidate: never to the same run twice, and to at most [`DELIVERIES_MAX`] in all, since a connection may be what kills them. A replica
-//! that is alive and silent keeps what it has: two could not read from one connection.
+//! that lives and is silent keeps what it has, because two could not read from one connection; when it is fenced, or its time to
+//! drain is over, those connections are ended for everybody.
 //!
 //! The control thread does all of this, workers never see such a balancer. `active` is what is not acknowledged. PROXY headers are neither
 //! read nor sent (the address is the connection's own), the peeked keys give none, and of the limits `per_source` does not apply.
@@ -25,7 +26,6 @@ use doors::Door;
 use super::backend::BackendState;
 use super::control::Key;
 use super::shared::{Balancer, Listener, Shared};
-use crate::engine::balance::table::Standing;
 use crate::engine::types::Time;
 use crate::sys::epoll::{Epoll, Interest};
 
@@ -81,10 +81,8 @@ impl HandOffs {
 
     /// A channel to this run of the backend. One that is there already is kept.
     pub(super) fn open(&mut self, balancer: String, backend: String, run: u32, socket: OwnedFd) -> io::Result<()> {
-        let same =
-            |channel: &&mut Channel| channel.balancer == balancer && channel.backend == backend && channel.run == run;
-        if let Some(known) = self.channels.values_mut().find(same) {
-            known.named = true;
+        let same = |channel: &Channel| channel.balancer == balancer && channel.backend == backend && channel.run == run;
+        if self.channels.values().any(same) {
             return Ok(());
         }
         self.next = self.next.wrapping_add(1);
@@ -94,53 +92,41 @@ impl HandOffs {
         Ok(())
     }
 
-    pub(super) fn begin_sync(&mut self) {
-        self.channels.values_mut().for_each(|channel| channel.named = false);
-    }
-
-    /// Channels that the agent has not named are those of runs that ended.
-    pub(super) fn complete_sync(&mut self, now: Time) {
-        self.close_channels(now, |channel| !channel.named);
-    }
-
     /// Another table is in place: of runs that ended and of fenced replicas nothing is left, and who waits may have somebody now.
     pub(super) fn changed(&mut self, balancer: &Arc<Balancer>, now: Time) {
         let live = balancer.live();
         let entry = |name: &str| live.table.backends.iter().find(|backend| backend.name == name);
         let mine = |channel: &Channel| channel.balancer == balancer.name();
-        let mut fenced = Vec::new();
-        for channel in self.channels.values_mut().filter(|channel| mine(channel)) {
-            if entry(&channel.backend).is_some_and(|backend| backend.standing == Standing::Fenced) {
-                fenced.extend(channel.take_held(|_| true));
-            }
-        }
         // Its process may be frozen and not dead: whoever gets the connection now would share it.
-        for held in fenced {
-            self.leave(&held);
-            self.log(&held.client, Some(held.state.name()), "fenced", now);
-            channel::abort(held.client);
-        }
+        let of = |held: &Held| Arc::ptr_eq(&held.client.counted.balancer, balancer);
+        self.abort_held(|held| of(held) && held.state.is_fenced(), "fenced", now);
         self.close_channels(now, |channel| {
             mine(channel) && entry(&channel.backend).is_some_and(|backend| channel.run < backend.run)
         });
         self.retry(balancer.name(), now);
     }
 
-    /// The time of this backend is over: what it has not acknowledged goes elsewhere.
+    /// The time of this backend is over. It lives and may have what it has not acknowledged, so nobody else gets it.
     pub(super) fn cut_backend(&mut self, state: &Arc<BackendState>, now: Time) {
-        self.close_channels(now, |channel| channel.has(state));
+        self.abort_held(|held| Arc::ptr_eq(&held.state, state), "drain_timeout", now);
+    }
+
+    fn abort_held(&mut self, wanted: impl Fn(&Held) -> bool, how: &'static str, now: Time) {
+        let mut gone = Vec::new();
+        for channel in self.channels.values_mut() {
+            gone.extend(channel.take_held(&wanted));
+        }
+        for held in gone {
+            self.leave(&held);
+            self.log(&held.client, Some(held.state.name()), how, now);
+            channel::abort(held.client);
+        }
     }
 
     /// The time of this balancer is over.
     pub(super) fn cut_balancer(&mut self, balancer: &Arc<Balancer>, now: Time) {
         let mine = |client: &Client| Arc::ptr_eq(&client.counted.balancer, balancer);
-        let held: Vec<Held> =
-            self.channels.values_mut().flat_map(|one| one.take_held(|held| mine(&held.client))).collect();
-        for held in held {
-            self.leave(&held);
-            self.log(&held.client, Some(held.state.name()), "removed", now);
-            channel::abort(held.client);
-        }
+        self.abort_held(|held| mine(&held.client), "removed", now);
         let waiting = self.queues.get_mut(balancer.name()).map(std::mem::take).unwrap_or_default();
         for client in waiting {
             if mine(&client) {
@@ -159,6 +145,9 @@ impl HandOffs {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let (balancer, mut acknowledged) = (channel.balancer.clone(), Vec::new());
         let pulse = channel.hear(&mut acknowledged);
+        if !acknowledged.is_empty() {
+            self.look_at_doors(now);
+        }
         for held in acknowledged {
             self.hand_over(held, now);
         }

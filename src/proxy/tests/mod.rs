@@ -1,3 +1,7 @@
 //! Connections through real workers, sockets and backends.
 
 mod basics;
+mod bulk;
+mod failing;
+mod limits;
+mod model;

@@ -18,6 +18,9 @@ struct Holder {
 }
 
 pub(super) fn check(fronts: &[Front], plans: &[BalancerPlan], services: &Services<'_>, scope: &mut Scope<'_>) {
+    if fronts.is_empty() {
+        return;
+    }
     let mut taken = taken_by_services(plans, services, scope);
     for (Front { item, balancer }, plan) in fronts.iter().zip(plans) {
         // Texts that are no addresses have been reported, and then the positions would not agree.

@@ -260,7 +260,7 @@ fn draining_replica_has_drained_when_it_has_acknowledged_everything() {
 }
 
 #[test]
-fn next_agent_keeps_the_channels_it_names_and_ends_the_others() {
+fn channels_outlive_the_agent_and_a_copy_that_comes_again_is_closed() {
     let (role, address, replicas) = lab(2, rules());
     let second = role.another_agent();
     second.table(hand_off(2, rules()));
@@ -274,10 +274,33 @@ fn next_agent_keeps_the_channels_it_names_and_ends_the_others() {
     second.complete();
     second.stats();
     let mut buffer = Vec::new();
-    assert!(matches!(other_end.receive(&mut buffer).unwrap(), Received::Closed), "the channel that was there is kept");
-    assert!(matches!(replicas[1].0.receive(&mut buffer).unwrap(), Received::Closed), "it was not named");
-    let client = connect(address);
-    assert_eq!(replicas[0].wait().stream.peer_addr().unwrap(), client.local_addr().unwrap());
+    assert!(matches!(other_end.receive(&mut buffer).unwrap(), Received::Closed));
+    let clients = [connect(address), connect(address)];
+    for (replica, client) in replicas.iter().zip(&clients) {
+        assert_eq!(replica.wait().stream.peer_addr().unwrap(), client.local_addr().unwrap());
+    }
+}
+
+#[test]
+fn living_replica_that_does_not_acknowledge_is_cut_when_its_time_to_drain_is_over() {
+    let patience = Duration::from_millis(200);
+    let rules = Rules { drain_timeout: patience, ..rules() };
+    let (role, address, replicas) = lab(2, rules.clone());
+    let mut client = connect(address);
+    let _unacknowledged = replicas[0].wait();
+    let mut drain = hand_off(2, rules);
+    drain.backends[0].standing = Standing::Draining;
+    let begun = Instant::now();
+    role.agent.table(drain.clone());
+    role.agent.expect_drained("b/0");
+    assert!(begun.elapsed() >= patience);
+    assert!(!matches!(client.read(&mut [0; 1]), Ok(1..)));
+    assert!(replicas[1].take().is_none(), "two cannot serve one connection");
+    // Taken back, it goes on over the same channel.
+    drain.backends[0].standing = Standing::Up;
+    role.agent.table(drain);
+    let _clients = [connect(address), connect(address)];
+    replicas[0].acknowledge(&replicas[0].wait());
 }
 
 #[test]

@@ -367,9 +367,10 @@ fn a_reload_changes_balancers_without_touching_a_replica() {
     let mut kit = up(1);
     let mut front = balancer("front", "api");
     front.rules.ramp = Duration::ZERO;
+    front.rules.limits.queued = 1;
     front.to = Destination::Service { name: "api".into(), socket: None, weights: vec![2] };
     let told = reload(&mut kit, vec![replicated(1)], vec![front.clone(), balancer("back", "api")]);
-    assert_eq!(told, ["live balancer front: weights, ramp", "start balancer back: new"]);
+    assert_eq!(told, ["live balancer front: weights, ramp, max_queued", "start balancer back: new"]);
     assert_eq!(kit.words(), ["balance back: api/0 Up", "balance front: api/0 Up"]);
     let told = reload(&mut kit, vec![replicated(1)], vec![front]);
     assert_eq!(told, ["stop balancer back: no longer configured"]);

@@ -65,8 +65,8 @@ impl Worker {
         let Some(session) = self.sessions.get(handle) else { return };
         session.judged = true;
         let Some(state) = &session.backend else { return };
-        let first_byte = u64::try_from(now.since(session.connected).as_nanos()).unwrap_or(u64::MAX);
-        state.first_byte_us.record_ns(first_byte);
+        let first_byte = now.since(session.connected);
+        state.first_byte_us.record_ns(u64::try_from(first_byte.as_nanos()).unwrap_or(u64::MAX));
         let restored = state.praise();
         let number = session.balancer;
         let Some(Some(local)) = self.balancers.get(number as usize) else { return };
@@ -81,6 +81,7 @@ impl Worker {
             |extra: &super::session::Extra| local.live.table.rules.access_log || extra.counted_source.is_some();
         if let Some(extra) = &mut session.extra {
             extra.kept = None;
+            extra.first_byte = Some(first_byte);
         }
         session.extra.take_if(|extra| !remembered(extra));
     }
@@ -228,6 +229,8 @@ impl Worker {
                 balancer: local.balancer.name().to_owned(),
                 source,
                 backend: backend.map(str::to_owned),
+                connect: (session.phase == Phase::Open).then(|| session.connected.since(session.accepted)),
+                first_byte: extra.first_byte,
                 bytes_in: session.up.bytes,
                 bytes_out: session.down.bytes,
                 lasted,

@@ -1,6 +1,6 @@
-//! What a histogram says, and counters that came in several packets put together again.
+//! What a histogram says.
 
-use super::proto::{BalancerStats, Histogram};
+use super::proto::Histogram;
 
 impl Histogram {
     /// The value below which `permille` thousandths of all values are, by interpolation within its bucket; `None` when there are none. Never
@@ -31,17 +31,6 @@ fn lower_bound(bucket: usize) -> u64 {
     match bucket {
         0 => 0,
         _ => 1_u64.checked_shl(u32::try_from(bucket - 1).unwrap_or(u32::MAX)).unwrap_or(u64::MAX),
-    }
-}
-
-impl BalancerStats {
-    /// Adds one `Stats` message to those of the same question: a balancer whose backends do not fit into one packet comes in several, each
-    /// with the same counters and other backends.
-    pub fn collect(self, into: &mut Vec<Self>) {
-        match into.iter_mut().find(|known| known.balancer == self.balancer) {
-            Some(known) => known.backends.extend(self.backends),
-            None => into.push(self),
-        }
     }
 }
 

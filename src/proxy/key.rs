@@ -6,8 +6,8 @@ use crate::engine::balance::pick::hash_key;
 use crate::engine::balance::plan::Key;
 use crate::sys::packet::Peer;
 
-/// The hash of what is known of the client without a look at its bytes. `None`: nothing that tells clients apart, and for the peeked
-/// keys, whose value [`hash_value`] takes. `peer` is asked for [`Key::PeerCred`] alone.
+/// The hash of what is known of the client without a look at its bytes. `None`: nothing that tells clients apart, and for the
+/// peeked keys, whose value [`hash_value`] takes. `peer` is asked for [`Key::PeerCred`] alone.
 pub(super) fn hash_source(
     secret: [u64; 2],
     key: &Key,
@@ -80,6 +80,5 @@ mod tests {
         assert_eq!(of(&Key::SourceIp, "a Unix socket"), None);
         assert_eq!(of(&Key::PeerCred, "a Unix socket"), Some(hash_key([1, 2], &[0, 0, 3, 232, 0, 0, 0, 7])));
         assert_eq!(of(&Key::TlsSni, "10.0.0.1:80"), None);
-        assert_ne!(hash_value([1, 2], b"a"), hash_value([1, 2], b"b"));
     }
 }

@@ -32,14 +32,15 @@ pub enum ToProxy {
     Remove {
         balancer: String,
     },
-    /// One descriptor is attached: the `SOCK_SEQPACKET` end over which this run of the backend takes connections (`delivery: HandOff`).
+    /// One descriptor is attached: the `SOCK_SEQPACKET` end over which this run of the backend takes connections (`delivery: HandOff`). One
+    /// that is there already is kept. It goes when its other end closes or a table names a later run, not for want of being named.
     HandOff {
         balancer: String,
         backend: String,
         run: u32,
     },
     Complete,
-    /// Answered by one `Stats` a balancer and `StatsEnd`.
+    /// Answered by `Stats` for each balancer, in several parts where it has many backends ([`BalancerStats::collect`]), and `StatsEnd`.
     Stats {
         id: u64,
     },

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::backend::BackendState;
 use super::slab::{GENERATION_END, Handle};
@@ -151,6 +152,8 @@ pub(super) struct Extra {
     /// What the client has sent so far (and a header before it), for another backend, as long as nothing was answered.
     pub(super) kept: Option<Vec<u8>>,
     pub(super) kept_max: usize,
+    /// From the connect to the first byte of answer.
+    pub(super) first_byte: Option<Duration>,
     /// When waiting ends; set once.
     pub(super) patience: Option<Time>,
     /// Counted against the limit of its source.

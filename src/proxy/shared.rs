@@ -279,6 +279,10 @@ pub struct Finished {
     pub source: Option<SocketAddr>,
     /// `None`: it never had one.
     pub backend: Option<String>,
+    /// From accept until the backend was reached, waiting included; `None`: it never was.
+    pub connect: Option<Duration>,
+    /// From then to the first byte of its answer; `None`: there was none.
+    pub first_byte: Option<Duration>,
     /// From the client.
     pub bytes_in: u64,
     /// To the client.
@@ -303,7 +307,8 @@ pub struct Shared {
     notices: Sender<Notice>,
     finished: Sender<Finished>,
     outcome_wake: Wake,
-    lost: AtomicU64,
+    lost_notices: AtomicU64,
+    lost_lines: AtomicU64,
 }
 
 /// Descriptors that are not for connections: the role socket, listeners, epolls, logs.
@@ -344,7 +349,8 @@ impl Shared {
             notices,
             finished,
             outcome_wake: Wake::new()?,
-            lost: AtomicU64::new(0),
+            lost_notices: AtomicU64::new(0),
+            lost_lines: AtomicU64::new(0),
         });
         Ok((Arc::clone(&shared), Outcome { shared, notices: notices_out, finished: finished_out }))
     }
@@ -368,22 +374,28 @@ impl Shared {
         self.mailboxes.iter().map(|mailbox| mailbox.load.load(Ordering::Relaxed)).collect()
     }
 
-    /// Notices and finished connections that the control thread was too slow for.
+    /// Notices that the control thread was too slow for.
     #[must_use]
-    pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+    pub fn lost_notices(&self) -> u64 {
+        self.lost_notices.load(Ordering::Relaxed)
+    }
+
+    /// Finished connections that it was too slow for.
+    #[must_use]
+    pub fn lost_lines(&self) -> u64 {
+        self.lost_lines.load(Ordering::Relaxed)
     }
 
     pub(super) fn notify(&self, notice: Notice) {
         if self.notices.try_send(notice).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.lost_notices.fetch_add(1, Ordering::Relaxed);
         }
         self.outcome_wake.wake();
     }
 
     pub(super) fn finished(&self, finished: Finished) {
         if self.finished.try_send(finished).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.lost_lines.fetch_add(1, Ordering::Relaxed);
         }
         self.outcome_wake.wake();
     }

@@ -19,6 +19,7 @@ mod group_root;
 mod group_tests;
 mod group_weak;
 pub mod host;
+pub mod identity;
 pub mod inherited;
 pub mod listen;
 pub mod notify;

@@ -69,6 +69,19 @@ impl PacketSocket {
         Ok((Self(one), Self(other)))
     }
 
+    /// A pair of which the other end is for a program that knows nothing of us: it blocks, as a program expects of what it inherits.
+    pub fn pair_with_stranger() -> io::Result<(Self, OwnedFd)> {
+        let (one, other) = socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        super::listen::set_nonblocking(&one)?;
+        Ok((Self(one), other))
+    }
+
+    /// The descriptor itself, to be kept or passed on.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
     /// An end that was inherited or received.
     #[must_use]
     pub fn from_fd(fd: OwnedFd) -> Self {
@@ -103,6 +116,20 @@ impl PacketSocket {
             return Err(Errno::EMSGSIZE.into());
         }
         Ok(Received::Message { fds: message.fds })
+    }
+
+    /// One short packet of a peer that is not trusted: descriptors that it attaches are dropped by the kernel, and what is longer than
+    /// `buffer` is cut off. `None`: nothing is there; 0 at the end, which an empty packet also is taken for.
+    pub fn receive_short(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            match socket::recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => return Ok(Some(length)),
+                Err(Errno::EAGAIN) => return Ok(None),
+                // As in `next_length`.
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
     }
 
     /// The length of the next packet, 0 at the end.
@@ -192,6 +219,21 @@ mod tests {
         assert_eq!(buffer, b"last words");
         assert!(matches!(other.receive(&mut buffer), Ok(Received::Closed)));
         assert_eq!(other.send(b"x", &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn short_packet_of_a_stranger_brings_no_descriptor_and_no_more_than_its_room() {
+        let (one, other) = PacketSocket::pair().unwrap();
+        let (mut pipe, writer) = std::io::pipe().unwrap();
+        let mut buffer = [0; 8];
+        assert_eq!(other.receive_short(&mut buffer).unwrap(), None);
+        one.send(b"12345678 and more", &[writer.as_fd()]).unwrap();
+        drop(writer);
+        assert_eq!(other.receive_short(&mut buffer).unwrap(), Some(8));
+        assert_eq!(&buffer, b"12345678");
+        assert_eq!(pipe.read(&mut buffer).unwrap(), 0, "nobody holds the other end");
+        drop(one);
+        assert_eq!(other.receive_short(&mut buffer).unwrap(), Some(0));
     }
 
     #[test]

@@ -238,8 +238,14 @@ impl Worker {
         self.go(handle, key);
     }
 
+    /// Looked at for the first time when its connect, or its first silence, may be over: an open connection is not set anew.
     fn wheel_first(&mut self, handle: Handle) {
-        self.set_due(handle);
+        let Some(due) = self.due(handle) else { return };
+        let Some(session) = self.sessions.get(handle) else { return };
+        let (number, accepted) = (session.balancer, session.accepted);
+        let Some(local) = self.local(number) else { return };
+        let silent = accepted.after(local.live.table.rules.timeouts.idle);
+        self.wheel.set(handle.index, due.min(silent));
     }
 
     /// `false` when its address has as many as it may have. An address that a PROXY header announces later is not counted.

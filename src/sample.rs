@@ -6,6 +6,7 @@
 //! flood of lines have threads of their own. Processes that must look like somebody else's (a daemon that ran away, a
 //! process that forks for ever) are this program again with a hidden `--stage`.
 
+mod handoff;
 mod http;
 mod nasty;
 mod options;
@@ -15,7 +16,8 @@ use std::collections::BinaryHeap;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::TcpListener;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -25,6 +27,7 @@ use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::sys;
+use http::Listener;
 use options::{Crash, Listen, Options};
 
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +109,9 @@ impl Sample {
             failing: AtomicBool::new(false),
             requests: std::sync::atomic::AtomicU64::new(0),
             open: std::sync::atomic::AtomicUsize::new(0),
+            answer_after: options.answer_after,
+            die_after: options.die_after,
+            asked: std::sync::atomic::AtomicU64::new(0),
         });
         let mut sample =
             Self { options, state, signals, due: BinaryHeap::new(), started, stopping: false, _hoard: hoard };
@@ -115,7 +121,7 @@ impl Sample {
     }
 
     fn plan_tasks(&mut self) {
-        if self.options.listen != Listen::Nowhere {
+        if self.options.listen != Listen::Nowhere || self.options.unix.is_some() {
             self.after(self.options.listen_after, Task::Listen);
         }
         if !self.options.never_ready {
@@ -201,9 +207,17 @@ impl Sample {
     }
 
     fn listen(&self) -> Result<(), SampleError> {
-        for listener in listeners(&self.options.listen)? {
+        let by_path = self.options.unix.as_deref().map(listen_on_path).transpose()?;
+        for listener in listeners(&self.options.listen)?.into_iter().chain(by_path) {
             let state = Arc::clone(&self.state);
-            std::thread::spawn(move || http::serve(&listener, &state));
+            std::thread::spawn(move || match listener {
+                Source::Listener(listener) => http::serve(&listener, &state),
+                Source::Channel(channel) => {
+                    if let Err(error) = handoff::serve(channel, &state) {
+                        say(&format!("{}: takes no more connections: {error}", state.name));
+                    }
+                }
+            });
         }
         Ok(())
     }
@@ -292,13 +306,28 @@ fn block_signals() -> io::Result<SignalFd> {
     Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
 
-fn listeners(listen: &Listen) -> Result<Vec<TcpListener>, SampleError> {
+/// Where connections come from.
+#[derive(Debug)]
+enum Source {
+    Listener(Listener),
+    /// A socket over which they come accepted.
+    Channel(OwnedFd),
+}
+
+/// Replaces a socket that an earlier run has left; its group may connect, as a balancer's proxy does.
+fn listen_on_path(path: &Path) -> Result<Source, SampleError> {
+    let failed = |source| SampleError::Listen { address: path.display().to_string(), source };
+    let socket = sys::listen::unix(path, 0o660, None).map_err(failed)?;
+    Ok(Source::Listener(Listener::Unix(socket.into())))
+}
+
+fn listeners(listen: &Listen) -> Result<Vec<Source>, SampleError> {
     match listen {
         Listen::Nowhere => Ok(Vec::new()),
         Listen::Address(address) => {
             let listener = TcpListener::bind(address)
                 .map_err(|source| SampleError::Listen { address: address.clone(), source })?;
-            Ok(vec![listener])
+            Ok(vec![Source::Listener(Listener::Tcp(listener))])
         }
         Listen::Inherited => {
             let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<i32>().ok());
@@ -307,9 +336,15 @@ fn listeners(listen: &Listen) -> Result<Vec<TcpListener>, SampleError> {
             if number("LISTEN_PID") != i32::try_from(std::process::id()).ok() {
                 return Err(SampleError::ListenFd("LISTEN_PID is not this process".to_owned()));
             }
+            let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+            let names = names.split(':').chain(std::iter::repeat(""));
             (3..3 + count)
-                .map(|descriptor| match sys::inherited::take(descriptor) {
-                    Ok(Some(socket)) => Ok(TcpListener::from(socket)),
+                .zip(names)
+                .map(|(descriptor, name)| match sys::inherited::take(descriptor) {
+                    Ok(Some(socket)) if name == handoff::FD_NAME => Ok(Source::Channel(socket)),
+                    Ok(Some(socket)) => Listener::inherited(socket)
+                        .map(Source::Listener)
+                        .map_err(|error| SampleError::ListenFd(format!("descriptor {descriptor}: {error}"))),
                     Ok(None) => Err(SampleError::ListenFd(format!("descriptor {descriptor} is not open"))),
                     Err(error) => Err(SampleError::ListenFd(format!("descriptor {descriptor}: {error}"))),
                 })

@@ -13,6 +13,9 @@ use mainstay::config::{
 };
 use mainstay::engine::plan::{Probe, Readiness, expand};
 
+#[path = "config/balancers.rs"]
+mod balancers;
+
 /// A host of our own below a temporary directory, removed at the end.
 struct Host {
     root: PathBuf,
@@ -28,7 +31,7 @@ impl Host {
         host.file(
             "/etc/passwd",
             0o644,
-            "root:x:0:0:root:/root:/bin/bash\n# comment\nbroken:x:1\napi:x:900:900::/srv/api:/usr/sbin/nologin\n\
+            "root:x:0:0:root:/root:/bin/bash\nmainstay-proxy:x:901:901::/nonexistent:/usr/sbin/nologin\n# comment\nbroken:x:1\napi:x:900:900::/srv/api:/usr/sbin/nologin\n\
              nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\npostgres:x:106:113::/var/lib/postgresql:/bin/bash\n\
              mosquitto:x:107:114::/var/lib/mosquitto:/usr/sbin/nologin\nredis:x:108:115::/var/lib/redis:/usr/sbin/nologin\n\
              prometheus:x:109:116::/var/lib/prometheus:/usr/sbin/nologin\n",
@@ -188,11 +191,10 @@ fn keys_of_the_file() {
         "(\nbalancers: [],\nservics: [],\nchecks: [(name: \"x\")], copies: [], alerts: [],\nagent: (),\nagent: ())",
     );
     expect![[r#"
-        error test.ron:2:12 balancers: `balancers` is not built yet (remove it; this version supervises services only)
         error test.ron:3:1 servics: unknown key `servics` (did you mean "services"?)
-        error test.ron:4:9 checks: `checks` is not built yet (remove it; this version supervises services only)
-        error test.ron:4:32 copies: `copies` is not built yet (remove it; this version supervises services only)
-        error test.ron:4:44 alerts: `alerts` is not built yet (remove it; this version supervises services only)
+        error test.ron:4:9 checks: `checks` is not built yet (remove it; this version has no such capability)
+        error test.ron:4:32 copies: `copies` is not built yet (remove it; this version has no such capability)
+        error test.ron:4:44 alerts: `alerts` is not built yet (remove it; this version has no such capability)
         error test.ron:6:1 agent: the key `agent` is given twice
     "#]]
     .assert_eq(&short(&result, &host.root));
@@ -612,7 +614,7 @@ fn the_agent() {
         note test.ron:2:70 agent.default_checks: `default_checks` does nothing yet: the watch over the host is not part of this version
         error test.ron:2:87 agent.textfile: "x.prom" is not an absolute path (it must start with /)
         note test.ron:2:87 agent.textfile: `textfile` does nothing yet: the metrics file is not part of this version
-        note test.ron:2:109 agent.proxy_user: `proxy_user` does nothing yet: the balancer is not part of this version
+        warning test.ron:2:109 agent.proxy_user: there is no user "p": the proxy runs as uid 65533, which nobody else uses (adduser --system --group p)
         error test.ron:2:114 agent.log_level: unknown key `log_level` (the keys here are run_dir, state_dir, log_dir, admin_group, proxy_user, cgroup, watchdog, default_checks, starting_max, shutdown_timeout, textfile)
     "#]].assert_eq(&short(&host.load_text(text), &host.root));
     expect![[r#"
@@ -834,13 +836,14 @@ fn the_full_file_holds_every_key_with_its_default() {
     }
     let loaded = host.load_text(&text).unwrap_or_else(|found| panic!("{}", found[0]));
     expect![[r#"
-        note test.ron:23:21 agent.proxy_user: `proxy_user` does nothing yet: the balancer is not part of this version
-        note test.ron:31:25 agent.default_checks: `default_checks` does nothing yet: the watch over the host is not part of this version
+        note test.ron:32:25 agent.default_checks: `default_checks` does nothing yet: the watch over the host is not part of this version
         accepted
     "#]].assert_eq(&short(&Ok(loaded.clone()), &host.root));
     let least = host.load_text("(services: [(name: \"defaults\", command: [\"sleep\", \"infinity\"])])").unwrap();
     assert_eq!(loaded.plan.services[0], least.plan.services[0], "a value in configs/full.ron is not the default");
     assert_eq!(loaded.plan.agent, least.plan.agent, "a value in configs/full.ron is not the default");
+    let rules = mainstay::engine::balance::plan::Rules::default();
+    assert_eq!(loaded.plan.balancers[0].rules, rules, "a value in configs/full.ron is not the default");
     let mut coded = mainstay::engine::plan::ServicePlan::with_defaults("defaults", &["/usr/bin/sleep", "infinity"]);
     coded.process.umask = 0o022;
     assert_eq!(least.plan.services[0], coded, "the schema and the engine disagree about a default");

@@ -163,7 +163,7 @@ fn nothing_points_to_the_machine_it_was_written_on() {
     for file in tracked_files() {
         // Cargo writes the registry's name into its lock file by itself.
         let Ok(text) = fs::read_to_string(root().join(&file)) else { continue };
-        if file == Path::new("Cargo.lock") {
+        if file.file_name().is_some_and(|name| name == "Cargo.lock") {
             continue;
         }
         for (number, line) in text.lines().enumerate() {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::balancers::Balancer;
+use super::metrics_balancers;
 use super::render::UsageOf;
 use crate::engine::action::{Next, Note, NoteKind};
 use crate::engine::types::{Exit, StateName};
@@ -83,6 +85,7 @@ impl Tally {
             | NoteKind::Stopping { .. }
             | NoteKind::KillingTree { .. }
             | NoteKind::Stopped { .. }
+            | NoteKind::Balance(_)
             | NoteKind::Done { .. }
             | NoteKind::Stuck { .. }
             | NoteKind::Unstuck { .. }
@@ -138,22 +141,29 @@ pub struct Agent<'a> {
 
 /// The whole text.
 #[must_use]
-pub fn text(views: &[ServiceView<'_>], tally: &Tally, usage: UsageOf<'_>, agent: &Agent<'_>) -> String {
+pub fn text(
+    views: &[ServiceView<'_>],
+    tally: &Tally,
+    usage: UsageOf<'_>,
+    agent: &Agent<'_>,
+    balancers: &[Balancer],
+) -> String {
     let mut out = String::with_capacity(4_096 + views.len() * 1_024);
     about_agent(&mut out, tally, agent);
     states(&mut out, views);
     restarts(&mut out, views, tally);
     of_services(&mut out, views);
     of_processes(&mut out, views, usage);
+    metrics_balancers::text(&mut out, balancers);
     out
 }
 
-fn family(out: &mut String, name: &str, kind: &str, help: &str) {
+pub(super) fn family(out: &mut String, name: &str, kind: &str, help: &str) {
     // Writing into a String cannot fail.
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
-fn sample(out: &mut String, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+pub(super) fn sample(out: &mut String, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
     out.push_str(name);
     for (index, (label, text)) in labels.iter().enumerate() {
         out.push(if index == 0 { '{' } else { ',' });

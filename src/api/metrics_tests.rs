@@ -125,13 +125,13 @@ fn the_text_has_one_state_a_service_and_the_names_of_the_interface() {
         # TYPE mainstay_service_memory_bytes gauge
         mainstay_service_memory_bytes{service="api"} 5242880
     "##]]
-    .assert_eq(&text(&world.views()[..1], &tally, &usage, &agent()));
+    .assert_eq(&text(&world.views()[..1], &tally, &usage, &agent(), &[]));
 }
 
 #[test]
 fn families_are_whole_and_announced_once() {
     let world = World::new();
-    let text = text(&world.views(), &Tally::default(), &usage, &agent());
+    let text = text(&world.views(), &Tally::default(), &usage, &agent(), &[]);
     let mut seen = BTreeSet::new();
     let mut current = "";
     for line in text.lines() {

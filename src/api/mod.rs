@@ -4,11 +4,13 @@
 //! and `server` own the sockets and never block; `render` and `metrics` turn the engine's views into answers; `client` is
 //! the blocking end that the commands use. Nothing here decides anything about a service.
 
+pub mod balancers;
 pub mod client;
 pub mod connection;
 pub mod error;
 pub mod http;
 pub mod metrics;
+mod metrics_balancers;
 pub mod proto;
 pub mod render;
 pub mod route;

@@ -95,6 +95,9 @@ pub struct Replica {
     pub flapping: bool,
     /// Runs with an older configuration than the accepted one.
     pub pending_restart: bool,
+    /// An operator took it out of its balancers.
+    #[serde(default)]
+    pub drained: bool,
     pub port: Option<u16>,
     pub why: Option<String>,
     pub next: Option<NextStep>,

@@ -124,6 +124,7 @@ fn replica(view: &ServiceView<'_>, one: &ReplicaView<'_>, usage: UsageOf<'_>, st
         wanted: one.memory.wanted == Wanted::Up,
         flapping: one.flapping,
         pending_restart: one.pending_restart,
+        drained: one.drained,
         port: view.plan.port_of(one.id.index),
         why: one.why.clone(),
         next: stamp.next(one.next.as_ref()),

@@ -51,6 +51,7 @@ fn a_service_has_the_fields_of_the_interface() {
                   "wanted": true,
                   "flapping": true,
                   "pending_restart": false,
+                  "drained": false,
                   "port": 9002,
                   "why": "exited with code 1",
                   "next": {

@@ -33,6 +33,7 @@ pub enum Request {
     Config,
     Reload { dry_run: bool },
     Verb { service: String, replica: Option<u16>, verb: Verb, wait: Wait },
+    Balancers,
     Metrics,
     Healthz,
     Readyz,
@@ -67,7 +68,7 @@ impl Request {
     #[must_use]
     pub fn is_public(&self) -> bool {
         match self {
-            Self::Services { .. } | Self::Service { .. } | Self::Why { .. } | Self::Metrics => true,
+            Self::Services { .. } | Self::Service { .. } | Self::Why { .. } | Self::Balancers | Self::Metrics => true,
             // What services say may hold anything, and on disk it is not for everybody either.
             Self::Logs { .. }
             | Self::Index
@@ -82,7 +83,8 @@ impl Request {
 }
 
 /// The links that `GET /v1` lists.
-pub const LINKS: [&str; 6] = ["/v1/services", "/v1/events", "/v1/config", "/metrics", "/healthz", "/readyz"];
+pub const LINKS: [&str; 7] =
+    ["/v1/services", "/v1/balancers", "/v1/events", "/v1/config", "/metrics", "/healthz", "/readyz"];
 
 /// The request that arrived on `socket`.
 ///
@@ -104,7 +106,7 @@ pub fn route(head: &Head, body: &[u8], socket: Socket) -> Result<Request, ApiErr
 }
 
 fn read_only() -> ApiError {
-    ApiError::new(Code::SocketReadOnly, "read.sock answers GET of services and metrics only")
+    ApiError::new(Code::SocketReadOnly, "read.sock answers GET of services, balancers and metrics only")
         .hint("use mainstay.sock as root or as a member of the admin group")
 }
 
@@ -127,6 +129,7 @@ fn find(head: &Head, path: &str, query: &mut Query, body: &[u8]) -> Result<Reque
             let index = index.parse().map_err(|_| invalid(format!("\"{index}\" is no replica number")))?;
             self::verb(head, name, Some(index), verb, body)
         }
+        ["v1", "balancers"] => get(head, Request::Balancers),
         ["v1", "events"] => events(head, query),
         ["v1", "config"] => get(head, Request::Config),
         ["v1", "config", "reload"] => {
@@ -223,7 +226,7 @@ struct VerbBody {
 }
 
 fn verb(head: &Head, service: &str, replica: Option<u16>, word: &str, body: &[u8]) -> Result<Request, ApiError> {
-    if !["start", "stop", "restart"].contains(&word) || service.is_empty() {
+    if !["start", "stop", "restart", "drain", "undrain"].contains(&word) || service.is_empty() {
         return Err(unknown_path(&head.target));
     }
     post(head)?;
@@ -240,6 +243,8 @@ fn verb(head: &Head, service: &str, replica: Option<u16>, word: &str, body: &[u8
         ("restart", Some(false) | None) => Verb::RestartRolling,
         (_, Some(_)) => return Err(invalid("all_at_once is for restart only")),
         ("start", None) => Verb::Start,
+        ("drain", None) => Verb::Drain,
+        ("undrain", None) => Verb::Undrain,
         (_, None) => Verb::Stop,
     };
     let wait = if options.wait.unwrap_or(true) { Wait::Outcome } else { Wait::Decision };

@@ -29,6 +29,7 @@ fn every_path_of_the_interface_is_found() {
     assert_eq!(get("/v1/services/api"), Request::Service { name: name() });
     assert_eq!(get("/v1/services/api/why"), Request::Why { name: name() });
     assert_eq!(get("/v1/config"), Request::Config);
+    assert_eq!(get("/v1/balancers"), Request::Balancers);
     assert_eq!(get("/metrics"), Request::Metrics);
     assert_eq!(get("/healthz"), Request::Healthz);
     assert_eq!(get("/readyz"), Request::Readyz);
@@ -51,6 +52,12 @@ fn verbs_carry_replica_and_options() {
         verb("/v1/services/api/replicas/2/restart", "{\"all_at_once\":true, \"wait\":true}"),
         request(Some(2), Verb::RestartAtOnce, Wait::Outcome)
     );
+    assert_eq!(verb("/v1/services/api/drain", "{}"), request(None, Verb::Drain, Wait::Outcome));
+    assert_eq!(
+        verb("/v1/services/api/replicas/1/undrain", "{\"wait\":false}"),
+        request(Some(1), Verb::Undrain, Wait::Decision)
+    );
+    assert_eq!(refused("POST", "/v1/services/api/drain", "{\"all_at_once\":true}"), Code::RequestInvalid);
     assert_eq!(refused("POST", "/v1/services/api/start", "{\"all_at_once\":true}"), Code::RequestInvalid);
     assert_eq!(refused("POST", "/v1/services/api/start", "{\"wiat\":true}"), Code::RequestInvalid);
     assert_eq!(refused("POST", "/v1/services/api/start", "[]"), Code::RequestInvalid);
@@ -123,7 +130,7 @@ fn verbs_need_the_json_content_type() {
 
 #[test]
 fn the_read_socket_shows_services_and_metrics_only() {
-    for target in ["/v1/services", "/v1/services/api", "/v1/services/api/why", "/metrics"] {
+    for target in ["/v1/services", "/v1/services/api", "/v1/services/api/why", "/v1/balancers", "/metrics"] {
         assert!(ask("GET", target, "", Socket::Read).is_ok(), "{target}");
     }
     for (method, target) in [

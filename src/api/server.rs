@@ -46,7 +46,7 @@ const KEY_FIRST: u64 = 2;
 
 /// Names a connection for as long as the agent lives; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ConnectionId(u64);
+pub struct ConnectionId(pub(crate) u64);
 
 /// A request that the runtime must answer.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::balancers::{Backend, BackendCounters, Balancer, BalancerCounters, Latency, Listener};
 use super::render::{Stamp, Usage};
 use crate::engine::event::Wanted;
 use crate::engine::memory::{Cause, LastExit, Memory};
@@ -36,6 +37,9 @@ fn memory(state: StateName, ago_s: u64) -> Memory {
         budget_marks: VecDeque::new(),
         hold: None,
         last_exit: None,
+        drained: false,
+        draining_since: None,
+        port: None,
         requested: false,
         causes: VecDeque::new(),
         spec_hash: 0,
@@ -117,9 +121,65 @@ impl World {
             pid: (memory.state == StateName::Ready).then_some(4_711),
             flapping: in_backoff && index > 0,
             pending_restart: false,
+            drained: false,
             why: in_backoff.then(|| "exited with code 1".to_owned()),
             next: in_backoff.then(|| ("restart 3 of 10".to_owned(), Time(100_800_000_000))),
             last_lines: if in_backoff { &self.lines } else { &[] },
         }
     }
+}
+
+/// `front` goes to `api`, whose second replica is out and whose second address is taken.
+pub(crate) fn balancers() -> Vec<Balancer> {
+    let mut buckets = vec![0; 32];
+    (buckets[6], buckets[7]) = (100, 20);
+    let latency = Latency { count: 120, p50_us: Some(64), p99_us: Some(128), sum_us: 6_000, buckets };
+    let busy = BackendCounters {
+        active: 3,
+        connections: 120,
+        bytes_in: 1_000,
+        bytes_out: 3_000_000,
+        connect: latency.clone(),
+        first_byte: latency,
+        ..BackendCounters::default()
+    };
+    let broken =
+        BackendCounters { connect_failed: [("refused".to_owned(), 7)].into(), failed: 1, ..BackendCounters::default() };
+    let backend = |index: u32, standing: &'static str, why: Option<&str>, counters| Backend {
+        name: format!("api/{index}"),
+        address: format!("tcp:127.0.0.1:{}", 9_001 + index),
+        standing: standing.into(),
+        weight: 1,
+        why: why.map(str::to_owned),
+        counters: Some(counters),
+    };
+    let listener = |address: &str, state: &'static str, error: Option<&str>| Listener {
+        address: address.to_owned(),
+        state: state.into(),
+        error: error.map(str::to_owned),
+    };
+    vec![Balancer {
+        name: "front".to_owned(),
+        to: Some("api".to_owned()),
+        delivery: "proxy".into(),
+        algorithm: "rendezvous".into(),
+        listen: vec![
+            listener("tcp:0.0.0.0:8080", "open", None),
+            listener("tcp:0.0.0.0:8081", "failed", Some("Address already in use")),
+        ],
+        counters: Some(BalancerCounters {
+            accepted: 124,
+            active: 3,
+            queued: 1,
+            queued_total: 9,
+            refused: [("queue_full".to_owned(), 2)].into(),
+            redispatched: 4,
+            replayed: 5,
+            ..BalancerCounters::default()
+        }),
+        backends: vec![
+            backend(0, "up", None, busy),
+            backend(1, "out", Some("exited with code 1; restart 3 of 10 in 800ms"), broken),
+        ],
+    }]
 }

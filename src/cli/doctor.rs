@@ -11,6 +11,7 @@ use super::status::line;
 mod agent;
 mod directories;
 mod kernel;
+mod proxy;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

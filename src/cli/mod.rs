@@ -3,6 +3,7 @@
 
 pub mod args;
 mod ask;
+mod balancers;
 mod check;
 mod completions;
 mod doctor;

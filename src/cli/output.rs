@@ -40,9 +40,10 @@ impl Look {
     #[must_use]
     pub(super) fn paint(&self, word: &str, text: &str) -> String {
         let sgr = match word {
-            "ready" | "done" | "ok" | "start" | "live" => "32",
-            "starting" | "stopping" | "waiting" | "adopting" | "backoff" | "degraded" | "warn" | "restart" => "33",
-            "failed" | "stuck" | "failing" | "fail" | "error" | "stop" => "31",
+            "ready" | "done" | "ok" | "up" | "start" | "live" => "32",
+            "starting" | "stopping" | "waiting" | "adopting" | "backoff" | "degraded" | "draining" | "ejected"
+            | "warn" | "restart" => "33",
+            "failed" | "stuck" | "failing" | "out" | "fenced" | "fail" | "error" | "stop" => "31",
             "stopped" | "unknown" | "debug" | "unchanged" => "2",
             _ => "",
         };

@@ -69,7 +69,7 @@ fn select(all: Vec<Service>, names: &[&str]) -> Result<Vec<Service>, CliError> {
     Ok(chosen)
 }
 
-fn unknown(message: String, hint: Option<String>) -> CliError {
+pub(super) fn unknown(message: String, hint: Option<String>) -> CliError {
     let detail = ErrorDetail { code: Code::ServiceUnknown.word().to_owned(), message, hint };
     CliError::Client(ClientError::Refused(detail))
 }
@@ -111,6 +111,9 @@ fn why(service: &Service, replica: &Replica) -> String {
     let mut parts = Vec::new();
     if replica.flapping {
         parts.push("flapping".to_owned());
+    }
+    if replica.drained {
+        parts.push("drained: out of its balancers".to_owned());
     }
     if replica.pending_restart {
         parts.push("restart to apply the new configuration".to_owned());
@@ -195,6 +198,9 @@ fn describe_replica(out: &mut String, replica: &Replica, look: &Look) {
     }
     if replica.flapping {
         line("flapping: its state changes again and again".to_owned());
+    }
+    if replica.drained {
+        line("drained: out of its balancers until `mainstay undrain`".to_owned());
     }
     if replica.pending_restart {
         line("runs with an older configuration; restart to apply the new one".to_owned());

@@ -4,7 +4,8 @@
 use super::args::Invocation;
 use super::exit::{CliError, Exit};
 use super::{
-    check, completions, doctor, events, help, logs, man, metrics, reload, replay, run, status, tree, verbs, why,
+    balancers, check, completions, doctor, events, help, logs, man, metrics, reload, replay, run, status, tree, verbs,
+    why,
 };
 
 /// What a command takes beside options.
@@ -98,7 +99,7 @@ pub const EXPLAIN: Opt = switch("explain", None, "print the resolved plan");
 pub const GLOBAL: [&Opt; 4] = [&SOCKET, &CONFIG, &HELP, &VERSION];
 
 /// In the order of the help.
-pub const COMMANDS: [Command; 18] = [
+pub const COMMANDS: [Command; 21] = [
     Command {
         name: "run",
         usage: "run [--config FILE]",
@@ -151,6 +152,31 @@ pub const COMMANDS: [Command; 18] = [
         &[&NO_WAIT, &TIMEOUT, &ALL_AT_ONCE, &OUTPUT],
         "restart services, one replica after the other",
     ),
+    verb(
+        verbs::drain,
+        "drain",
+        "drain NAME[/replica]..",
+        &[&NO_WAIT, &TIMEOUT, &OUTPUT],
+        "take replicas out of their balancers; they run on",
+    ),
+    verb(
+        verbs::undrain,
+        "undrain",
+        "undrain NAME[/replica]..",
+        &[&NO_WAIT, &TIMEOUT, &OUTPUT],
+        "give drained replicas connections again",
+    ),
+    Command {
+        name: "balancers",
+        usage: "balancers [NAME]",
+        arguments: Arguments::AtMostOne,
+        offer: Offer::Nothing,
+        options: &[&OUTPUT],
+        summary: "show balancers with their backends and counters",
+        details: "Below each balancer its backends: connections open and in all, failures, bytes from and to clients, and the times within \
+                  which half and 99 of 100 connects and first bytes came. Exit code 3 when an address is not listened on or no backend is up.",
+        run: balancers::run,
+    },
     Command {
         name: "logs",
         usage: "logs [-f] [-n N] [--since TIME] NAME[/replica]..",

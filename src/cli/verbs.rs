@@ -1,4 +1,4 @@
-//! `mainstay start`, `stop`, `restart`. All are sent before the first answer is awaited, so that services of one command do not wait for each
+//! `mainstay start`, `stop`, `restart`, `drain`, `undrain`. All are sent before the first answer is awaited, so that services of one command do not wait for each
 //! other.
 
 use std::time::Duration;
@@ -26,6 +26,15 @@ pub(super) fn stop(invocation: &Invocation) -> Result<Exit, CliError> {
 
 pub(super) fn restart(invocation: &Invocation) -> Result<Exit, CliError> {
     run(invocation, "restart", "restarted")
+}
+
+/// Waits until the replicas have no connection left, or as long as their balancers let them have.
+pub(super) fn drain(invocation: &Invocation) -> Result<Exit, CliError> {
+    run(invocation, "drain", "drained")
+}
+
+pub(super) fn undrain(invocation: &Invocation) -> Result<Exit, CliError> {
+    run(invocation, "undrain", "takes connections again")
 }
 
 fn run(invocation: &Invocation, verb: &str, past: &str) -> Result<Exit, CliError> {

@@ -2,7 +2,10 @@
 
 use std::fmt::{Display, Write};
 
+mod balancer;
+
 use super::values::{duration_text, share_text, size_text};
+use crate::engine::balance::plan::BalancerPlan;
 use crate::engine::plan::{
     AgentPlan, Alive, Backoff, Budget, BudgetSpent, CgroupPlan, Kind, Launch, Listen, Plan, Probe, ProcessPlan,
     Readiness, RestartPolicy, ServicePlan,
@@ -14,9 +17,16 @@ use crate::engine::types::signal_name;
 pub fn explain(plan: &Plan) -> String {
     let mut out = Lines(String::new());
     agent(&plan.agent, &mut out);
+    if let Some(user) = plan.agent.proxy_user.as_ref().filter(|_| plan.balancers.iter().any(BalancerPlan::has_table)) {
+        out.line("proxy_user", format!("{} (uid {}, gid {})", user.name, user.uid, user.gid));
+    }
     for service in &plan.services {
         out.0.push('\n');
         self::service(service, &mut out);
+    }
+    for balancer in &plan.balancers {
+        out.0.push('\n');
+        balancer::balancer(balancer, &mut out);
     }
     out.0
 }

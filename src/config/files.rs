@@ -21,6 +21,7 @@ const INCLUDE_DEPTH_MAX: usize = 8;
 pub(super) struct Gathered {
     pub(super) agent: Option<Item>,
     pub(super) services: Vec<Item>,
+    pub(super) balancers: Vec<Item>,
     /// Some file could not be read or cut, so that names may be missing.
     pub(super) incomplete: bool,
 }
@@ -124,7 +125,7 @@ pub(super) fn gather_text(name: &str, text: &str, report: &mut Report) -> Gather
         let message = "a built-in configuration cannot include files";
         report.at_range(Severity::Error, place.source, range, place.prefix.clone(), message);
     }
-    (gathered.agent, gathered.services) = (parts.agent, parts.services);
+    (gathered.agent, gathered.services, gathered.balancers) = (parts.agent, parts.services, parts.balancers);
     gathered
 }
 
@@ -183,6 +184,7 @@ impl Reader<'_> {
             None => {}
         }
         self.gathered.services.extend(parts.services);
+        self.gathered.balancers.extend(parts.balancers);
         let directory = path.parent().unwrap_or(Path::new("."));
         for (pattern, place) in parts.include {
             match glob(directory, &pattern) {

@@ -22,6 +22,7 @@ pub(super) struct Parts {
     pub(super) include: Vec<(String, Item)>,
     pub(super) agent: Option<Item>,
     pub(super) services: Vec<Item>,
+    pub(super) balancers: Vec<Item>,
 }
 
 #[derive(Deserialize)]
@@ -34,7 +35,7 @@ struct Top<'a> {
     #[serde(borrow, default)]
     services: Option<Vec<&'a RawValue>>,
     #[serde(borrow, default)]
-    balancers: Option<&'a RawValue>,
+    balancers: Option<Vec<&'a RawValue>>,
     #[serde(borrow, default)]
     checks: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -82,20 +83,21 @@ fn cut(source: usize, text: &str, top: &Top<'_>, report: &mut Report) -> Parts {
         let node = scan::scan(text, start..start + raw.get_ron().len());
         Item { source, range: node.range, prefix, broken: Vec::new() }
     };
-    for (key, value) in
-        [("balancers", top.balancers), ("checks", top.checks), ("copies", top.copies), ("alerts", top.alerts)]
-    {
+    for (key, value) in [("checks", top.checks), ("copies", top.copies), ("alerts", top.alerts)] {
         if let Some(raw) = value {
             let place = item(raw, key.to_owned());
             let message = format!("`{key}` is not built yet");
             let found = report.at_range(Severity::Error, source, place.range, key.to_owned(), message);
-            found.hint("remove it; this version supervises services only");
+            found.hint("remove it; this version has no such capability");
         }
     }
-    let services = top.services.iter().flatten().enumerate();
-    let services = services.map(|(index, raw)| item(raw, format!("services[{index}]"))).collect();
+    let list = |key: &str, values: Option<&Vec<&RawValue>>| {
+        let values = values.into_iter().flatten().enumerate();
+        values.map(|(index, raw)| item(raw, format!("{key}[{index}]"))).collect()
+    };
+    let (services, balancers) = (list("services", top.services.as_ref()), list("balancers", top.balancers.as_ref()));
     let agent = top.agent.map(|raw| item(raw, "agent".to_owned()));
-    let mut parts = Parts { include: Vec::new(), agent, services };
+    let mut parts = Parts { include: Vec::new(), agent, services, balancers };
     if let Some(raw) = top.include {
         let mut list = item(raw, "include".to_owned());
         let patterns: Vec<String> = read(&mut list, report).unwrap_or_default();

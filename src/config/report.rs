@@ -302,7 +302,8 @@ fn printable(text: String) -> String {
 fn locate(source: &Source, item: &Item, path: &str) -> (locate::Found, bool) {
     let tree = scan::scan(&source.text, item.range.clone());
     let (found, whole) = locate::find(&tree, &source.text, path);
-    if !found.path.is_empty() || path.is_empty() && !item.prefix.starts_with("services") {
+    let named = item.prefix.starts_with("services") || item.prefix.starts_with("balancers");
+    if !found.path.is_empty() || path.is_empty() && !named {
         return (found, whole);
     }
     let (name, named) = locate::find(&tree, &source.text, "name");

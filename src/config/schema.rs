@@ -1,10 +1,14 @@
 //! The shape of the file: every key, with its default. Only types are judged here; what they mean together is `check`'s business.
 //! Keys of capabilities that do not exist yet are known, so that they can be refused by name.
 
+mod balancer;
+
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::values::{Dur, Env, Limit, NotBuilt, Share, Size};
+
+pub(super) use balancer::{Balancer, Delivery, NoneLeft, Replay};
 
 /// `agent: (..)`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -261,23 +265,15 @@ pub fn keys() -> Vec<(&'static str, &'static [&'static str])> {
         ("services.stop", keys_of::<Stop>()),
         ("services.rlimits", keys_of::<Rlimits>()),
         ("services.logs", keys_of::<Logs>()),
+        ("balancers", keys_of::<Balancer>()),
+        ("balancers.replay", keys_of::<balancer::Unanswered>()),
+        ("balancers.eject", keys_of::<balancer::Eject>()),
     ]
 }
 
 /// Keys that are known only to be refused.
-pub const NOT_BUILT: [&str; 11] = [
-    "balancers",
-    "checks",
-    "copies",
-    "alerts",
-    "resources",
-    "data",
-    "nics",
-    "on_disk_failing",
-    "priority",
-    "min_healthy",
-    "fence",
-];
+pub const NOT_BUILT: [&str; 10] =
+    ["checks", "copies", "alerts", "resources", "data", "nics", "on_disk_failing", "priority", "min_healthy", "fence"];
 
 fn keys_of<T: DeserializeOwned>() -> &'static [&'static str] {
     match ron::from_str::<T>("(no_such_key: 0)") {

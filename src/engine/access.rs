@@ -124,9 +124,15 @@ impl Engine {
         if to != StateName::Starting {
             self.give_slot_back(id);
         }
+        if !matches!(to, StateName::Ready | StateName::Degraded) {
+            self.disarm(id, Timer::Drain);
+        }
         let memory = self.memory_mut(id);
         memory.state = to;
         memory.since_wall = now.wall;
+        if !matches!(to, StateName::Ready | StateName::Degraded | StateName::Stopping) {
+            memory.draining_since = None;
+        }
         memory.ready_since = (to == StateName::Ready).then_some(now.mono);
         if matches!(to, StateName::Starting | StateName::Backoff | StateName::Failed) {
             memory.changes.push_back(now.mono);

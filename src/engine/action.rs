@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::balance::note::BalanceNote;
 use super::balance::table::Table;
 use super::event::{Caller, Decision, Remaining, Verb};
 use super::memory::Memory;
@@ -228,6 +229,8 @@ pub enum NoteKind {
     Stopped {
         run: RunId,
     },
+    /// Something about its connections.
+    Balance(BalanceNote),
     Done {
         run: RunId,
     },

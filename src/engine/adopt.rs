@@ -15,7 +15,7 @@ use super::event::{Decision, Found, FoundProcess, Wanted};
 use super::memory::{LastExit, Memory};
 use super::order::is_success;
 use super::plan::{Kind, ServicePlan};
-use super::service::{Phase, Replica, Run, State, StopWhy, Then};
+use super::service::{Decided, Phase, Replica, Run, State, StopWhy, Then};
 use super::timers::Timer;
 use super::types::{Exit, ReplicaId, StateName};
 
@@ -53,16 +53,17 @@ impl Engine {
             let Some(service) = self.service_id(&decision.service).filter(|id| !self.service_at(*id).is_role) else {
                 continue;
             };
+            let decided = Decided { wanted: decision.wanted, drained: decision.drained };
             if decision.replica.is_none() {
-                self.service_mut(service).decided = decision.wanted;
+                self.service_mut(service).decided = decided;
             }
             for id in self.replicas_of(service) {
                 let replica = self.at_mut(id);
                 if decision.replica.is_none_or(|index| index == id.index) {
-                    replica.memory.wanted = decision.wanted;
+                    (replica.memory.wanted, replica.memory.drained) = (decided.wanted, decided.drained);
                 }
                 if decision.replica == Some(id.index) {
-                    replica.decided = Some(decision.wanted);
+                    replica.decided = Some(decided);
                 }
             }
         }
@@ -149,7 +150,16 @@ impl Engine {
     fn resume_stop(&mut self, id: ReplicaId, state: StateName, because: Because) {
         let why = self.why_stopping(id);
         self.set_state(id, State::Stopping { phase: Phase::Dependents, why, then: Then::Settle }, because);
-        self.enter(id, if state == StateName::Stuck { Phase::Killed } else { Phase::Term });
+        let draining_since = self.at(id).memory.draining_since.filter(|_| state == StateName::Stopping);
+        let drained_by = draining_since.map(|since| since.after(self.drain_timeout(id)));
+        match drained_by.filter(|by| *by > self.now.mono) {
+            Some(by) => {
+                self.enter(id, Phase::Drain);
+                self.memory_mut(id).draining_since = draining_since;
+                self.arm(id, Timer::State, by);
+            }
+            None => self.enter(id, if state == StateName::Stuck { Phase::Killed } else { Phase::Term }),
+        }
     }
 
     fn why_stopping(&self, id: ReplicaId) -> StopWhy {

@@ -1,7 +1,8 @@
 //! An operator's verbs.
 //!
 //! `start` and `stop` are decisions: they last over a reboot. `start NAME` makes what NAME requires and wants wanted as well; `stop
-//! NAME` stops its dependents first, which stay wanted, wait, and come back with it. `restart` of something stopped is a start.
+//! NAME` stops its dependents first, which stay wanted, wait, and come back with it. `restart` of something stopped is a start. `drain` and
+//! `undrain` are decisions as well; what they do is in `drain`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +10,7 @@ use super::Engine;
 use super::action::{Action, Level, NoteKind, Outcome};
 use super::event::{Caller, Decision, Target, Verb, Wanted};
 use super::request::{REQUESTS_MAX, Request};
-use super::service::{Rolling, State, StopWhy};
+use super::service::{Decided, Rolling, State, StopWhy};
 use super::types::{ReplicaId, RequestId, RunId, ServiceId};
 
 impl Engine {
@@ -53,7 +54,7 @@ impl Engine {
             Verb::RestartRolling | Verb::RestartAtOnce => {
                 self.command_restart(request, target.replica, service, &replicas, verb);
             }
-            Verb::Drain | Verb::Undrain => {}
+            Verb::Drain | Verb::Undrain => self.command_drain(request, target.replica, service, &replicas, verb),
         }
     }
 
@@ -96,6 +97,14 @@ impl Engine {
             replicas.retain(|id| id.index == index);
         } else if verb != Verb::Stop {
             replicas.retain(|id| !self.at(*id).removed);
+        }
+        if matches!(verb, Verb::Drain | Verb::Undrain) {
+            let out = verb == Verb::Undrain && replicas.iter().any(|id| self.at(*id).memory.drained);
+            if !out && self.balancers_of(service).next().is_none() {
+                return conflict(format!(
+                    "no balancer leads to {name}, so there is nothing to take it out of; see `balancers` in the configuration, or use `stop`"
+                ));
+            }
         }
         if replicas.is_empty() {
             let last = found.replicas.keys().next_back().copied().unwrap_or(0);
@@ -158,6 +167,11 @@ impl Engine {
     }
 
     fn command_stop(&mut self, request: RequestId, one: Option<u16>, service: ServiceId, replicas: &[ReplicaId]) {
+        for id in replicas.iter().filter(|id| self.at(**id).memory.wanted == Wanted::Down).copied().collect::<Vec<_>>()
+        {
+            // Asked for a second time: whoever says so does not want to wait for connections.
+            self.end_drain(id);
+        }
         self.want(request, service, one, Wanted::Down);
         self.leave_rolling(service, replicas);
         for id in replicas {
@@ -193,34 +207,58 @@ impl Engine {
         self.roll(service, rolling);
     }
 
-    /// Changes what is wanted, now and on disk. A decision about the whole service goes before those about single replicas.
+    fn command_drain(
+        &mut self,
+        request: RequestId,
+        one: Option<u16>,
+        service: ServiceId,
+        replicas: &[ReplicaId],
+        verb: Verb,
+    ) {
+        self.resolve_on(request, service, one, &|decided| decided.drained = verb == Verb::Drain);
+        for id in replicas {
+            self.drain_by_hand(*id, verb);
+        }
+    }
+
     fn want(&mut self, request: RequestId, service: ServiceId, one: Option<u16>, wanted: Wanted) {
-        let name = self.name(service).to_owned();
-        let is_role = self.service_at(service).is_role;
+        self.resolve_on(request, service, one, &|decided| decided.wanted = wanted);
+    }
+
+    /// Changes what is decided, now and on disk. A decision about the whole service goes before those about single replicas.
+    fn resolve_on(&mut self, request: RequestId, service: ServiceId, one: Option<u16>, change: &dyn Fn(&mut Decided)) {
         let mut decisions = Vec::new();
         if one.is_none() {
-            self.service_mut(service).decided = wanted;
-            decisions.push(None);
+            change(&mut self.service_mut(service).decided);
+            decisions.push((None, self.service_at(service).decided));
         }
+        let whole = self.service_at(service).decided;
         for id in self.replicas_of(service) {
             if one.is_some_and(|index| index != id.index) {
                 continue;
             }
             let replica = self.at_mut(id);
-            let differs = replica.decided.is_some_and(|decided| decided != wanted);
-            if one.is_some() || differs {
-                replica.decided = Some(wanted);
-                decisions.push(Some(id.index));
+            let mut decided = replica.decided.unwrap_or(whole);
+            change(&mut decided);
+            if one.is_some() || replica.decided.is_some_and(|before| before != decided) {
+                replica.decided = Some(decided);
+                decisions.push((Some(id.index), decided));
             }
-            if self.at(id).memory.wanted != wanted {
-                self.memory_mut(id).wanted = wanted;
+            let before = Decided { wanted: replica.memory.wanted, drained: replica.memory.drained };
+            let mut now = before;
+            change(&mut now);
+            if now != before {
+                let memory = self.memory_mut(id);
+                (memory.wanted, memory.drained) = (now.wanted, now.drained);
             }
             self.refresh(id);
         }
-        for replica in decisions {
-            if !is_role {
-                self.decide(request, Decision { service: name.clone(), replica, wanted });
-            }
+        if self.service_at(service).is_role {
+            return;
+        }
+        let service = self.name(service).to_owned();
+        for (replica, Decided { wanted, drained }) in decisions {
+            self.decide(request, Decision { service: service.clone(), replica, wanted, drained });
         }
     }
 }

@@ -6,6 +6,7 @@
 use serde::Serialize;
 
 use super::action::{Change, Effect};
+use super::balance::plan::{BalancerPlan, Destination, Rules};
 use super::plan::{Kind, Launch, Plan, ProcessPlan, Readiness, Role, ServicePlan};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -62,7 +63,7 @@ pub(super) fn told(mut changes: Vec<Change>) -> Vec<Change> {
     changes
 }
 
-/// One line a service, in the order of the new plan; what leaves comes last.
+/// One line a service and a balancer, in the order of the new plan; what leaves comes last.
 pub(super) fn changes(old: &Plan, new: &Plan) -> Vec<Change> {
     let before: BTreeMap<&str, &ServicePlan> = old.services.iter().map(|plan| (plan.name.as_str(), plan)).collect();
     let after: BTreeMap<&str, &ServicePlan> = new.services.iter().map(|plan| (plan.name.as_str(), plan)).collect();
@@ -77,7 +78,75 @@ pub(super) fn changes(old: &Plan, new: &Plan) -> Vec<Change> {
         .collect();
     let leaving = old.services.iter().filter(|plan| !after.contains_key(plan.name.as_str()));
     list.extend(leaving.map(|plan| change(plan, Effect::Stop, "no longer configured".to_owned())));
+    list.extend(balancer_changes(&old.balancers, &new.balancers));
     list
+}
+
+/// Balancers apply at once. (A `Shared` one is a socket of its service, which tells of it by itself.)
+fn balancer_changes(old: &[BalancerPlan], new: &[BalancerPlan]) -> Vec<Change> {
+    let change = |plan: &BalancerPlan, effect, why| Change { service: format!("balancer {}", plan.name), effect, why };
+    let mut list: Vec<Change> = new
+        .iter()
+        .map(|plan| match old.iter().find(|old| old.name == plan.name) {
+            None => change(plan, Effect::Start, "new".to_owned()),
+            Some(old) => {
+                let fields = balancer_fields(old, plan);
+                let effect = if fields.is_empty() { Effect::Unchanged } else { Effect::Live };
+                change(plan, effect, fields.join(", "))
+            }
+        })
+        .collect();
+    let leaving = old.iter().filter(|old| new.iter().all(|plan| plan.name != old.name));
+    list.extend(leaving.map(|plan| change(plan, Effect::Stop, "no longer configured".to_owned())));
+    list
+}
+
+fn balancer_fields(old: &BalancerPlan, new: &BalancerPlan) -> Vec<&'static str> {
+    let parts = |plan: &BalancerPlan| match &plan.to {
+        Destination::Service { name, socket, weights } => {
+            (Some(name.clone()), socket.clone(), weights.clone(), Vec::new())
+        }
+        Destination::Backends(list) => (None, None, Vec::new(), list.clone()),
+    };
+    let (to, socket, weights, backends) = parts(old);
+    let (new_to, new_socket, new_weights, new_backends) = parts(new);
+    let (was, is) = (&old.rules, &new.rules);
+    let fields = [
+        ("listen", old.listen != new.listen),
+        ("to", to != new_to),
+        ("socket", socket != new_socket),
+        ("weights", weights != new_weights),
+        ("backends", backends != new_backends),
+        ("delivery", old.delivery != new.delivery),
+        ("algorithm", was.algorithm != is.algorithm),
+        ("key", was.key != is.key),
+        ("max_load", was.max_load_permille != is.max_load_permille),
+        ("replay", was.replay != is.replay),
+        ("none_left", was.none_left != is.none_left),
+        ("drain_timeout", was.drain_timeout != is.drain_timeout),
+        ("ramp", was.ramp != is.ramp),
+        ("eject", was.eject != is.eject),
+        ("send_proxy", was.send_proxy != is.send_proxy),
+        ("accept_proxy_from", was.accept_proxy_from != is.accept_proxy_from),
+        ("access_log", was.access_log != is.access_log),
+    ];
+    [differing(&fields), measure_fields(was, is)].concat()
+}
+
+fn measure_fields(was: &Rules, is: &Rules) -> Vec<&'static str> {
+    let (old_times, new_times) = (was.timeouts, is.timeouts);
+    let (old, new) = (was.limits, is.limits);
+    differing(&[
+        ("connect_timeout", old_times.connect != new_times.connect),
+        ("idle_timeout", old_times.idle != new_times.idle),
+        ("half_closed_timeout", old_times.half_closed != new_times.half_closed),
+        ("first_bytes_timeout", old_times.first_bytes != new_times.first_bytes),
+        ("max_connections", old.connections != new.connections),
+        ("max_per_source", old.per_source != new.per_source),
+        ("max_per_backend", old.per_backend != new.per_backend),
+        ("max_queued", old.queued != new.queued),
+        ("peek_bytes", old.peek_bytes != new.peek_bytes),
+    ])
 }
 
 fn changed(old: &ServicePlan, new: &ServicePlan) -> Change {

@@ -118,7 +118,7 @@ impl Engine {
             State::Stopping { phase, then, .. } => {
                 *then = and_then;
                 match phase {
-                    Phase::Dependents | Phase::Abort | Phase::Term => self.enter(id, Phase::Linger),
+                    Phase::Dependents | Phase::Drain | Phase::Abort | Phase::Term => self.enter(id, Phase::Linger),
                     Phase::Linger | Phase::Killed | Phase::Inspecting => {}
                 }
             }

@@ -152,11 +152,15 @@ pub struct Decision {
     /// `None`: the whole service.
     pub replica: Option<u16>,
     pub wanted: Wanted,
+    /// Out of its balancers, while it runs on.
+    #[serde(default)]
+    pub drained: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Wanted {
+    #[default]
     Up,
     /// Stopped by an operator: nothing but `start` brings it back, not even a reboot.
     Down,

@@ -30,7 +30,7 @@ impl Engine {
         let service = self.service_at(id);
         let replicas: Vec<ReplicaView<'_>> =
             self.replicas_of(id).into_iter().map(|id| self.view_replica(id, now)).collect();
-        let shown = replicas.iter().max_by_key(|replica| nearness(replica.state));
+        let shown = replicas.iter().max_by_key(|replica| (nearness(replica.state), !replica.drained));
         let ready = shown.filter(|replica| matches!(replica.state, StateName::Ready | StateName::Done));
         let furthest = replicas.iter().min_by_key(|replica| nearness(replica.state));
         let telling = ready.or(furthest);
@@ -53,6 +53,7 @@ impl Engine {
             pid: replica.run.as_ref().filter(|run| !run.exited).and_then(|run| run.pid),
             flapping: replica.is_flapping(now.mono),
             pending_restart: self.has_pending_restart(id),
+            drained: replica.memory.drained,
             why: self.why_at(id, now.mono),
             next: self.next_of(id, now),
             last_lines: &replica.last_lines,
@@ -105,6 +106,7 @@ impl Engine {
         let replica = self.at(id);
         let last_cause = || replica.memory.causes.back().map(|cause| self.without_subject(id, &cause.text));
         Some(match &replica.state {
+            State::Ready if replica.memory.drained => self.why_drained(id),
             State::Ready | State::Done => return None,
             State::Adopting => "what an earlier agent left is being looked at".to_owned(),
             State::Stopped if replica.memory.wanted == Wanted::Down => "stopped by an operator".to_owned(),
@@ -112,6 +114,11 @@ impl Engine {
             State::Waiting { on, .. } => self.why_waiting(on, now),
             State::Starting => self.why_starting(id, replica.run.as_ref(), now),
             State::Degraded => self.why_degraded(id, replica.run.as_ref()),
+            State::Stopping { phase: Phase::Drain, why, .. } => {
+                let left = self.armed(id, Timer::State).map(|at| at.since(now)).unwrap_or_default();
+                let why = self.stop_text(*why);
+                format!("{why}, draining: waiting for connections to end, at most {}", human(left))
+            }
             State::Stopping { phase, why, .. } => format!("{}, {}", self.stop_text(*why), phase_text(*phase)),
             State::Backoff { until } => {
                 let wait = format!("next try in {}", human(until.since(now)));
@@ -120,6 +127,15 @@ impl Engine {
             State::Failed => last_cause().unwrap_or_else(|| "failed".to_owned()),
             State::Stuck { processes, .. } => remaining_text(processes),
         })
+    }
+
+    fn why_drained(&self, id: ReplicaId) -> String {
+        let balancers = self.unfinished(id);
+        if balancers.is_empty() {
+            return "drained by an operator: takes no connections until `undrain`".to_owned();
+        }
+        let names: Vec<&str> = balancers.iter().map(String::as_str).collect();
+        format!("drained by an operator: no new connections, those from {} may end", names.join(", "))
     }
 
     /// A cause is a whole sentence; beside the name of its own service the beginning is noise.
@@ -188,6 +204,7 @@ impl Engine {
         match &self.at(id).state {
             State::Starting => at("start timeout"),
             State::Stopping { phase: Phase::Killed | Phase::Inspecting, .. } => at("stuck unless gone"),
+            State::Stopping { phase: Phase::Drain, .. } => at("stop signal"),
             State::Stopping { .. } => at("kill"),
             State::Backoff { .. } | State::Failed => match (at("next try"), period) {
                 (Some(state), Some(period)) if period.1 < state.1 => Some(period),
@@ -210,6 +227,7 @@ impl Engine {
 fn phase_text(phase: Phase) -> &'static str {
     match phase {
         Phase::Dependents => "waiting for its dependents to stop first",
+        Phase::Drain => "draining",
         Phase::Abort => "SIGABRT sent",
         Phase::Term => "stop signal sent",
         Phase::Linger => "waiting for the rest of its processes",

@@ -4,6 +4,8 @@
 //! missed entry on the worklist, which would be a service that waits for ever, shows here at once.
 
 use super::Engine;
+use super::balance::table::Standing as Offer;
+use super::balancing::is_same;
 use super::memory::Memory;
 use super::plan::{Kind, Readiness};
 use super::service::{Blocker, Counts, Phase, Standing, State, Summary};
@@ -43,11 +45,13 @@ impl Engine {
                 self.check_run(id);
                 self.check_memory(id);
                 self.check_deadlines(id);
+                self.check_drain(id);
                 self.check_nothing_forgotten(id);
             }
         }
         let ends = matches!(self.shutdown, Some(Shutdown::InOrder | Shutdown::Killing));
         assert_eq!(self.timers.get(TimerKey::Shutdown).is_some(), ends, "the deadline of a shutdown");
+        self.check_tables();
         self.check_populated();
         self.check_slots();
         self.check_requests();
@@ -187,6 +191,50 @@ impl Engine {
             }
         }
         assert_eq!(replica.seen.standing, self.standing(id), "{label}: standing");
+    }
+
+    /// What the proxy was told is what holds now, and offers nobody who is not up.
+    fn check_tables(&self) {
+        assert!(self.unbalanced.is_empty() && !self.rebalance_all, "a table was not looked at");
+        for plan in self.plan.balancers.iter().filter(|plan| plan.has_table()) {
+            assert!(self.told.contains_key(&plan.name), "balancer {}: nobody was told of it", plan.name);
+        }
+        for (name, told) in &self.told {
+            assert!(self.table_of(name, self.now.mono).is_some_and(|table| is_same(told, &table)), "{name}: table");
+            for backend in &told.backends {
+                let Some(id) = self.replica_of_backend(&backend.name) else {
+                    continue;
+                };
+                let replica = self.at(id);
+                let run = replica.run.as_ref().filter(|run| run.executed && !run.exited);
+                let live = run.is_some() && backend.run == replica.memory.run.0;
+                let waits = matches!(replica.state, State::Stopping { phase: Phase::Dependents, .. });
+                match backend.standing {
+                    Offer::Up => assert!(live && (replica.state == State::Ready || waits), "{name}: {backend:?}"),
+                    Offer::Degraded => {
+                        assert!(live && (replica.state == State::Degraded || waits), "{name}: {backend:?}")
+                    }
+                    Offer::Draining => assert!(live, "{name}: {backend:?} drains, but does not live"),
+                    Offer::Out | Offer::Fenced => {}
+                }
+            }
+        }
+    }
+
+    fn check_drain(&self, id: ReplicaId) {
+        let (replica, label) = (self.at(id), self.label(id));
+        let drains = matches!(replica.state, State::Stopping { phase: Phase::Drain, .. });
+        if drains {
+            assert!(replica.memory.draining_since.is_some(), "{label}: drains since nobody knows when");
+            assert!(!self.unfinished(id).is_empty(), "{label}: drains, but nobody has a connection");
+        }
+        assert!(
+            replica.emptied.is_empty() || self.offered(id) == Offer::Draining,
+            "{label}: emptied, but not draining"
+        );
+        let by_hand = self.armed(id, Timer::Drain).is_some();
+        let up = matches!(replica.state, State::Ready | State::Degraded);
+        assert!(!by_hand || (up && replica.memory.drained), "{label}: waits for a drain by hand that is none");
     }
 
     fn check_populated(&self) {

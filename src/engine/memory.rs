@@ -7,12 +7,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::Wanted;
+use super::service::Decided;
 use super::types::{Exit, RunId, StateName, Time};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
     /// What the operator wants of it.
     pub wanted: Wanted,
+    /// The operator took it out of its balancers.
+    #[serde(default)]
+    pub drained: bool,
     /// As it was when last written.
     pub state: StateName,
     /// The latest run, 0 before the first.
@@ -34,6 +38,12 @@ pub struct Memory {
     pub last_exit: Option<LastExit>,
     /// A requested stop or restart in progress: its exit is no failure.
     pub requested: bool,
+    /// Since when (mono) the stop under way waits for the connections of the replica to end.
+    #[serde(default)]
+    pub draining_since: Option<Time>,
+    /// The port that the latest run was given: a new configuration may say another.
+    #[serde(default)]
+    pub port: Option<u16>,
     /// The causes of the present state, oldest first; at most [`Memory::CAUSES_MAX`].
     pub causes: VecDeque<Cause>,
     /// The hash of what a restart would change in the plan the present run was started from.
@@ -51,7 +61,7 @@ impl Memory {
     /// What is known of a replica without a record: that it is wanted, and nothing else.
     #[must_use]
     pub fn unknown() -> Self {
-        super::service::fresh_memory(Wanted::Up, RunId::default(), 0, Time::default())
+        super::service::fresh_memory(Decided::default(), RunId::default(), 0, Time::default())
     }
 }
 

@@ -6,7 +6,9 @@
 //! 1. The event is folded into the state of the replica it concerns (`start`, `stop`, `ended`, `health`, `command`, `reload`, `adopt`).
 //! 2. Until nothing is left to do: every replica on the worklist is settled (`settle`): what it is, is compared with what it should be;
 //!    timers that are due fire; rolling restarts and waiting requests of the services touched are looked at.
-//! 3. What changed of a replica's memory is handed out to be written.
+//! 3. Balancers whose tables are others now hand them out (`balancing`); these actions come first, so that a replica is out of its
+//!    tables before it is signalled.
+//! 4. What changed of a replica's memory is handed out to be written.
 //!
 //! A replica gets on the worklist when something it depends on changes, so a step costs what it affects and never a
 //! look at all services. Nothing is armed that is not needed: at rest there is no deadline at all.
@@ -31,8 +33,10 @@ pub mod view;
 
 mod access;
 mod adopt;
+mod balancing;
 mod command;
 mod diff;
+mod drain;
 mod ended;
 mod explain;
 mod health;
@@ -60,6 +64,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use action::{Action, Level, NoteKind};
+use balance::table::Table;
 use event::Event;
 use plan::Plan;
 use request::Request;
@@ -93,6 +98,12 @@ pub struct Engine {
     /// Replicas whose process may exist; roles are not counted.
     populated: u32,
     counters: Counters,
+    /// What the proxy was told of each balancer.
+    #[serde(default)]
+    told: BTreeMap<String, Table>,
+    /// Balancers and the backends that they keep out because connections to them fail.
+    #[serde(default)]
+    kept_out: BTreeSet<(String, String)>,
     now: Now,
     /// Replicas to be settled.
     #[serde(skip)]
@@ -103,6 +114,12 @@ pub struct Engine {
     /// Replicas whose memory is not yet handed out.
     #[serde(skip)]
     unsaved: BTreeSet<ReplicaId>,
+    /// Services whose balancers' tables may have changed.
+    #[serde(skip)]
+    unbalanced: BTreeSet<ServiceId>,
+    /// The balancers themselves may have changed.
+    #[serde(skip)]
+    rebalance_all: bool,
     #[serde(skip)]
     out: Vec<Action>,
 }
@@ -129,10 +146,14 @@ impl Engine {
             departed: Vec::new(),
             populated: 0,
             counters: Counters::default(),
+            told: BTreeMap::new(),
+            kept_out: BTreeSet::new(),
             now,
             dirty: BTreeSet::new(),
             touched: BTreeSet::new(),
             unsaved: BTreeSet::new(),
+            unbalanced: BTreeSet::new(),
+            rebalance_all: false,
             out: Vec::new(),
         };
         engine.install(plan);
@@ -148,6 +169,7 @@ impl Engine {
         }
         self.handle(event);
         self.run_to_rest();
+        self.rebalance();
         self.check_shutdown();
         self.persist();
         #[cfg(debug_assertions)]
@@ -219,6 +241,20 @@ impl Engine {
         self.counters
     }
 
+    /// The backends of every balancer as they stand, for a proxy that knows nothing (yet, or any more).
+    #[must_use]
+    pub fn tables(&self, now: Now) -> Vec<Table> {
+        self.told.keys().filter_map(|name| self.table_of(name, now.mono)).collect()
+    }
+
+    /// Whether a decision says what holds without it as well, so that nothing of it need be kept on disk.
+    #[must_use]
+    pub fn is_implied(&self, decision: &event::Decision) -> bool {
+        let whole = decision.replica.and_then(|_| self.service_id(&decision.service));
+        let whole = whole.map(|id| self.service_at(id).decided).unwrap_or_default();
+        (decision.wanted, decision.drained) == (whole.wanted, whole.drained)
+    }
+
     /// The changes that applying `plan` would bring; nothing is changed.
     #[must_use]
     pub fn preview(&self, plan: &Plan) -> Vec<action::Change> {
@@ -247,7 +283,8 @@ impl Engine {
             Event::Shutdown { caller } => self.begin_shutdown(caller),
             Event::Stalled { by, suspended } => self.stalled(by, suspended),
             Event::LinesDropped { replica, lines, reason } => self.lines_dropped(replica, lines, reason),
-            Event::Drained { .. } | Event::Ejected { .. } => {}
+            Event::Drained { balancer, replica, run } => self.drained(&balancer, replica, run),
+            Event::Ejected { balancer, backend, out } => self.ejected(balancer, backend, out),
             Event::ReloadRefused { why } => self.agent_note(Level::Error, NoteKind::ReloadRefused { why }),
             Event::Remark { level, text } => self.agent_note(level, NoteKind::Remark { text }),
         }

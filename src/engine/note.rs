@@ -66,6 +66,7 @@ impl NoteKind {
             Self::Stopping { .. } => "stopping",
             Self::KillingTree { .. } => "killing_tree",
             Self::Stopped { .. } => "stopped",
+            Self::Balance(note) => note.word(),
             Self::Done { .. } => "done",
             Self::Stuck { .. } => "stuck",
             Self::Unstuck { .. } => "unstuck",
@@ -137,6 +138,7 @@ impl NoteKind {
             Self::EndedUnseen { exit, next, .. } => format!("{exit} while no agent lived, {}", next.text()),
             Self::Status { text } => format!("says: {text}"),
             Self::LastLines { lines, .. } => format!("its last lines: {}", lines.join(" | ")),
+            Self::Balance(note) => note.text(),
             Self::LinesDropped { .. }
             | Self::Commanded { .. }
             | Self::Reloaded { .. }
@@ -187,6 +189,7 @@ impl NoteKind {
             | Self::Stopping { .. }
             | Self::KillingTree { .. }
             | Self::Stopped { .. }
+            | Self::Balance(_)
             | Self::Done { .. }
             | Self::Stuck { .. }
             | Self::Unstuck { .. }

@@ -103,6 +103,7 @@ impl Engine {
     /// Brings the counts of the service up to date with this replica, and those who depend on them onto the worklist.
     pub(super) fn refresh(&mut self, id: ReplicaId) {
         let standing = self.standing(id);
+        self.rebalance_later(id.service);
         let replica = self.at(id);
         let before = replica.seen;
         let stuck = matches!(replica.state, State::Stuck { .. });

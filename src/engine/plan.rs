@@ -26,6 +26,9 @@ pub struct AgentPlan {
     pub log_dir: PathBuf,
     /// Group id of `admin_group`, `None` when the host has no such group.
     pub admin_gid: Option<u32>,
+    /// Whom the proxy role runs as; `None`: the agent's own user, which is not root.
+    #[serde(default)]
+    pub proxy_user: Option<User>,
     pub cgroup: CgroupPlan,
     pub watchdog: Option<WatchdogPlan>,
     pub default_checks: bool,

@@ -6,9 +6,11 @@ use super::Engine;
 use super::access::Because;
 use super::action::{Action, Effect, Level, NoteKind, Outcome};
 use super::diff;
-use super::event::{Caller, Wanted};
+use super::event::Caller;
 use super::plan::{Kind, Launch, Plan};
-use super::service::{Counts, Edges, PlanRef, Replica, Rolling, Service, State, StopWhy, Summary, fresh_memory};
+use super::service::{
+    Counts, Decided, Edges, PlanRef, Replica, Rolling, Service, State, StopWhy, Summary, fresh_memory,
+};
 use super::timers::Timer;
 use super::types::{ReplicaId, RequestId, ServiceId};
 
@@ -76,6 +78,11 @@ impl Engine {
             }
         }
         self.resolve_edges();
+        self.rebalance_all = true;
+        self.unbalanced.extend(self.services.keys());
+        // Who waits for a drain may have one balancer less to wait for.
+        let asked = self.services.iter().filter(|(_, service)| !service.requests.is_empty()).map(|(id, _)| *id);
+        self.touched.extend(asked);
     }
 
     fn install_service(&mut self, index: usize) -> ServiceId {
@@ -241,7 +248,7 @@ fn new_service(plan: PlanRef, is_role: bool) -> Service {
         is_role,
         removed: false,
         spec_hash: 0,
-        decided: Wanted::Up,
+        decided: Decided::default(),
         replicas: BTreeMap::new(),
         last_runs: BTreeMap::new(),
         edges: Edges::default(),

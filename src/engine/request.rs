@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::action::{Action, Level, NoteKind, Outcome};
+use super::balance::table::Standing;
 use super::event::{Decision, Verb, Wait};
 use super::note::remaining_text;
 use super::service::State;
@@ -144,8 +145,14 @@ impl Engine {
         if let State::Stuck { processes, .. } = &replica.state {
             return Progress::Failed(format!("{} is stuck: {}", self.label(id), remaining_text(processes)));
         }
-        if waiting.verb == Verb::Stop {
-            return if replica.state == State::Stopped { Progress::Reached } else { Progress::NotYet };
+        match waiting.verb {
+            Verb::Stop if replica.state == State::Stopped => return Progress::Reached,
+            Verb::Stop => return Progress::NotYet,
+            Verb::Drain if self.offered(id) == Standing::Draining && !self.unfinished(id).is_empty() => {
+                return Progress::NotYet;
+            }
+            Verb::Drain | Verb::Undrain => return Progress::Reached,
+            Verb::Start | Verb::RestartRolling | Verb::RestartAtOnce => {}
         }
         let failed = |what: String| Progress::Failed(format!("{} {what}", self.label(id)));
         match &replica.state {
@@ -172,7 +179,7 @@ impl Engine {
         let text = format!("{}: {why}", self.label(id));
         for request in self.service_at(id.service).requests.clone() {
             if let Some(waiting) = self.requests.get_mut(&request)
-                && waiting.verb != Verb::Stop
+                && is_for_up(waiting.verb)
                 && waiting.goals.contains_key(&id.index)
                 && !waiting.reached.contains(&id.index)
             {
@@ -181,6 +188,20 @@ impl Engine {
         }
         self.touched.insert(id.service);
         self.stop_rolling_at(id);
+    }
+
+    /// A drain by hand was not over in time: those who wait for it are told.
+    pub(super) fn fail_drains(&mut self, id: ReplicaId, why: &str) {
+        for request in self.service_at(id.service).requests.clone() {
+            if let Some(waiting) = self.requests.get_mut(&request)
+                && waiting.verb == Verb::Drain
+                && waiting.goals.contains_key(&id.index)
+                && !waiting.reached.contains(&id.index)
+            {
+                waiting.failed.get_or_insert_with(|| why.to_owned());
+            }
+        }
+        self.touched.insert(id.service);
     }
 
     pub(super) fn finish_request(&mut self, request: RequestId, outcome: Outcome) {
@@ -200,8 +221,7 @@ impl Engine {
     pub(super) fn end_contrary_requests(&mut self, service: ServiceId, replicas: &[ReplicaId], verb: Verb) {
         let message = format!("a later `{}` of {} came first", verb.word(), self.name(service));
         self.end_requests(service, &message, |waiting| {
-            (waiting.verb == Verb::Stop) != (verb == Verb::Stop)
-                && replicas.iter().any(|id| waiting.goals.contains_key(&id.index))
+            is_contrary(waiting.verb, verb) && replicas.iter().any(|id| waiting.goals.contains_key(&id.index))
         });
     }
 
@@ -229,5 +249,22 @@ impl Engine {
                 self.finish_request(request, Outcome::Conflict { message: message.to_owned() });
             }
         }
+    }
+}
+
+/// Waits for replicas to be up.
+fn is_for_up(verb: Verb) -> bool {
+    match verb {
+        Verb::Start | Verb::RestartRolling | Verb::RestartAtOnce => true,
+        Verb::Stop | Verb::Drain | Verb::Undrain => false,
+    }
+}
+
+fn is_contrary(one: Verb, other: Verb) -> bool {
+    match one {
+        Verb::Stop => is_for_up(other),
+        Verb::Drain => other == Verb::Undrain,
+        Verb::Undrain => other == Verb::Drain,
+        Verb::Start | Verb::RestartRolling | Verb::RestartAtOnce => other == Verb::Stop,
     }
 }

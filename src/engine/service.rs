@@ -6,7 +6,7 @@
 //!
 //! What must survive the agent's death is in `Memory`; what an adopting agent can find out again is here.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -97,6 +97,8 @@ pub(super) enum Blocker {
 pub(super) enum Phase {
     /// Nothing is signalled before those that need it are gone.
     Dependents,
+    /// It is offered to no new client, and the connections that it has may end.
+    Drain,
     /// SIGABRT was sent, so that a core can be written.
     Abort,
     /// The stop signal was sent to the main process.
@@ -185,7 +187,9 @@ pub(super) struct Replica {
     /// It leaves the configuration: stop, then forget.
     pub(super) removed: bool,
     /// The operator's decision about this one replica that is (or is to be) on disk.
-    pub(super) decided: Option<Wanted>,
+    pub(super) decided: Option<Decided>,
+    /// While it drains: the balancers that have said that it has no connection left.
+    pub(super) emptied: BTreeSet<String>,
     /// To be stopped (if it runs) and started again, whatever the policy says.
     pub(super) restart: Option<StopWhy>,
     /// The next start is the policy's, not one that somebody asked for.
@@ -207,6 +211,7 @@ impl Replica {
             run: None,
             removed: false,
             decided: None,
+            emptied: BTreeSet::new(),
             restart: None,
             unasked: false,
             was_up: false,
@@ -242,6 +247,23 @@ pub(super) struct Run {
     pub(super) answer: Option<String>,
     /// WATCHDOG_USEC, where it differs from the plan.
     pub(super) watchdog: Option<Duration>,
+    /// Of a run that is being stopped: what it was to its balancers until then.
+    pub(super) served: Option<Served>,
+}
+
+/// What a replica that was up was to its balancers when its stop began. It serves on until those that need it are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Served {
+    /// Not degraded.
+    pub(super) well: bool,
+    pub(super) ready_since: Option<Time>,
+}
+
+/// What operators decided of a service or a replica; the default is what a configured service is without them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Decided {
+    pub(super) wanted: Wanted,
+    pub(super) drained: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -252,7 +274,7 @@ pub(super) struct Service {
     pub(super) removed: bool,
     pub(super) spec_hash: u64,
     /// Up unless an operator stopped the whole service.
-    pub(super) decided: Wanted,
+    pub(super) decided: Decided,
     /// Boxed: a node of the map has room for eleven, and most services have one.
     pub(super) replicas: BTreeMap<u16, Box<Replica>>,
     /// The last runs of replicas that were forgotten: should they come back, their runs go on from there.
@@ -325,9 +347,10 @@ pub(super) struct Rolling {
 }
 
 /// A memory of a replica that was never started.
-pub(super) fn fresh_memory(wanted: Wanted, run: RunId, spec_hash: u64, wall: Time) -> Memory {
+pub(super) fn fresh_memory(decided: Decided, run: RunId, spec_hash: u64, wall: Time) -> Memory {
     Memory {
-        wanted,
+        wanted: decided.wanted,
+        drained: decided.drained,
         state: StateName::Adopting,
         run,
         since_wall: wall,
@@ -340,6 +363,8 @@ pub(super) fn fresh_memory(wanted: Wanted, run: RunId, spec_hash: u64, wall: Tim
         hold: None,
         last_exit: None,
         requested: false,
+        draining_since: None,
+        port: None,
         causes: VecDeque::new(),
         spec_hash,
         status_text: None,

@@ -28,9 +28,9 @@ impl Engine {
                 }
             }
             State::Stopping { phase: Phase::Dependents, why, .. } => {
-                let first = Self::first_phase(*why);
+                let why = *why;
                 if self.dependents_are_down(id) {
-                    self.enter(id, first);
+                    self.leave_service(id, why);
                 }
             }
             State::Stopping { .. } | State::Stuck { .. } => {}
@@ -100,6 +100,7 @@ impl Engine {
             Timer::Probe => self.probe_timer(id),
             Timer::Watchdog => self.watchdog_missed(id),
             Timer::Forget => self.forget_failures(id),
+            Timer::Drain => self.drain_by_hand_is_late(id),
             Timer::Period => self.period_begins(id),
         }
     }

@@ -67,7 +67,10 @@ impl Engine {
                     self.set_state(id, state, Because::Told);
                     self.kill_tree(id, "the agent shuts down at once".to_owned());
                 }
-                State::Stopping { phase: Phase::Dependents | Phase::Abort | Phase::Term | Phase::Linger, .. } => {
+                State::Stopping {
+                    phase: Phase::Dependents | Phase::Drain | Phase::Abort | Phase::Term | Phase::Linger,
+                    ..
+                } => {
                     self.kill_tree(id, "the time for the shutdown is over".to_owned());
                 }
                 State::Adopting

@@ -61,6 +61,7 @@ impl Engine {
         self.take_slot(id);
         let now = self.now;
         let spec_hash = self.service_at(id.service).spec_hash;
+        let port = self.plan_of(id.service).port_of(id.index);
         let replica = self.at_mut(id);
         debug_assert!(replica.run.is_none(), "a spawn beside a live run");
         replica.run = Some(Run::default());
@@ -74,9 +75,11 @@ impl Engine {
         memory.started_boot = now.boot;
         memory.requested = false;
         memory.spec_hash = spec_hash;
+        memory.port = port;
         memory.status_text = None;
         let run = memory.run;
         self.count_populated(id, super::ended::Change::More);
+        self.forget_ejections(id);
         self.set_state(id, State::Starting, Because::Told);
         let timeout = self.plan_of(id.service).start_timeout;
         self.arm(id, Timer::State, now.mono.after(timeout));

@@ -1,10 +1,11 @@
-//! The stop of a whole tree: dependents first, then signal, wait, kill, verify.
+//! The stop of a whole tree: dependents first, then its connections, then signal, wait, kill, verify.
 //!
 //! ```text
-//! Dependents ─▶ (Abort 5 s) ─▶ Term stop.timeout ─▶ Killed 5 s ─▶ Inspecting ─▶ Stuck
+//! Dependents ─▶ (Drain drain_timeout) ─▶ (Abort 5 s) ─▶ Term stop.timeout ─▶ Killed 5 s ─▶ Inspecting ─▶ Stuck
 //!                    main gone, others remain: Linger 2 s ─▶ Killed
 //! ```
 //!
+//! Those that need the replica may reach it through a balancer, so it serves on until they are gone, and drains (see `drain`) only then.
 //! The tree being empty ends any of these at once. A stop is never taken back: who is wanted again meanwhile is started again after it.
 
 use std::time::Duration;
@@ -33,8 +34,13 @@ impl Engine {
     /// Begins the stop of a replica that runs (`Starting`, `Ready`, `Degraded`). What is no request has been told by the caller.
     pub(super) fn begin_stop(&mut self, id: ReplicaId, why: StopWhy) {
         self.quiet(id);
-        self.at_mut(id).restart = None;
         let requested = why.is_requested();
+        let served = self.served(id).filter(|_| requested);
+        let replica = self.at_mut(id);
+        replica.restart = None;
+        if let Some(run) = &mut replica.run {
+            run.served = served;
+        }
         self.memory_mut(id).requested = requested;
         let because = if requested {
             let run = self.at(id).memory.run;
@@ -44,11 +50,17 @@ impl Engine {
         };
         self.set_state(id, State::Stopping { phase: Phase::Dependents, why, then: Then::Settle }, because);
         if !requested || self.dependents_are_down(id) {
-            self.enter(id, Self::first_phase(why));
+            self.leave_service(id, why);
         }
     }
 
-    pub(super) fn first_phase(why: StopWhy) -> Phase {
+    /// Its dependents are down, or do not matter.
+    pub(super) fn leave_service(&mut self, id: ReplicaId, why: StopWhy) {
+        let drains = why.is_requested() && self.may_have_connections(id);
+        self.enter(id, if drains { Phase::Drain } else { Self::signal_phase(why) });
+    }
+
+    pub(super) fn signal_phase(why: StopWhy) -> Phase {
         match why {
             StopWhy::NotAlive | StopWhy::Watchdog => Phase::Abort,
             StopWhy::Operator
@@ -91,14 +103,16 @@ impl Engine {
         let run = self.at(id).memory.run;
         let limit = match next {
             Phase::Dependents => None,
+            Phase::Drain => Some(self.drain_timeout(id)),
             Phase::Abort => Some(ABORT_TIMEOUT),
             Phase::Term => Some(stop.timeout),
             Phase::Linger => Some(LINGER.min(stop.timeout)),
             Phase::Killed => Some(VERIFY),
             Phase::Inspecting => Some(INSPECT_TIMEOUT),
         };
+        self.note_draining(id, next);
         match next {
-            Phase::Dependents => {}
+            Phase::Dependents | Phase::Drain => {}
             Phase::Abort | Phase::Term | Phase::Linger => self.signal_again(id),
             Phase::Killed => self.out.push(Action::KillTree { replica: id, run }),
             Phase::Inspecting => self.out.push(Action::Inspect { replica: id, run }),
@@ -122,7 +136,7 @@ impl Engine {
             Phase::Term => (self.plan_of(id.service).stop.signal, Whom::Main),
             Phase::Linger => (SIGTERM, Whom::Tree),
             Phase::Killed | Phase::Inspecting => return self.out.push(Action::KillTree { replica: id, run }),
-            Phase::Dependents => return,
+            Phase::Dependents | Phase::Drain => return,
         };
         if replica.run.as_ref().is_some_and(|run| run.spawned) {
             self.out.push(Action::Signal { replica: id, run, signal, whom });
@@ -132,6 +146,7 @@ impl Engine {
     pub(super) fn phase_deadline(&mut self, id: ReplicaId, phase: Phase) {
         match phase {
             Phase::Dependents => debug_assert!(false, "waiting for dependents has no deadline"),
+            Phase::Drain => self.drain_is_late(id),
             Phase::Abort => self.enter(id, Phase::Term),
             Phase::Term | Phase::Linger => {
                 let timeout = self.plan_of(id.service).stop.timeout;

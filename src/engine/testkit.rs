@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::action::{Action, Outcome, Whom};
+use super::balance::plan::{Address, BalancerPlan, Delivery, Destination, Rules};
 use super::event::{Caller, Decision, Event, Found, FoundProcess, Target, Verb, Wait};
 use super::memory::Memory;
 use super::plan::{Plan, Probe, ServicePlan};
@@ -27,6 +28,17 @@ pub(super) fn service(name: &str) -> ServicePlan {
     plan
 }
 
+/// A balancer with the defaults that leads to a service.
+pub(super) fn balancer(name: &str, to: &str) -> BalancerPlan {
+    BalancerPlan {
+        name: name.to_owned(),
+        listen: vec![Address::Unix(format!("/run/{name}.sock").into())],
+        to: Destination::Service { name: to.to_owned(), socket: None, weights: Vec::new() },
+        delivery: Delivery::Proxy,
+        rules: Rules::default(),
+    }
+}
+
 /// `Probe::Tcp` and no more.
 pub(super) fn tcp() -> Probe {
     Probe::Tcp("127.0.0.1:1".into())
@@ -44,6 +56,13 @@ impl Kit {
         plan
     }
 
+    /// An agent with balancers.
+    pub(super) fn balanced(services: Vec<ServicePlan>, balancers: Vec<BalancerPlan>) -> Self {
+        let mut plan = Self::plan(services);
+        plan.balancers = balancers;
+        Self::begin_with(Time(1_000_000_000_000), plan, Vec::new(), Vec::new())
+    }
+
     pub(super) fn begin(services: Vec<ServicePlan>, found: Vec<Found>, decisions: Vec<Decision>) -> Self {
         Self::begin_at(Time(1_000_000_000_000), services, found, decisions)
     }
@@ -54,8 +73,12 @@ impl Kit {
         found: Vec<Found>,
         decisions: Vec<Decision>,
     ) -> Self {
+        Self::begin_with(mono, Self::plan(services), found, decisions)
+    }
+
+    pub(super) fn begin_with(mono: Time, plan: Plan, found: Vec<Found>, decisions: Vec<Decision>) -> Self {
         let now = Now { mono, boot: mono, wall: mono, wall_synchronised: true };
-        let engine = Engine::new(Self::plan(services), 1, now);
+        let engine = Engine::new(plan, 1, now);
         let mut kit = Self { engine, now, last: Vec::new(), next_request: 1 };
         kit.step(Event::Begin { found, decisions });
         kit
@@ -97,7 +120,10 @@ impl Kit {
             }
             Action::Unbalance { balancer } => format!("unbalance {balancer}"),
             Action::Forget { replica } => format!("forget {}", name(replica)),
-            Action::Decide { content, .. } => format!("decide {} {:?}", content.service, content.wanted),
+            Action::Decide { content, .. } => {
+                let drained = if content.drained { " drained" } else { "" };
+                format!("decide {} {:?}{drained}", content.service, content.wanted)
+            }
             Action::Answer { request, outcome } => format!("answer {}: {}", request.0, outcome_word(outcome)),
             Action::Exit { clean } => format!("exit {clean:?}"),
             Action::Refresh { .. } | Action::Persist { .. } | Action::Note(_) => return None,
@@ -168,6 +194,12 @@ impl Kit {
         self.next_request += 1;
         let target = Target { service: service.to_owned(), replica, wait };
         self.step(Event::Command { request, caller: Caller::Agent, verb, target })
+    }
+
+    /// The proxy says that a balancer has no connection to this run any more.
+    pub(super) fn drained(&mut self, balancer: &str, name: &str) -> Vec<String> {
+        let (replica, run) = (self.id(name), self.run(name));
+        self.step(Event::Drained { balancer: balancer.to_owned(), replica, run })
     }
 
     /// Every decision of the last step is on disk.

@@ -26,12 +26,15 @@ pub(super) enum Timer {
     Watchdog,
     /// `reset_after` of ready time.
     Forget,
+    /// An operator who drains the replica waits no longer for its connections to end.
+    Drain,
     /// The next period of an `Every`; the only one on the boot clock.
     Period,
 }
 
 impl Timer {
-    pub(super) const ALL: [Self; 5] = [Self::State, Self::Probe, Self::Watchdog, Self::Forget, Self::Period];
+    pub(super) const ALL: [Self; 6] =
+        [Self::State, Self::Probe, Self::Watchdog, Self::Forget, Self::Drain, Self::Period];
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -28,6 +28,8 @@ pub struct ReplicaView<'a> {
     pub flapping: bool,
     /// Runs with an older configuration than the accepted one.
     pub pending_restart: bool,
+    /// An operator took it out of its balancers.
+    pub drained: bool,
     pub why: Option<String>,
     /// What happens next by itself, and when (mono).
     pub next: Option<(String, Time)>,

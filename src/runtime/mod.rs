@@ -5,11 +5,15 @@
 //! an exit or a client waiting.
 
 pub mod adopt;
+mod balancers;
 mod crash;
 pub mod error;
+mod figures;
+mod handoff;
 pub mod journal;
 pub mod key;
 pub mod links;
+mod listeners;
 pub mod load;
 pub mod logger;
 pub mod notify;
@@ -17,6 +21,8 @@ mod pace;
 mod peeks;
 mod perform;
 mod probes;
+#[cfg(test)]
+mod proxy_tests;
 pub mod record;
 pub mod recorder;
 mod reload;
@@ -85,6 +91,8 @@ const SERVE_MAX: Duration = Duration::from_millis(20);
 const STALL_MIN: Duration = Duration::from_millis(500);
 /// How often something is tried again that cannot be waited for: a group that is still busy, a role that does not listen yet.
 const RETRY: Duration = Duration::from_millis(50);
+/// What has happened is written down this long after a spawn at the latest.
+const TELL_AFTER: Duration = Duration::from_millis(1);
 
 /// How long first starts wait for the logs role.
 const LOGS_AWAITED: Duration = Duration::from_secs(2);
@@ -144,6 +152,12 @@ struct Agent {
     /// First starts wait until the logs role holds their pipes and sockets too, or until this deadline.
     logs_awaited_until: Option<Time>,
     deferred: Vec<Action>,
+    /// What has happened and is not yet written down.
+    untold: Vec<Note>,
+    /// A child was just let go, mostly on this very CPU: what would wake the roles waits until it has become its program, or until then.
+    tell_at: Option<Time>,
+    /// The sockets of balancers are to follow a new plan.
+    plan_changed: bool,
     /// Roles that said that they listen and are not connected yet.
     connect: Vec<Role>,
     /// Requests that have not been looked at yet; each connection has at most one.
@@ -192,6 +206,9 @@ impl Agent {
             actions,
             logs_awaited_until: Some(now.mono.after(LOGS_AWAITED)),
             deferred: Vec::new(),
+            untold: Vec::new(),
+            tell_at: None,
+            plan_changed: false,
             connect: Vec::new(),
             asked: VecDeque::new(),
             orphans_wait: true,
@@ -230,11 +247,17 @@ impl Agent {
             let timeout = self.timeout(before);
             self.shell.epoll.wait(&mut ready, timeout).map_err(RunError::Wait)?;
             self.notice_stall(before, timeout);
+            // First, so that a long row of spawns keeps nothing back for longer than its first turn.
+            if self.tell_at.is_some_and(|at| !ready.is_empty() || at <= now().mono) {
+                self.tell();
+                self.pass_on();
+            }
             for one in ready.drain(..) {
                 self.dispatch(one);
             }
             self.work();
         };
+        self.tell();
         match end {
             End::Stopped(cleanness) => shutdown::leave(self.shell, &self.engine, self.server, cleanness),
             End::Left => {
@@ -265,6 +288,9 @@ impl Agent {
             self.shell.muted.iter().map(|(until, _)| *until).min(),
             self.shell.takers.next_deadline(),
             self.logs_awaited_until.filter(|_| !self.deferred.is_empty()),
+            self.tell_at,
+            self.shell.listeners.next_deadline(),
+            self.shell.inquiry.next_deadline(),
         ];
         deadlines.into_iter().flatten().min().map(|deadline| deadline.since(now))
     }
@@ -343,6 +369,7 @@ impl Agent {
         wait::unmute(&mut self.shell, now);
         self.shell.takers.expire(now);
         self.shell.bury_groups(now);
+        listeners::retry(&mut self.shell, now);
         self.step_engine();
         self.perform_actions();
         self.connect_roles();
@@ -358,11 +385,20 @@ impl Agent {
         self.serve();
         self.systemd.tell(&self.engine, self::now());
         self.tell_dropped();
+        self.arm_boot_timer();
+        // Clients must not be sent where nobody is any more.
+        roles::look_after(&mut self.shell, &self.engine, Role::Proxy);
+        if self.tell_at.is_none() {
+            self.pass_on();
+        }
+    }
+
+    /// Hands to these roles and to the recorder what this turn had for them.
+    fn pass_on(&mut self) {
         logger::pass_on(&mut self.shell.logs);
-        for role in Role::ALL {
+        for role in [Role::Logs, Role::Checks] {
             roles::look_after(&mut self.shell, &self.engine, role);
         }
-        self.arm_boot_timer();
         self.recorder.flush();
     }
 
@@ -401,6 +437,7 @@ impl Agent {
             let Some(event) = self.shell.events.pop_front() else { break };
             self.note_listening_role(&event);
             self.step(now, &event);
+            self.plan_changed |= matches!(event, Event::Reload { .. });
             self.shell.peeks.decided_one();
         }
         if due {
@@ -425,14 +462,31 @@ impl Agent {
 
     /// In order, except that notes come last: what happened can be told while the child already runs.
     fn perform_actions(&mut self) {
-        let mut notes = Vec::new();
-        self.perform_all_but_notes(&mut notes);
-        for note in notes {
+        let spawned = self.perform_all_but_notes();
+        if spawned > 0 && self.tell_at.is_none() {
+            self.tell_at = Some(now().mono.after(TELL_AFTER));
+        }
+        if std::mem::take(&mut self.plan_changed) {
+            listeners::settle(&mut self.shell, self.engine.plan(), now().mono);
+        }
+        if self.actions.is_empty() {
+            self.shell.bury_resting();
+        }
+        if self.tell_at.is_none() {
+            self.tell();
+        }
+    }
+
+    /// Writes down what has happened.
+    fn tell(&mut self) {
+        self.tell_at = None;
+        for note in std::mem::take(&mut self.untold) {
             self.shell.journal.write(&mut self.shell.logs, &note);
         }
     }
 
-    fn perform_all_but_notes(&mut self, notes: &mut Vec<Note>) {
+    /// The number of spawns.
+    fn perform_all_but_notes(&mut self) -> usize {
         let mut spawns = 0;
         self.release_deferred();
         while let Some(action) = self.actions.pop_front() {
@@ -444,17 +498,18 @@ impl Agent {
                 }
                 if spawns == SPAWNS_MAX {
                     self.actions.push_front(action);
-                    return;
+                    return spawns;
                 }
                 spawns += 1;
             }
             self.shell.peeks.performed_one();
             match perform::perform(&mut self.shell, &self.engine, &mut self.answers, action) {
                 Asked::Nothing => {}
-                Asked::Tell(note) => notes.push(note),
+                Asked::Tell(note) => self.untold.push(note),
                 Asked::Exit(cleanness) => self.end = Some(End::Stopped(cleanness)),
             }
         }
+        spawns
     }
 
     /// Lets the first starts go once the logs role is there, or has not come in time.
@@ -485,24 +540,28 @@ impl Agent {
         self.asked.extend(incoming);
         let until = now.mono.after(SERVE_MAX);
         while let Some(incoming) = self.asked.pop_front() {
-            let mut desk = Desk {
-                shell: &mut self.shell,
-                engine: &self.engine,
-                server: &mut self.server,
-                answers: &mut self.answers,
-                streams: &mut self.streams,
-                usages: &mut self.usages,
-                about: &self.about,
-                now,
-            };
-            if let Some(asked) = desk.handle(incoming) {
+            if let Some(asked) = self.desk(now).handle(incoming) {
                 self.start_reload(asked);
             }
             if until <= self::now().mono {
                 break;
             }
         }
+        self.desk(now).answer_inquiry();
         self.streams.pass_on(&mut self.server, &mut self.shell.logs, now.mono);
+    }
+
+    fn desk(&mut self, now: Now) -> Desk<'_> {
+        Desk {
+            shell: &mut self.shell,
+            engine: &self.engine,
+            server: &mut self.server,
+            answers: &mut self.answers,
+            streams: &mut self.streams,
+            usages: &mut self.usages,
+            about: &self.about,
+            now,
+        }
     }
 
     fn arm_boot_timer(&mut self) {

@@ -3,17 +3,20 @@
 use std::os::fd::AsFd;
 
 use super::crash;
+use super::handoff;
 use super::key::Key;
 use super::links::Importance;
 use super::probes;
 use super::record;
+use super::roles;
 use super::serve::Answers;
 use super::shell::Shell;
 use super::sockets;
 use super::start_run;
+use super::station::RestingGroup;
 use crate::engine::Engine;
 use crate::engine::action::{Action, Cleanness, Note, Whom};
-use crate::engine::event::{Event, Remaining, Wanted};
+use crate::engine::event::{Event, Remaining};
 use crate::engine::types::{ReplicaId, RunId, SIGKILL, SIGTERM};
 use crate::logs::proto::{Settings, ToLogs};
 use crate::proxy::proto::ToProxy;
@@ -40,7 +43,7 @@ pub(super) enum Asked {
 pub(super) fn perform(shell: &mut Shell, engine: &Engine, answers: &mut Answers, action: Action) -> Asked {
     match action {
         Action::Spawn { replica, run, memory } => start_run::spawn(shell, engine, replica, run, &memory),
-        Action::Signal { replica, run, signal, whom } => send_signal(shell, replica, run, signal, whom),
+        Action::Signal { replica, run, signal, whom } => send_signal(shell, engine, replica, run, signal, whom),
         Action::KillTree { replica, run } => kill_tree(shell, replica, run),
         Action::Inspect { replica, run } => inspect(shell, replica, run),
         Action::Release { replica, run } => release(shell, replica, run),
@@ -61,11 +64,8 @@ pub(super) fn perform(shell: &mut Shell, engine: &Engine, answers: &mut Answers,
                 Some(index) => format!("{}/{index}", content.service),
                 None => content.service.clone(),
             };
-            // What is wanted up needs no decision: that is what a configured service is.
-            let content = match content.wanted {
-                Wanted::Down => serde_json::to_string(&content).ok(),
-                Wanted::Up => None,
-            };
+            let kept = !engine.is_implied(&content);
+            let content = kept.then(|| serde_json::to_string(&content).ok()).flatten();
             shell.logs.send(&ToLogs::Decide { decision, key, content }, Importance::Entry);
         }
         Action::Balance { table } => {
@@ -79,7 +79,14 @@ pub(super) fn perform(shell: &mut Shell, engine: &Engine, answers: &mut Answers,
     Asked::Nothing
 }
 
-fn send_signal(shell: &mut Shell, replica: ReplicaId, run: RunId, signal: i32, whom: Whom) {
+fn send_signal(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId, signal: i32, whom: Whom) {
+    if signal == SIGTERM
+        && whom == Whom::Main
+        && let Some(role) = roles::role_of(engine, replica)
+    {
+        // Deaf to the signal, so that nothing but its agent ends it.
+        return roles::quit(shell, role);
+    }
     let Some(live) = shell.stations.get_mut(&replica).and_then(|station| station.live_run(run)) else { return };
     match whom {
         Whom::Main => {
@@ -135,10 +142,12 @@ fn inspect(shell: &mut Shell, replica: ReplicaId, run: RunId) {
 
 fn release(shell: &mut Shell, replica: ReplicaId, run: RunId) {
     crash::point("before_release");
-    let Some(station) = shell.stations.get_mut(&replica) else { return };
-    if station.live.as_ref().is_none_or(|live| live.run != run) {
+    let live = shell.stations.get(&replica).and_then(|station| station.live.as_ref());
+    if live.is_none_or(|live| live.run != run) {
         return;
     }
+    handoff::close(shell, replica);
+    let Some(station) = shell.stations.get_mut(&replica) else { return };
     let Some(mut live) = station.live.take() else { return };
     if let Some(main) = &live.main {
         shell.mains.remove(&main.process.pid);
@@ -158,12 +167,20 @@ fn release(shell: &mut Shell, replica: ReplicaId, run: RunId) {
         {
             shell.forget(events);
         }
-        shell.bury(Some(group));
+        if live.killing {
+            return shell.bury(Some(group));
+        }
+        let resting = RestingGroup { group, since: live.group_since, oom_kills: live.oom_kills };
+        if let Some(station) = shell.stations.get_mut(&replica) {
+            station.resting = Some(resting);
+            shell.resting.push(replica);
+        }
     }
 }
 
 fn forget(shell: &mut Shell, engine: &Engine, replica: ReplicaId) {
-    let Some(station) = shell.stations.remove(&replica) else { return };
+    let Some(mut station) = shell.stations.remove(&replica) else { return };
+    shell.bury(station.resting.take().map(|resting| resting.group));
     if let Some(notify) = &station.notify {
         shell.forget(notify.as_fd());
         let key = sockets::replica_key("notify", &station.service, station.index);

@@ -10,7 +10,7 @@ use crate::api::error::{ApiError, Code};
 use crate::config::Diagnostic;
 use crate::engine::action::{Change, Level};
 use crate::engine::event::Event;
-use crate::engine::plan::{AgentPlan, Plan};
+use crate::engine::plan::{AgentPlan, Plan, Role};
 use crate::engine::types::Time;
 use crate::sys::epoll::Interest;
 use crate::sys::host;
@@ -97,6 +97,7 @@ impl Agent {
             return self.respond_reload(&asked, Ok(&changes));
         }
         let plan = self.keep_fixed_settings(plan);
+        self.tell_missing_groups(&plan);
         saved_plan::save(&self.shell.directories.run, &self.shell.boot_id, &roles::without_roles(&plan));
         self.about.config_loaded = true;
         let request = asked.connection.map(|connection| serve::expect_reload(&mut self.answers, connection));
@@ -129,6 +130,20 @@ impl Agent {
             ..plan.agent
         };
         plan
+    }
+
+    /// A process cannot enter a group once it has given up root: the proxy keeps those of its start.
+    fn tell_missing_groups(&mut self, plan: &Plan) {
+        let runs = self.engine.service(Role::Proxy.service_name(), now()).is_some();
+        let missing = roles::groups_missing(self.engine.plan(), plan);
+        if runs && host::uid() == 0 && !missing.is_empty() {
+            let groups = missing.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+            let text = format!(
+                "reload: the proxy runs without group {groups}, which it needs for the Unix sockets of a service; \
+                 `mainstay restart @proxy` starts it with it, and resets its connections"
+            );
+            self.shell.events.push_back(Event::Remark { level: Level::Warn, text });
+        }
     }
 
     fn refuse(&mut self, asked: &ReloadAsked, why: &str) {

@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::handoff;
 use crate::engine::plan::{Launch, Readiness, Role, ServicePlan, User, expand};
+use crate::sys::host;
 use crate::sys::rlimit::Resource;
 use crate::sys::spawn::{Credentials, SpawnRequest};
 
@@ -24,6 +26,8 @@ pub(super) const COOKIE: &str = "MAINSTAY_RUN";
 pub(super) struct Gifts<'a> {
     pub output: BorrowedFd<'a>,
     pub listeners: Vec<BorrowedFd<'a>>,
+    /// Over which it takes connections that the proxy has accepted; after the listeners.
+    pub channels: Vec<BorrowedFd<'a>>,
     /// The write end of the readiness pipe and the number the service expects it under.
     pub ready: Option<(&'a OwnedFd, i32)>,
     pub notify_path: Option<&'a Path>,
@@ -31,26 +35,28 @@ pub(super) struct Gifts<'a> {
     pub cookie: String,
 }
 
-/// Directories that the roles are told.
+/// What the roles are told.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct RoleDirectories<'a> {
+pub(super) struct RoleKnowledge<'a> {
     pub run: &'a Path,
     pub state: &'a Path,
     pub log: &'a Path,
+    /// Who the proxy becomes: `UID:GID[:GROUP,..]`.
+    pub proxy_user: Option<&'a str>,
 }
 
 /// The request for one replica of a service, or for a role.
 pub(super) fn build<'a>(
     plan: &ServicePlan,
     index: u16,
-    directories: RoleDirectories<'_>,
+    knowledge: RoleKnowledge<'_>,
     own: &User,
     gifts: Gifts<'a>,
 ) -> Result<SpawnRequest<'a>, String> {
-    let words = plan.words(index, directories.run);
+    let words = plan.words(index, knowledge.run);
     let argv = match plan.launch {
         Launch::Command => plan.process.command.iter().map(|word| expand(word, &words)).collect(),
-        Launch::Role(role) => role_arguments(role, directories),
+        Launch::Role(role) => role_arguments(role, knowledge),
     };
     let path = match plan.launch {
         Launch::Command => argv.first().cloned().ok_or("the command is empty")?,
@@ -60,10 +66,10 @@ pub(super) fn build<'a>(
         Some(cwd) => Some(c_string(&expand(&cwd.to_string_lossy(), &words))?),
         None => Some(c"/".to_owned()),
     };
-    let listen_pid = !gifts.listeners.is_empty();
+    let listen_pid = !(gifts.listeners.is_empty() && gifts.channels.is_empty());
     let environment = environment(plan, &words, own, &gifts);
     let mut descriptors: Vec<(BorrowedFd<'a>, i32)> = Vec::new();
-    for (number, socket) in (LISTEN_FDS_START..).zip(&gifts.listeners) {
+    for (number, socket) in (LISTEN_FDS_START..).zip(gifts.listeners.iter().chain(&gifts.channels)) {
         descriptors.push((*socket, number));
     }
     if let Some((pipe, number)) = gifts.ready {
@@ -94,17 +100,21 @@ pub(super) fn build<'a>(
     })
 }
 
-/// The hidden command of a role: `role logs --run-dir R --state-dir S --log-dir L`, `role checks --run-dir R`.
-fn role_arguments(role: Role, directories: RoleDirectories<'_>) -> Vec<String> {
+/// The hidden command of a role: `role logs --run-dir R --state-dir S --log-dir L`, `role checks --run-dir R`,
+/// `role proxy --run-dir R [--user UID:GID[:GROUP,..]]`.
+fn role_arguments(role: Role, knowledge: RoleKnowledge<'_>) -> Vec<String> {
     let path = |path: &Path| path.to_string_lossy().into_owned();
-    let run_dir = ["--run-dir".to_owned(), path(directories.run)];
+    let run_dir = ["--run-dir".to_owned(), path(knowledge.run)];
     let (name, rest) = match role {
         Role::Logs => {
-            let state = ["--state-dir".to_owned(), path(directories.state)];
-            ("logs", [state, ["--log-dir".to_owned(), path(directories.log)]].concat())
+            let state = ["--state-dir".to_owned(), path(knowledge.state)];
+            ("logs", [state, ["--log-dir".to_owned(), path(knowledge.log)]].concat())
         }
         Role::Checks => ("checks", Vec::new()),
-        Role::Proxy => ("proxy", Vec::new()),
+        Role::Proxy => {
+            let user = knowledge.proxy_user.map(|user| ["--user".to_owned(), user.to_owned()]);
+            ("proxy", user.into_iter().flatten().collect())
+        }
     };
     ["mainstay", "role", name].map(str::to_owned).into_iter().chain(run_dir).chain(rest).collect()
 }
@@ -137,10 +147,13 @@ fn environment(
     if let Some(watchdog) = plan.watchdog {
         environment.insert("WATCHDOG_USEC".to_owned(), watchdog.as_micros().to_string());
     }
-    if !gifts.listeners.is_empty() {
+    let names = [("listen", gifts.listeners.len()), (handoff::FD_NAME, gifts.channels.len())];
+    let names: Vec<&str> = names.iter().flat_map(|(name, count)| std::iter::repeat_n(*name, *count)).collect();
+    if !names.is_empty() {
         // Ten digits are patched by the child itself: only it knows its pid before exec.
         environment.insert("LISTEN_PID".to_owned(), "0000000000".to_owned());
-        environment.insert("LISTEN_FDS".to_owned(), gifts.listeners.len().to_string());
+        environment.insert("LISTEN_FDS".to_owned(), names.len().to_string());
+        environment.insert("LISTEN_FDNAMES".to_owned(), names.join(":"));
     }
     environment
 }
@@ -161,6 +174,10 @@ pub(super) fn wants_notify(plan: &ServicePlan) -> bool {
 }
 
 fn rlimits(plan: &ServicePlan) -> Result<Vec<(Resource, u64, u64)>, String> {
+    if plan.launch == Launch::Role(Role::Proxy) {
+        // Each connection takes two descriptors. Not part of the role's plan, which would then differ from host to host.
+        return Ok(host::nofile_hard().map(|hard| (Resource::Nofile, hard, hard)).into_iter().collect());
+    }
     plan.process
         .rlimits
         .iter()

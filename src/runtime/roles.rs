@@ -1,11 +1,16 @@
 //! The agent's roles as services, and what is said on their links.
 
-use std::os::fd::AsFd;
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Serialize;
+
+use super::handoff;
 use super::key::Key;
-use super::links::{Gone, Importance};
+use super::links::{Gone, Importance, Link};
+use super::listeners;
 use super::perform;
 use super::probes;
 use super::shell::Shell;
@@ -13,7 +18,7 @@ use super::sockets;
 use crate::checks::proto::{FromChecks, ToChecks};
 use crate::engine::Engine;
 use crate::engine::action::Level;
-use crate::engine::balance::plan::Delivery;
+use crate::engine::balance::plan::{Delivery, Destination};
 use crate::engine::event::Event;
 use crate::engine::plan::{Backoff, Launch, Plan, Readiness, RestartPolicy, Role, ServicePlan};
 use crate::engine::types::{ReplicaId, RunId, SIGKILL};
@@ -51,6 +56,39 @@ pub fn with_roles(mut plan: Plan, privileged: bool) -> Plan {
 pub fn without_roles(plan: &Plan) -> Plan {
     let services = plan.services.iter().filter(|service| service.launch == Launch::Command).cloned().collect();
     Plan { agent: plan.agent.clone(), services, balancers: plan.balancers.clone() }
+}
+
+/// Who the proxy becomes, as its argument: the user of the plan, in its own groups and in those that it needs to reach services by Unix
+/// sockets.
+#[must_use]
+pub fn proxy_user(plan: &Plan, launch: &Launch) -> Option<String> {
+    if *launch == Launch::Role(Role::Proxy) && host::uid() == 0 { argument(plan) } else { None }
+}
+
+fn argument(plan: &Plan) -> Option<String> {
+    let user = plan.agent.proxy_user.as_ref()?;
+    let groups: BTreeSet<u32> = proxy_groups(plan).union(&user.groups.iter().copied().collect()).copied().collect();
+    let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
+    let separator = if groups.is_empty() { "" } else { ":" };
+    Some(format!("{}:{}{separator}{}", user.uid, user.gid, groups.join(",")))
+}
+
+/// The primary groups of the services that the proxy reaches by Unix sockets.
+fn proxy_groups(plan: &Plan) -> BTreeSet<u32> {
+    let by_socket = |name: &str| {
+        plan.balancers.iter().any(|balancer| match &balancer.to {
+            Destination::Service { name: to, socket: Some(_), .. } => to == name,
+            Destination::Service { socket: None, .. } | Destination::Backends(_) => false,
+        })
+    };
+    let services = plan.services.iter().filter(|service| by_socket(&service.name));
+    services.filter_map(|service| service.process.user.as_ref().map(|user| user.gid)).collect()
+}
+
+/// Groups that the proxy would need for `new` and has not been started with, which a reload must tell.
+#[must_use]
+pub fn groups_missing(old: &Plan, new: &Plan) -> Vec<u32> {
+    proxy_groups(new).difference(&proxy_groups(old)).copied().collect()
 }
 
 fn role_plan(role: Role, privileged: bool) -> ServicePlan {
@@ -117,9 +155,29 @@ pub fn connect(shell: &mut Shell, engine: &Engine, role: Role) -> bool {
     match role {
         Role::Logs => greet_logs(shell, engine),
         Role::Checks => probes::ask_held(shell),
-        Role::Proxy => shell.proxy.send(&ToProxy::Complete, Importance::Current),
+        Role::Proxy => greet_proxy(shell, engine),
     }
     true
+}
+
+/// Tells a role to leave.
+pub fn quit(shell: &mut Shell, role: Role) {
+    match role {
+        Role::Logs => shell.logs.send(&ToLogs::Quit, Importance::Current),
+        Role::Checks => shell.checks.send(&ToChecks::Quit, Importance::Current),
+        Role::Proxy => shell.proxy.send(&ToProxy::Quit, Importance::Current),
+    }
+}
+
+/// Sends a message with a copy of this descriptor; `what` names it should there be none left.
+pub fn send_copy(link: &mut Link, message: &impl Serialize, descriptor: BorrowedFd<'_>, what: &str) {
+    if !link.is_connected() {
+        return;
+    }
+    match descriptor.try_clone_to_owned() {
+        Ok(copy) => link.send_with(message, vec![copy], Importance::Current),
+        Err(error) => log::error!("agent: no descriptor left to pass {what} on: {error}"),
+    }
 }
 
 /// The first message to the logs role.
@@ -143,6 +201,7 @@ pub fn greet_logs(shell: &mut Shell, engine: &Engine) {
             perform::watch(shell, engine, replica);
         }
         tell_run(shell, engine, replica);
+        handoff::keep(shell, replica);
         let Some(station) = shell.stations.get(&replica) else { continue };
         if let Some(notify) = &station.notify {
             let key = sockets::replica_key("notify", &station.service, station.index);
@@ -154,6 +213,20 @@ pub fn greet_logs(shell: &mut Shell, engine: &Engine) {
         }
     }
     shell.sockets.keep_all(&mut shell.logs);
+    listeners::keep_all(shell);
+}
+
+/// Everything the proxy must know. The sockets come last, so that it can answer from the first connection on.
+fn greet_proxy(shell: &mut Shell, engine: &Engine) {
+    for table in engine.tables(super::now()) {
+        shell.proxy.send(&ToProxy::Table { table: Box::new(table) }, Importance::Current);
+    }
+    let replicas: Vec<ReplicaId> = shell.stations.keys().copied().collect();
+    for replica in replicas {
+        handoff::tell(shell, replica);
+    }
+    listeners::tell_all(shell);
+    shell.proxy.send(&ToProxy::Complete, Importance::Current);
 }
 
 /// Which run the output belongs to, and the text that makes it ready.
@@ -174,7 +247,8 @@ pub fn disconnect(shell: &mut Shell, role: Role) {
     shell.forget(descriptor);
     shell.link(role).disconnect();
     match role {
-        Role::Logs | Role::Proxy => {}
+        Role::Logs => {}
+        Role::Proxy => shell.ejections.clear(),
         Role::Checks => probes::role_lost(shell),
     }
 }
@@ -288,16 +362,20 @@ fn from_checks(shell: &mut Shell, message: FromChecks) {
 
 fn from_proxy(shell: &mut Shell, engine: &Engine, message: FromProxy) {
     match message {
-        FromProxy::Hello { .. } | FromProxy::Stats { .. } | FromProxy::StatsEnd { .. } => {}
+        FromProxy::Hello { .. } => {}
+        FromProxy::Stats { id, stats } => shell.inquiry.add(id, *stats),
+        FromProxy::StatsEnd { id } => shell.inquiry.complete(id),
         FromProxy::Drained { balancer, backend, run } => {
             if let Some(replica) = backend_replica(engine, &backend) {
                 shell.events.push_back(Event::Drained { balancer, replica, run: RunId(run) });
             }
         }
-        FromProxy::Ejected { balancer, backend, run: _, why, for_ } => {
+        FromProxy::Ejected { balancer, backend, run, why, for_ } => {
+            shell.ejections.add(&balancer, &backend, run, &why);
             shell.events.push_back(Event::Ejected { balancer, backend, out: Some((why, for_)) });
         }
         FromProxy::Restored { balancer, backend, run: _ } => {
+            shell.ejections.remove(&balancer, &backend);
             shell.events.push_back(Event::Ejected { balancer, backend, out: None });
         }
         FromProxy::Trouble { text } => shell.events.push_back(Event::Remark { level: Level::Warn, text }),
@@ -317,4 +395,56 @@ fn replica_of(engine: &Engine, stream: &Stream) -> Option<ReplicaId> {
 
 fn own_pid() -> i32 {
     nix::unistd::getpid().as_raw()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::balance::plan::{BalancerPlan, Rules};
+    use crate::engine::plan::User;
+
+    fn user(uid: u32, gid: u32, groups: &[u32]) -> User {
+        let text = String::new;
+        User { name: text(), uid, gid, groups: groups.to_vec(), home: text(), shell: text() }
+    }
+
+    fn plan(delivery: Delivery, socket: Option<&str>) -> Plan {
+        let mut api = ServicePlan::with_defaults("api", &["/bin/api"]);
+        api.process.user = Some(user(1_000, 33, &[33, 44]));
+        let mut plan = Plan { services: vec![api], ..Plan::default() };
+        plan.agent.proxy_user = Some(user(990, 991, &[991]));
+        plan.balancers.push(BalancerPlan {
+            name: "front".to_owned(),
+            listen: Vec::new(),
+            to: Destination::Service { name: "api".to_owned(), socket: socket.map(str::to_owned), weights: Vec::new() },
+            delivery,
+            rules: Rules::default(),
+        });
+        plan
+    }
+
+    #[test]
+    fn proxy_is_a_role_while_a_balancer_needs_it() {
+        let names = |plan: Plan| {
+            let plan = with_roles(plan, false);
+            plan.services.iter().map(|service| service.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(plan(Delivery::Proxy, None)), ["@logs", "@checks", "@proxy", "api"]);
+        assert_eq!(names(plan(Delivery::HandOff, None)), ["@logs", "@checks", "@proxy", "api"]);
+        assert_eq!(names(plan(Delivery::Shared, None)), ["@logs", "@checks", "api"]);
+        assert_eq!(without_roles(&with_roles(plan(Delivery::Proxy, None), true)), plan(Delivery::Proxy, None));
+    }
+
+    #[test]
+    fn proxy_is_in_the_groups_of_the_services_whose_sockets_it_uses() {
+        let by_port = plan(Delivery::Proxy, None);
+        let by_socket = plan(Delivery::Proxy, Some("/run/api.sock"));
+        assert!(proxy_groups(&by_port).is_empty());
+        assert_eq!(proxy_groups(&by_socket), BTreeSet::from([33]));
+        assert_eq!(groups_missing(&by_port, &by_socket), [33]);
+        assert!(groups_missing(&by_socket, &by_port).is_empty());
+        assert_eq!(argument(&by_socket).as_deref(), Some("990:991:33,991"));
+        assert_eq!(argument(&by_port).as_deref(), Some("990:991:991"));
+        assert_eq!(argument(&Plan::default()), None);
+    }
 }

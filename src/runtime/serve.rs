@@ -4,6 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::balancers;
+use super::figures::{Figures, WantedFor};
+use super::handoff;
 use super::shell::Shell;
 use super::streams::Streams;
 use super::usage::Usages;
@@ -16,6 +19,7 @@ use crate::api::{metrics, proto, render};
 use crate::config::Diagnostic;
 use crate::engine::Engine;
 use crate::engine::action::{Change, Outcome};
+use crate::engine::balance::plan::Delivery;
 use crate::engine::event::{Caller, Event, Target, Verb, Wait};
 use crate::engine::types::{Now, RequestId, StateName};
 use crate::logs::proto::{Serve, StreamFilter};
@@ -115,7 +119,8 @@ impl Desk<'_> {
             Request::Service { name } => self.service(&name, socket),
             Request::Why { name } => self.why(&name, socket),
             Request::Config => Ok(self.config()),
-            Request::Metrics => Ok(self.metrics()),
+            Request::Balancers => return self.ask_proxy(connection, WantedFor::Balancers),
+            Request::Metrics => return self.ask_proxy(connection, WantedFor::Metrics),
             Request::Healthz => Ok(Response::text(200, CONTENT_TEXT, "ok\n".to_owned())),
             Request::Readyz => Ok(self.readyz()),
             Request::Logs { targets, tail, since_unix_ms, follow } => match self.log_filters(targets) {
@@ -142,6 +147,50 @@ impl Desk<'_> {
         };
         self.respond(connection, response.unwrap_or_else(|error| error.response()));
         None
+    }
+
+    /// Answers that need the proxy's counters: at once where there are none, else when they have come ([`Desk::answer_inquiry`]).
+    fn ask_proxy(&mut self, connection: ConnectionId, wanted: WantedFor) -> Option<ReloadAsked> {
+        let needed = self.engine.plan().balancers.iter().any(|balancer| balancer.delivery != Delivery::Shared);
+        let figures = match (needed, self.shell.proxy.is_connected()) {
+            (false, _) => Figures::NotNeeded,
+            (true, false) => Figures::NotConnected,
+            (true, true) => {
+                self.shell.inquiry.ask(&mut self.shell.proxy, connection, wanted, self.now.mono);
+                return None;
+            }
+        };
+        self.answer_with(&[(connection, wanted)], &figures);
+        None
+    }
+
+    /// Answers those who wait for the proxy's counters, if these have come or will not come.
+    pub(super) fn answer_inquiry(&mut self) {
+        let connected = self.shell.proxy.is_connected();
+        if let Some((waiting, figures)) = self.shell.inquiry.take(connected, self.now.mono) {
+            self.answer_with(&waiting, &figures);
+        }
+    }
+
+    fn answer_with(&mut self, waiting: &[(ConnectionId, WantedFor)], figures: &Figures) {
+        for (connection, wanted) in waiting {
+            let response = match wanted {
+                WantedFor::Balancers => Response::json(200, &self.balancers(figures).list()),
+                WantedFor::Metrics => self.metrics(figures),
+            };
+            self.respond(*connection, response);
+        }
+    }
+
+    fn balancers<'a>(&'a self, figures: &'a Figures) -> balancers::Known<'a> {
+        balancers::Known {
+            engine: self.engine,
+            listeners: &self.shell.listeners,
+            ejections: &self.shell.ejections,
+            without_channel: handoff::missing(self.shell, self.engine.plan()),
+            figures,
+            stamp: self.stamp(),
+        }
     }
 
     fn respond(&mut self, connection: ConnectionId, response: Response) {
@@ -174,7 +223,6 @@ impl Desk<'_> {
         let views = self.engine.services(self.now);
         self.usages.sample(
             self.shell,
-            self.engine,
             views.iter().flat_map(|view| &view.replicas).map(|replica| replica.id),
             self.now,
         );
@@ -188,7 +236,7 @@ impl Desk<'_> {
 
     fn service(&mut self, name: &str, socket: Socket) -> Result<Response, ApiError> {
         let view = self.engine.service(name, self.now).ok_or_else(|| self.unknown(name))?;
-        self.usages.sample(self.shell, self.engine, view.replicas.iter().map(|replica| replica.id), self.now);
+        self.usages.sample(self.shell, view.replicas.iter().map(|replica| replica.id), self.now);
         let usages = &*self.usages;
         let mut detail = render::service_detail(&view, &|replica| usages.of(replica), &self.stamp());
         if socket == Socket::Read {
@@ -211,15 +259,13 @@ impl Desk<'_> {
         Response::json(200, &render::config(self.engine.plan(), &config_name(self.about), &self.stamp()))
     }
 
-    fn metrics(&mut self) -> Response {
+    fn metrics(&mut self, figures: &Figures) -> Response {
         let views = self.engine.services(self.now);
         self.usages.sample(
             self.shell,
-            self.engine,
             views.iter().flat_map(|view| &view.replicas).map(|replica| replica.id),
             self.now,
         );
-        let usages = &*self.usages;
         let agent = metrics::Agent {
             version: env!("CARGO_PKG_VERSION"),
             started_unix_s: self.about.started.wall.0 / 1_000_000_000,
@@ -227,7 +273,10 @@ impl Desk<'_> {
             seq: self.shell.journal.seq(),
             config_loaded: self.about.config_loaded,
         };
-        let text = metrics::text(&views, self.shell.journal.tally(), &|replica| usages.of(replica), &agent);
+        let balancers = self.balancers(figures).all();
+        let usages = &*self.usages;
+        let tally = self.shell.journal.tally();
+        let text = metrics::text(&views, tally, &|replica| usages.of(replica), &agent, &balancers);
         Response::text(200, CONTENT_METRICS, text)
     }
 

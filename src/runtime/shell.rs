@@ -5,9 +5,12 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::balancers::Ejections;
+use super::figures::Inquiry;
 use super::journal::Journal;
 use super::key::Key;
 use super::links::{Importance, Link};
+use super::listeners::Listeners;
 use super::pace::Pace;
 use super::peeks::Peeks;
 use super::probes::Probes;
@@ -52,6 +55,9 @@ pub struct Shell {
     pub checks: Link,
     pub proxy: Link,
     pub sockets: Sockets,
+    pub listeners: Listeners,
+    pub inquiry: Inquiry,
+    pub ejections: Ejections,
     pub probes: Probes,
     pub journal: Journal,
     /// What happened and has not been given to the engine yet.
@@ -63,6 +69,8 @@ pub struct Shell {
     pub takers: Takers,
     /// Groups whose removal was refused (EBUSY: the kernel is still tearing down), tried again later.
     pub dying_groups: Vec<Group>,
+    /// Replicas whose run ended in this turn and whose group may serve the next one ([`super::station::Station::resting`]).
+    pub resting: Vec<ReplicaId>,
     pub dying_pace: Pace,
     /// Roles whose connection ended: to be connected again, be it to their successor.
     pub lost_links: Vec<Role>,
@@ -147,6 +155,14 @@ impl Shell {
         {
             self.dying_groups.push(group);
             self.dying_pace.restart();
+        }
+    }
+
+    /// At the end of a turn: removes the groups that no new run has taken.
+    pub fn bury_resting(&mut self) {
+        for replica in std::mem::take(&mut self.resting) {
+            let resting = self.stations.get_mut(&replica).and_then(|station| station.resting.take());
+            self.bury(resting.map(|resting| resting.group));
         }
     }
 

@@ -6,19 +6,17 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::RunError;
-use super::links::Importance;
+use super::listeners;
 use super::logger;
 use super::record;
+use super::roles;
 use super::saved_plan;
 use super::shell::Shell;
 use crate::api::server::Server;
-use crate::checks::proto::ToChecks;
 use crate::engine::Engine;
 use crate::engine::action::Cleanness;
 use crate::engine::plan::Role;
 use crate::engine::types::{ReplicaId, SIGKILL};
-use crate::logs::proto::ToLogs;
-use crate::proxy::proto::ToProxy;
 use crate::sys::{child, clock};
 
 /// How long the roles may take to write out what they hold.
@@ -30,9 +28,11 @@ pub(super) fn leave(mut shell: Shell, engine: &Engine, server: Server, cleanness
     server.remove_sockets();
     drop(server);
     logger::pass_on(&mut shell.logs);
-    shell.checks.send(&ToChecks::Quit, Importance::Current);
-    shell.proxy.send(&ToProxy::Quit, Importance::Current);
-    shell.logs.send(&ToLogs::Quit, Importance::Current);
+    listeners::remove_names(&shell);
+    // The logs role last: the others may have something to say.
+    for role in [Role::Checks, Role::Proxy, Role::Logs] {
+        roles::quit(&mut shell, role);
+    }
     let roles: Vec<ReplicaId> = Role::ALL
         .iter()
         .filter_map(|role| engine.service_id(role.service_name()))

@@ -10,9 +10,13 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::adopt::{self, Adopted, Looked};
+use super::balancers::Ejections;
 use super::error::RunError;
+use super::figures::Inquiry;
+use super::handoff;
 use super::journal::Journal;
 use super::links::{Gone, Importance, Link};
+use super::listeners::{self, Listeners};
 use super::load::{self, Accepted, Answer, Kept, Refused};
 use super::pace::Pace;
 use super::peeks::Peeks;
@@ -38,7 +42,7 @@ use crate::engine::plan::{CgroupPlan, Plan, Role, User};
 use crate::engine::types::ReplicaId;
 use crate::logs::proto::{FromLogs, ToLogs};
 use crate::sys::files::{self, Durability, Lock, LockError};
-use crate::sys::group::{Choice, Root};
+use crate::sys::group::{Choice, Group, Root};
 use crate::sys::signal::Signals;
 use crate::sys::{clock, epoll, host, process, signal, users};
 
@@ -91,12 +95,14 @@ pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
     for (message, descriptors) in early {
         roles::from_logs(&mut shell, &engine, message, descriptors);
     }
+    listeners::settle(&mut shell, engine.plan(), now.mono);
     let run_dir = &shell.directories.run;
-    let listeners: BTreeSet<String> =
+    let service_listeners: BTreeSet<String> =
         engine.plan().services.iter().flat_map(|plan| sockets::listener_keys(plan, run_dir)).collect();
     let wanted = |key: &str| match key.strip_prefix("listen/") {
         // One at an address that is configured no more would go on taking connections.
-        Some(_) => listeners.contains(key),
+        Some(_) => service_listeners.contains(key),
+        None if listeners::is_key(key) => false,
         None => key.split('/').nth(1).is_some_and(|name| kept_for(&engine, name)),
     };
     shell.sockets.drop_unclaimed(&mut shell.logs, &wanted);
@@ -117,7 +123,11 @@ fn become_agent() -> Result<Signals, RunError> {
 }
 
 /// The empty shell, and what cannot be promised on this host.
-fn make_shell(directories: Directories, cgroup: &CgroupPlan, last_seq: u64) -> Result<(Shell, Vec<String>), RunError> {
+pub(super) fn make_shell(
+    directories: Directories,
+    cgroup: &CgroupPlan,
+    last_seq: u64,
+) -> Result<(Shell, Vec<String>), RunError> {
     let boot_id = clock::boot_id().map_err(setup("the boot id"))?;
     let instance = instance_id(&directories.run)?;
     let (root, mut limits) = Root::detect(group_choice(cgroup, &directories.run), &instance);
@@ -141,10 +151,14 @@ fn make_shell(directories: Directories, cgroup: &CgroupPlan, last_seq: u64) -> R
         logs: Link::default(),
         checks: Link::default(),
         proxy: Link::default(),
+        listeners: Listeners::default(),
+        inquiry: Inquiry::default(),
+        ejections: Ejections::default(),
         sockets: Sockets::default(),
         probes: Probes::default(),
         events: VecDeque::new(),
         dying_groups: Vec::new(),
+        resting: Vec::new(),
         lost_links: Vec::new(),
         peeks: Peeks::default(),
         muted: Vec::new(),
@@ -326,7 +340,7 @@ fn claim(shell: &mut Shell) -> Early {
 /// What was found becomes stations, watched again.
 fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
     let run_dir = shell.directories.run.clone();
-    for Adopted { found, cookie, process, group } in adopted {
+    for Adopted { found, cookie, process, mut group } in adopted {
         let Some(service) = engine.service_id(&found.service) else { continue };
         let replica = ReplicaId { service, index: found.index };
         let station = shell.station(replica, &found.service, found.stop);
@@ -342,7 +356,7 @@ fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
         }
         station.prepared = true;
         station.hold_pipe(&run_dir);
-        let oom_kills_before = group.as_ref().map_or(0, |group| group.oom_kills());
+        let oom_kills = group.as_mut().map_or(0, Group::oom_kills);
         let main = process.map(|(process, pidfd)| Main { process, pidfd });
         let lives = main.is_some();
         if let Some(main) = &main {
@@ -353,9 +367,11 @@ fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
             run,
             main,
             group,
+            group_since: None,
             gate: None,
             ready_pipe: None,
-            oom_kills_before,
+            channels: Vec::new(),
+            oom_kills,
             tree_awaited: false,
             tree_registered: false,
             killing: false,
@@ -369,6 +385,7 @@ fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
         }
         if let Some(plan) = engine.service_plan(service) {
             start_run::resume_sockets(shell, plan, replica);
+            handoff::resume(shell, engine.plan(), &plan.name, replica);
             if let Err(error) = shell.sockets.open(plan, replica.index, &run_dir, &mut shell.logs) {
                 log::error!("service {}: {error}", plan.name);
             }

@@ -3,13 +3,15 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::crash;
+use super::handoff::{self, Channel};
 use super::key::Key;
 use super::perform;
 use super::record::Process;
-use super::request::{self, Gifts, RoleDirectories};
+use super::request::{self, Gifts, RoleKnowledge};
+use super::roles;
 use super::shell::{Directories, Shell};
 use super::sockets;
-use super::station::{Live, Main};
+use super::station::{Live, Main, RestingGroup};
 use crate::engine::Engine;
 use crate::engine::event::Event;
 use crate::engine::memory::Memory;
@@ -82,32 +84,36 @@ fn try_spawn(
         }
         None => None,
     };
-    let group = make_group(shell, plan, replica)?;
+    let channels =
+        handoff::open(engine.plan(), &plan.name).map_err(|error| Failure::ours("cannot make the channel", error))?;
+    let proxy_user = roles::proxy_user(engine.plan(), &plan.launch);
+    let grouped = make_group(shell, plan, replica)?;
     let gifts = Gifts {
         output: output.as_fd(),
         listeners: shell.sockets.of(plan, replica.index, &run_dir),
+        channels: channels.iter().map(|pair| pair.childs.as_fd()).collect(),
         ready: ready.as_ref().map(|(_, write, number)| (write, *number)),
         notify_path: notify_path.as_deref(),
-        group: group.as_ref().and_then(Group::directory),
+        group: grouped.as_ref().and_then(|grouped| grouped.group.directory()),
         cookie: cookie.clone(),
     };
-    let made = match clone_child(shell, plan, replica.index, gifts) {
+    let made = match clone_child(shell, plan, replica.index, proxy_user.as_deref(), gifts) {
         Ok(made) => made,
         Err(failure) => {
-            shell.bury(group);
+            shell.bury(grouped.map(|grouped| grouped.group));
             return Err(failure);
         }
     };
-    let group = match group {
-        Some(mut group) => {
-            group.close_directory();
-            group
-        }
-        None => Group::weak(cookie, made.pid),
-    };
+    let mut grouped = grouped.unwrap_or_else(|| RestingGroup {
+        group: Group::weak(cookie, made.pid),
+        since: Some(super::now().mono),
+        oom_kills: 0,
+    });
+    grouped.group.close_directory();
     let pid = made.pid;
     let ready = ready.map(|(read, _write, _)| read);
-    let newborn = Newborn { run, child: made, group, ready };
+    let channels = channels.into_iter().map(|pair| pair.channel).collect();
+    let newborn = Newborn { run, child: made, grouped, ready, channels };
     register(shell, plan, replica, newborn, memory)?;
     Ok(pid)
 }
@@ -116,15 +122,22 @@ fn try_spawn(
 struct Newborn {
     run: RunId,
     child: spawn::Child,
-    group: Group,
+    grouped: RestingGroup,
     /// The read end of its readiness pipe.
     ready: Option<OwnedFd>,
+    channels: Vec<Channel>,
 }
 
-fn clone_child(shell: &Shell, plan: &ServicePlan, index: u16, gifts: Gifts<'_>) -> Result<spawn::Child, Failure> {
+fn clone_child(
+    shell: &Shell,
+    plan: &ServicePlan,
+    index: u16,
+    proxy_user: Option<&str>,
+    gifts: Gifts<'_>,
+) -> Result<spawn::Child, Failure> {
     let Directories { run, state, log } = &shell.directories;
-    let request = request::build(plan, index, RoleDirectories { run, state, log }, &shell.own_user, gifts)
-        .map_err(Failure::theirs)?;
+    let knowledge = RoleKnowledge { run, state, log, proxy_user };
+    let request = request::build(plan, index, knowledge, &shell.own_user, gifts).map_err(Failure::theirs)?;
     let made = spawn::spawn(&request);
     crash::point("after_clone");
     made.map_err(|error| Failure { ours: error.ours(), why: error.to_string() })
@@ -138,35 +151,39 @@ fn register(
     newborn: Newborn,
     memory: &Memory,
 ) -> Result<(), Failure> {
-    let Newborn { run, child: made, group, ready } = newborn;
+    let Newborn { run, child: made, grouped, ready, channels } = newborn;
     let Some(slot) = shell.stations.get(&replica).map(|station| station.slot) else { return Ok(()) };
     let identity = match watch_child(shell, &made, slot, run) {
         Ok(identity) => identity,
         Err(failure) => {
             // Its gate never opens: it ends with it, and is reaped as an orphan.
-            shell.bury(Some(group));
+            shell.bury(Some(grouped.group));
             return Err(failure);
         }
     };
+    let has_channels = !channels.is_empty();
     let ready_pipe = ready.map(|read| watch_ready_pipe(shell, plan, replica, slot, run, read));
     shell.mains.insert(made.pid, replica);
     if let Some(station) = shell.stations.get_mut(&replica) {
         station.live = Some(Live {
             run,
             main: Some(Main { process: Process::from(&identity), pidfd: made.pidfd }),
-            group: Some(group),
+            group: Some(grouped.group),
+            group_since: grouped.since,
             gate: Some(made.gate),
             ready_pipe,
-            // The group is new.
-            oom_kills_before: 0,
+            oom_kills: grouped.oom_kills,
+            channels,
             tree_awaited: false,
             tree_registered: false,
             killing: false,
             refused_main: false,
         });
     }
+    handoff::keep(shell, replica);
+    handoff::tell(shell, replica);
     // INVARIANT: the keeper has the sockets and the order to look for the ready line before anything can be said on them.
-    if plan.ready != Readiness::Started || plan.watchdog.is_some() || !plan.process.listen.is_empty() {
+    if plan.ready != Readiness::Started || plan.watchdog.is_some() || !plan.process.listen.is_empty() || has_channels {
         shell.logs.flush();
     }
     // INVARIANT: the record is written before the gate opens, so that no service code ever runs unrecorded.
@@ -289,16 +306,22 @@ fn watch_ready_pipe(
 }
 
 /// The group the child is born into; `None` where there are no cgroups.
-fn make_group(shell: &mut Shell, plan: &ServicePlan, replica: ReplicaId) -> Result<Option<Group>, Failure> {
+fn make_group(shell: &mut Shell, plan: &ServicePlan, replica: ReplicaId) -> Result<Option<RestingGroup>, Failure> {
     if shell.root.is_weak() {
         return Ok(None);
+    }
+    if let Some(mut resting) = shell.stations.get_mut(&replica).and_then(|station| station.resting.take()) {
+        if resting.group.reopen() {
+            return Ok(Some(resting));
+        }
+        shell.bury(Some(resting.group));
     }
     let name = super::adopt::group_name(&plan.name, replica.index);
     match shell.root.create(&name) {
         Ok(group) => {
             // It has come back to life: nobody removes it any more.
             shell.dying_groups.retain(|dying| dying.path() != group.path());
-            Ok(Some(group))
+            Ok(Some(RestingGroup { group, since: Some(super::now().mono), oom_kills: 0 }))
         }
         Err(error) => Err(Failure::ours(&format!("cannot make the group {name}"), error)),
     }

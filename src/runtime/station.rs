@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::handoff::Channel;
 use super::record::{self, Record};
 use crate::engine::memory::Memory;
 use crate::engine::plan::Stop;
@@ -34,6 +35,8 @@ pub struct Station {
     /// A hand on the log pipe: what a service wrote just before its end would be gone with its last holder, while the logs role is away.
     pub pipe_held: Option<OwnedFd>,
     pub live: Option<Live>,
+    /// The group of the run that has just ended, for the one that begins in the same turn: making another costs more than the spawn itself.
+    pub resting: Option<RestingGroup>,
     /// Notifications since then.
     notified_since: Time,
     notified: u32,
@@ -50,12 +53,16 @@ pub struct Live {
     /// The main process; `None` once it has ended and been counted.
     pub main: Option<Main>,
     pub group: Option<Group>,
+    /// When the group was made, on the monotonic clock: it counts the CPU time of several runs. `None`: by an earlier agent.
+    pub group_since: Option<Time>,
     /// Until exec has succeeded or failed.
     pub gate: Option<Gate>,
     /// Until the newline has come.
     pub ready_pipe: Option<OwnedFd>,
-    /// `oom_kill` of the group when the run began.
-    pub oom_kills_before: u64,
+    /// `oom_kill` of the group when it was last looked at: at the beginning of the run, and at its end.
+    pub oom_kills: u64,
+    /// Over which it takes connections from the proxy.
+    pub channels: Vec<Channel>,
     /// The tree has been reported as outliving its main process, and its end must be reported too.
     pub tree_awaited: bool,
     /// The group's events are in epoll.
@@ -64,6 +71,15 @@ pub struct Live {
     pub killing: bool,
     /// It was told that a MAINPID is not one of its processes.
     pub refused_main: bool,
+}
+
+/// An empty group between two runs.
+#[derive(Debug)]
+pub struct RestingGroup {
+    pub group: Group,
+    pub since: Option<Time>,
+    /// `oom_kill` when the run ended.
+    pub oom_kills: u64,
 }
 
 #[derive(Debug)]
@@ -86,8 +102,8 @@ impl Station {
             prepared: false,
             owner: None,
             pipe_held: None,
-
             live: None,
+            resting: None,
             notified_since: Time(0),
             notified: 0,
         }

@@ -49,8 +49,12 @@ pub(super) fn main_ended(shell: &mut Shell, slot: u32, run: u32) {
     let pid = main.process.pid;
     crash::point("after_exit");
     let Some(main) = live.main.take() else { return };
-    let (populated, oom) = match &live.group {
-        Some(group) => (group.populated().unwrap_or(false), group.oom_kills() > live.oom_kills_before),
+    let (populated, oom) = match &mut live.group {
+        Some(group) => {
+            let oom_kills = group.oom_kills();
+            let before = std::mem::replace(&mut live.oom_kills, oom_kills);
+            (group.populated().unwrap_or(false), oom_kills > before)
+        }
         None => (false, false),
     };
     let remaining = match &live.group {

@@ -3,9 +3,14 @@
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, raise};
+use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 
 /// A longer request head is answered 431.
 const HEAD_BYTES_MAX: usize = 4096;
@@ -38,30 +43,66 @@ pub(super) struct State {
     pub(super) failing: AtomicBool,
     pub(super) requests: AtomicU64,
     pub(super) open: AtomicUsize,
+    /// Before each answer to `/`.
+    pub(super) answer_after: Duration,
+    /// The request for `/` at which it dies, and how many there have been.
+    pub(super) die_after: Option<u64>,
+    pub(super) asked: AtomicU64,
+}
+
+/// Where connections come from.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// A socket that was inherited, of either kind.
+    pub(super) fn inherited(socket: OwnedFd) -> io::Result<Self> {
+        let address = getsockname::<SockaddrStorage>(socket.as_raw_fd())?;
+        Ok(match address.family() {
+            Some(AddressFamily::Unix) => Self::Unix(socket.into()),
+            Some(_) | None => Self::Tcp(socket.into()),
+        })
+    }
+
+    /// A connection, whatever it is made of: reading, writing and timeouts are the same for all stream sockets.
+    fn accept(&self) -> io::Result<TcpStream> {
+        match self {
+            Self::Tcp(listener) => Ok(listener.accept()?.0),
+            Self::Unix(listener) => Ok(OwnedFd::from(listener.accept()?.0).into()),
+        }
+    }
 }
 
 /// Accepts for ever.
-pub(super) fn serve(listener: &TcpListener, state: &Arc<State>) {
+pub(super) fn serve(listener: &Listener, state: &Arc<State>) {
     loop {
-        let Ok((stream, _)) = listener.accept() else {
+        let Ok(stream) = listener.accept() else {
             // Out of descriptors, perhaps on purpose: try again rather than spin.
             std::thread::sleep(Duration::from_millis(50));
             continue;
         };
-        if state.open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
-            state.open.fetch_sub(1, Ordering::Relaxed);
-            let _ = respond(&stream, 503, "too many connections\n");
-            continue;
-        }
-        let shared = Arc::clone(state);
-        let started = std::thread::Builder::new().stack_size(64 << 10).spawn(move || {
-            // A client that went away is its own affair.
-            let _ = handle(&stream, &shared);
-            shared.open.fetch_sub(1, Ordering::Relaxed);
-        });
-        if started.is_err() {
-            state.open.fetch_sub(1, Ordering::Relaxed);
-        }
+        take(stream, state);
+    }
+}
+
+/// Serves one connection in a thread of its own.
+pub(super) fn take(stream: TcpStream, state: &Arc<State>) {
+    if state.open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
+        state.open.fetch_sub(1, Ordering::Relaxed);
+        let _ = respond(&stream, 503, "too many connections\n");
+        return;
+    }
+    let shared = Arc::clone(state);
+    let started = std::thread::Builder::new().stack_size(64 << 10).spawn(move || {
+        // A client that went away is its own affair.
+        let _ = handle(&stream, &shared);
+        shared.open.fetch_sub(1, Ordering::Relaxed);
+    });
+    if started.is_err() {
+        state.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -75,7 +116,11 @@ fn handle(stream: &TcpStream, state: &State) -> io::Result<()> {
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let requests = state.requests.fetch_add(1, Ordering::Relaxed) + 1;
     match path {
-        "/" => respond(stream, 200, &about(state, requests)),
+        "/" => {
+            die_if_asked_often_enough(state);
+            std::thread::sleep(state.answer_after);
+            respond(stream, 200, &about(state, requests))
+        }
         "/healthz" if !state.ready.load(Ordering::Relaxed) => respond(stream, 503, "not ready\n"),
         "/healthz" if state.failing.load(Ordering::Relaxed) => respond(stream, 503, "failing on purpose\n"),
         "/healthz" => respond(stream, 200, "ok\n"),
@@ -94,6 +139,14 @@ fn handle(stream: &TcpStream, state: &State) -> io::Result<()> {
             respond(stream, 200, "at last\n")
         }
         _ => respond(stream, 404, "there is / /healthz /fail /crash /env /slow\n"),
+    }
+}
+
+fn die_if_asked_often_enough(state: &State) {
+    let asked = state.asked.fetch_add(1, Ordering::Relaxed) + 1;
+    if state.die_after.is_some_and(|limit| asked >= limit) {
+        // As a crash is: nothing is closed properly, nothing is said.
+        let _ = raise(Signal::SIGKILL);
     }
 }
 
@@ -182,6 +235,9 @@ mod tests {
             failing: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             open: AtomicUsize::new(0),
+            answer_after: Duration::ZERO,
+            die_after: None,
+            asked: AtomicU64::new(0),
         };
         (TcpListener::bind("127.0.0.1:0").unwrap(), Arc::new(state))
     }

@@ -1,6 +1,7 @@
 //! The knobs, from the command line.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lexopt::prelude::*;
@@ -14,8 +15,11 @@ mainstay sample: a small HTTP service that fails when told to
 
   --name NAME              what it calls itself (sample)
   --listen ADDRESS:PORT    serves HTTP there
-  --listen-fd              serves HTTP on the sockets of LISTEN_FDS
+  --unix PATH              serves HTTP on this Unix socket as well, which its group may use
+  --listen-fd              serves HTTP on the sockets of LISTEN_FDS, those handed off included
   --listen-after D         listens only then
+  --answer-after D         takes this long for each answer to /
+  --die-after N            kills itself at the Nth request for / without an answer
   --ready-after D          /healthz answers 503 until then, and readiness is told then
   --never-ready            never becomes ready
   --notify                 tells NOTIFY_SOCKET: READY=1, STOPPING=1
@@ -74,6 +78,9 @@ pub(super) enum AfterFlood {
 pub(super) struct Options {
     pub(super) name: String,
     pub(super) listen: Listen,
+    pub(super) unix: Option<PathBuf>,
+    pub(super) answer_after: Duration,
+    pub(super) die_after: Option<u64>,
     pub(super) listen_after: Duration,
     pub(super) ready_after: Duration,
     pub(super) never_ready: bool,
@@ -102,6 +109,9 @@ impl Default for Options {
         Self {
             name: "sample".to_owned(),
             listen: Listen::Nowhere,
+            unix: None,
+            answer_after: Duration::ZERO,
+            die_after: None,
             listen_after: Duration::ZERO,
             ready_after: Duration::ZERO,
             never_ready: false,
@@ -200,6 +210,9 @@ fn valued(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Res
     match name {
         "name" => options.name = value(parser)?.string()?,
         "listen" => options.listen = Listen::Address(value(parser)?.string()?),
+        "unix" => options.unix = Some(value(parser)?.into()),
+        "answer-after" => options.answer_after = value(parser)?.parse_with(duration)?,
+        "die-after" => options.die_after = Some(value(parser)?.parse_with(at_least_one)?),
         "listen-after" => options.listen_after = value(parser)?.parse_with(duration)?,
         "ready-after" => options.ready_after = value(parser)?.parse_with(duration)?,
         "watchdog" => options.watchdog = Some(value(parser)?.parse_with(interval)?),
@@ -278,7 +291,7 @@ mod tests {
     #[test]
     fn every_knob_of_the_help_is_understood_and_every_knob_is_in_the_help() {
         let help: Vec<_> = HELP.lines().filter_map(|line| line.strip_prefix("  --")).collect();
-        assert_eq!(help.len(), 27);
+        assert_eq!(help.len(), 30);
         for line in help {
             let mut words = line.split_whitespace();
             let name = words.next().unwrap();
@@ -286,7 +299,7 @@ mod tests {
                 "D" => " 3s",
                 "N" | "LINES" => " 3",
                 "NAME" if name == "signal" => " SEGV",
-                "NAME" | "TEXT" | "ADDRESS:PORT" => " x",
+                "NAME" | "TEXT" | "PATH" | "ADDRESS:PORT" => " x",
                 _ => "",
             };
             assert!(options(&format!("--{name}{sample}")).is_ok(), "--{name}{sample}");

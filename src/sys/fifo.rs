@@ -27,14 +27,17 @@ pub fn create(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
     give(path, owner)
 }
 
-/// For the service: both ways and blocking, so that it never sees a broken pipe nor an error when the pipe is full.
+/// For the service: both ways and blocking, so that it never sees a broken pipe nor an error when the pipe is full. Its size is the
+/// reader's care.
 pub fn open_read_write(path: &Path) -> io::Result<OwnedFd> {
     open_fifo(path, OFlag::empty())
 }
 
-/// For the reader: both ways as well, so that there is never an end, and non-blocking.
+/// For the reader: both ways as well, so that there is never an end, and non-blocking. Makes the pipe larger ([`PIPE_BYTES`]).
 pub fn open_reader(path: &Path) -> io::Result<OwnedFd> {
-    open_fifo(path, OFlag::O_NONBLOCK)
+    let fifo = open_fifo(path, OFlag::O_NONBLOCK)?;
+    grow(&fifo);
+    Ok(fifo)
 }
 
 fn open_fifo(path: &Path, more: OFlag) -> io::Result<OwnedFd> {
@@ -44,7 +47,6 @@ fn open_fifo(path: &Path, more: OFlag) -> io::Result<OwnedFd> {
     if kind != nix::libc::S_IFIFO {
         return Err(Errno::EEXIST.into());
     }
-    grow(&fifo);
     Ok(fifo)
 }
 

@@ -40,8 +40,14 @@ pub struct Usage {
 
 impl Group {
     pub(super) fn cgroup(path: PathBuf, fallbacks: Fallbacks) -> io::Result<Self> {
-        let directory = open(&path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-        Ok(Self(Kind::Cgroup(Cgroup { path, directory: Some(directory), events: None, fallbacks })))
+        let directory = open_directory(&path)?;
+        Ok(Self(Kind::Cgroup(Cgroup {
+            path,
+            directory: Some(directory),
+            events: None,
+            fallbacks,
+            without_memory: false,
+        })))
     }
 
     /// The tree of a main process with `MAINSTAY_RUN=cookie` in its environment that leads `session`. To be made while the main process
@@ -56,6 +62,15 @@ impl Group {
     #[must_use]
     pub fn weak_led_by(cookie: &str, session: i32, leader_start_ticks: u64) -> Self {
         Self(Kind::Weak(Weak::led_by(cookie, session, leader_start_ticks)))
+    }
+
+    /// Makes an emptied group ready for the next run: its directory is open again. `false`: it is none, or the last run made groups below it
+    /// that nobody would account for; then it is to be removed. What was killed is never used again: it may be frozen, or forbidden to fork.
+    pub fn reopen(&mut self) -> bool {
+        match &mut self.0 {
+            Kind::Cgroup(group) => group.reopen().unwrap_or(false),
+            Kind::Weak(_) => false,
+        }
     }
 
     /// For [`super::spawn::SpawnRequest::cgroup`]; `None` when weak or closed.
@@ -138,9 +153,9 @@ impl Group {
 
     /// Processes of it that the kernel killed for memory; 0 where the memory controller is not enabled.
     #[must_use]
-    pub fn oom_kills(&self) -> u64 {
-        match &self.0 {
-            Kind::Cgroup(group) => group.number_in("memory.events", "oom_kill").unwrap_or_default(),
+    pub fn oom_kills(&mut self) -> u64 {
+        match &mut self.0 {
+            Kind::Cgroup(group) => group.oom_kills(),
             Kind::Weak(_) => 0,
         }
     }
@@ -178,6 +193,12 @@ struct Cgroup {
     directory: Option<OwnedFd>,
     events: Option<OwnedFd>,
     fallbacks: Fallbacks,
+    /// The memory controller was not enabled when this was last asked; it is not looked for at every exit.
+    without_memory: bool,
+}
+
+fn open_directory(path: &Path) -> nix::Result<OwnedFd> {
+    open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 /// Longer than any `cgroup.events`.
@@ -187,27 +208,35 @@ const EVENTS_BYTES_MAX: usize = 256;
 const KILL_ROUNDS_MAX: u32 = 64;
 
 impl Cgroup {
+    /// In kernfs each directory below counts as a link, beside the two of any directory.
+    fn reopen(&mut self) -> io::Result<bool> {
+        let directory = open_directory(&self.path)?;
+        let links = nix::sys::stat::fstat(&directory)?.st_nlink;
+        self.directory = Some(directory);
+        Ok(links == 2)
+    }
+
     fn populated(&self) -> io::Result<bool> {
         let mut buffer = [0; EVENTS_BYTES_MAX];
-        let text = match &self.events {
-            Some(events) => match nix::sys::uio::pread(events, &mut buffer, 0) {
-                Ok(length) => String::from_utf8_lossy(&buffer[..length]).into_owned(),
-                Err(Errno::ENODEV) => return Ok(false),
-                Err(errno) => return Err(errno.into()),
-            },
-            None => match fs::read_to_string(self.path.join("cgroup.events")) {
-                Ok(text) => text,
-                Err(error) if is_gone(&error) => return Ok(false),
-                Err(error) => return Err(error),
-            },
+        let read = match &self.events {
+            Some(events) => nix::sys::uio::pread(events, &mut buffer, 0),
+            None => self.open_events().and_then(|events| nix::unistd::read(&events, &mut buffer)),
         };
-        Ok(number_after(&text, "populated") == Some(1))
+        match read {
+            Ok(length) => Ok(number_after(&String::from_utf8_lossy(&buffer[..length]), "populated") == Some(1)),
+            Err(Errno::ENODEV | Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn open_events(&self) -> nix::Result<OwnedFd> {
+        open(&self.path.join("cgroup.events"), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
     }
 
     fn watch(&mut self) -> io::Result<BorrowedFd<'_>> {
         let events = match self.events.take() {
             Some(events) => events,
-            None => open(&self.path.join("cgroup.events"), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?,
+            None => self.open_events()?,
         };
         let events: &OwnedFd = self.events.insert(events);
         Ok(events.as_fd())
@@ -244,6 +273,15 @@ impl Cgroup {
             met.extend(fresh);
         }
         Err(Errno::EAGAIN.into())
+    }
+
+    fn oom_kills(&mut self) -> u64 {
+        if self.without_memory {
+            return 0;
+        }
+        let text = fs::read_to_string(self.path.join("memory.events"));
+        self.without_memory = text.as_ref().is_err_and(is_gone);
+        text.ok().and_then(|text| number_after(&text, "oom_kill")).unwrap_or_default()
     }
 
     fn number_in(&self, file: &str, key: &str) -> Option<u64> {

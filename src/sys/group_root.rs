@@ -270,7 +270,10 @@ fn candidates(host: &Surroundings, name: &str) -> (Vec<PathBuf>, Vec<String>) {
             top.display()
         ));
     }
-    (vec![top, own.join(name)], notes)
+    // Our own group may be the root of the mount.
+    let mut places = vec![top, own.join(name)];
+    places.dedup();
+    (places, notes)
 }
 
 /// A second delegated unit beside ours that holds nothing but groups: `mainstay-services.service` for `mainstay.service`. systemd starts no

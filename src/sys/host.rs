@@ -36,6 +36,12 @@ pub(super) fn nofile_before_raise() -> Option<(u64, u64)> {
     NOFILE_BEFORE_RAISE.get().copied()
 }
 
+/// The most descriptors a process of ours may have: the hard limit.
+#[must_use]
+pub fn nofile_hard() -> Option<u64> {
+    getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(_, hard)| hard)
+}
+
 /// The effective user id of this process.
 #[must_use]
 pub fn uid() -> u32 {

@@ -5,17 +5,21 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
+use nix::fcntl::{FcntlArg, OFlag};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, sockopt};
 use nix::sys::stat::Mode;
 
 use super::unix;
+
+/// As many waiting connections as `net.core.somaxconn` allows (4096 since Linux 5.4); musl's SOMAXCONN is 128.
+const BACKLOG: Backlog = Backlog::MAXALLOWABLE;
 
 /// A listening TCP socket with SO_REUSEADDR and the longest backlog the kernel takes. An IPv6 address is IPv6 only.
 pub fn tcp(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = inet(address, SockType::Stream)?;
     socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
-    socket::listen(&socket, Backlog::MAXCONN)?;
+    socket::listen(&socket, BACKLOG)?;
     Ok(socket)
 }
 
@@ -24,6 +28,13 @@ pub fn udp(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = inet(address, SockType::Datagram)?;
     socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(socket)
+}
+
+/// Makes the socket non-blocking: for those who accept from one socket in several threads.
+pub fn set_nonblocking(socket: &OwnedFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(nix::fcntl::fcntl(socket, FcntlArg::F_GETFL)?);
+    nix::fcntl::fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
 }
 
 fn inet(address: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
@@ -45,7 +56,7 @@ pub fn unix(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<Own
     nix::sys::stat::fchmod(&socket, Mode::from_bits_truncate(mode))?;
     socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     unix::dress(path, mode, owner)?;
-    socket::listen(&socket, Backlog::MAXCONN)?;
+    socket::listen(&socket, BACKLOG)?;
     Ok(socket)
 }
 
@@ -87,6 +98,19 @@ mod tests {
         let file = directory.path().join("file");
         fs::write(&file, "precious").unwrap();
         assert_eq!(unix(&file, 0o600, None).unwrap_err().raw_os_error(), Some(nix::libc::EEXIST));
+    }
+
+    #[test]
+    fn queue_is_longer_than_128_and_an_accept_need_not_wait() {
+        let listener = tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        set_nonblocking(&listener).unwrap();
+        let listener = TcpListener::from(listener);
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let address = listener.local_addr().unwrap();
+        let patience = Duration::from_secs(10);
+        let waiting: Vec<TcpStream> =
+            (0..300).map(|_| TcpStream::connect_timeout(&address, patience).unwrap()).collect();
+        assert_eq!(waiting.len(), 300);
     }
 
     #[test]

@@ -69,6 +69,19 @@ impl PacketSocket {
         Ok((Self(one), Self(other)))
     }
 
+    /// A pair of which the other end is for a program that knows nothing of us: it blocks, as a program expects of what it inherits.
+    pub fn pair_with_stranger() -> io::Result<(Self, OwnedFd)> {
+        let (one, other) = socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        super::listen::set_nonblocking(&one)?;
+        Ok((Self(one), other))
+    }
+
+    /// The descriptor itself, to be kept or passed on.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
     /// An end that was inherited or received.
     #[must_use]
     pub fn from_fd(fd: OwnedFd) -> Self {

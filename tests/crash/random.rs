@@ -16,15 +16,15 @@ const LINES_PER_SECOND: u64 = 2_000;
 /// What the logs role may have read and not yet written when it is killed (320 KiB): at most one gap of so many lines for each kill.
 const ROLE_HOLDS_LINES_MAX: u64 = 2_560;
 
-fn rounds() -> u64 {
+pub(super) fn rounds() -> u64 {
     std::env::var("MAINSTAY_CRASH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
 }
 
 /// xorshift64*, seeded.
-struct Dice(u64);
+pub(super) struct Dice(u64);
 
 impl Dice {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| u64::from(since.subsec_nanos()));
         let seed = std::env::var("MAINSTAY_CRASH_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(clock);
         eprintln!("MAINSTAY_CRASH_SEED={seed} MAINSTAY_CRASH_ROUNDS={}", rounds());
@@ -32,14 +32,14 @@ impl Dice {
     }
 
     /// Less than `limit`.
-    fn throw(&mut self, limit: u64) -> u64 {
+    pub(super) fn throw(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % limit
     }
 
-    fn sleep_up_to(&mut self, limit: Duration) {
+    pub(super) fn sleep_up_to(&mut self, limit: Duration) {
         let limit = u64::try_from(limit.as_micros()).unwrap();
         std::thread::sleep(Duration::from_micros(self.throw(limit)));
     }

@@ -2,7 +2,7 @@
 //!
 //! Each seed has a chaotic phase, in which only safety is asked for (the engine's own invariants after every step, and the rules that the
 //! world watches: one tree a replica, no spawn beside a populated tree, every exit counted once, dependents down first, one answer a
-//! request), and (but for every third seed) a calm one: faults stop, and within bounded time everything wanted is up and every request
+//! request, no offer of a replica that is not up, none signalled before it left its balancers), and (but for every third seed) a calm one: faults stop, and within bounded time everything wanted is up and offered, and every request
 //! answered. Then a shutdown.
 //!
 //! `MAINSTAY_SIM_SEEDS=N` runs N seeds, `MAINSTAY_SIM_SEED=n` only that one, with everything that happens printed.
@@ -11,6 +11,7 @@
 
 mod dice;
 mod plans;
+mod proxy;
 mod world;
 
 use std::cell::RefCell;
@@ -68,6 +69,7 @@ impl Sim {
         let plan = plans::random(&mut world.dice);
         let engine = Engine::new(plan.clone(), seed, world.now);
         let mut sim = Self { world, engine, twin: None, plan, waiting: BTreeMap::new(), next_request: 1, print };
+        sim.world.proxy.born();
         sim.step(Event::Begin { found: Vec::new(), decisions: Vec::new() });
         sim
     }
@@ -95,8 +97,9 @@ impl Sim {
                 self.check_answer(&asked.unwrap_or_default(), outcome);
             }
         }
-        if crash_at.is_some() {
-            self.crash();
+        match crash_at {
+            Some(_) => self.crash(),
+            None => self.world.proxy.check(&self.engine, now),
         }
     }
 
@@ -112,6 +115,7 @@ impl Sim {
         self.waiting.clear();
         self.twin = None;
         let away = self.world.dice.ms(0, 8_000);
+        self.world.proxy.pardoned += away;
         let end = self.world.now.mono.after(away);
         while let Some(at) = self.world.next_happening_at().filter(|at| *at <= end) {
             self.world.advance(at.since(self.world.now.mono));
@@ -122,6 +126,9 @@ impl Sim {
         let decisions = self.world.decisions.values().cloned().collect();
         let seed = self.world.dice.next();
         self.engine = Engine::new(self.plan.clone(), seed, self.world.now);
+        // A new agent names every balancer that it knows; the proxy lets go of the others.
+        let known = |name: &String| self.plan.balancers.iter().any(|plan| plan.has_table() && plan.name == *name);
+        self.world.proxy.tables.retain(|name, _| known(name));
         self.step(Event::Begin { found, decisions });
     }
 
@@ -165,11 +172,14 @@ impl Sim {
             14 => {
                 let by = self.world.dice.ms(500, 20_000);
                 self.world.advance(by);
+                self.world.proxy.pardoned += by;
                 self.step(Event::Stalled { by, suspended: false });
             }
             15 => {
                 let by = self.world.dice.ms(1_000, 3_600_000);
                 self.world.suspend(by);
+                // As long as the engine gives those who could not be heard.
+                self.world.proxy.pardoned += Duration::from_secs(5);
                 self.step(Event::Stalled { by, suspended: true });
             }
             16 => {
@@ -177,6 +187,12 @@ impl Sim {
                 self.world.now.wall = Time(1_600_000_000_000_000_000 + by * 1_000);
             }
             17 => self.step(Event::Tick),
+            19 => self.world.kill_proxy(),
+            20..23 => {
+                if let Some(event) = self.world.proxy.ejects(&mut self.world.dice) {
+                    self.step(event);
+                }
+            }
             18 => {
                 let text = serde_json::to_string(&self.engine).expect("an engine can be written");
                 self.twin = Some(serde_json::from_str(&text).expect("and read back"));
@@ -199,7 +215,15 @@ impl Sim {
         let mut names: Vec<String> = self.plan.services.iter().map(|plan| plan.name.clone()).collect();
         names.extend(["s3".to_owned(), "nobody".to_owned()]);
         let dice = &mut self.world.dice;
-        let verb = *dice.pick(&[Verb::Start, Verb::Start, Verb::Stop, Verb::RestartRolling, Verb::RestartAtOnce]);
+        let verb = *dice.pick(&[
+            Verb::Start,
+            Verb::Start,
+            Verb::Stop,
+            Verb::RestartRolling,
+            Verb::RestartAtOnce,
+            Verb::Drain,
+            Verb::Undrain,
+        ]);
         let replica = dice.percent(25).then(|| u16::try_from(dice.below(3)).expect("small"));
         let wait = *dice.pick(&[Wait::Outcome, Wait::Decision]);
         let service = dice.pick(&names).clone();
@@ -243,6 +267,7 @@ impl Sim {
             }
         }
         assert!(self.waiting.is_empty(), "never answered: {:?}", self.waiting);
+        self.world.proxy.check_everybody_is_offered(&self.engine, &self.plan, self.world.now);
         let views = self.engine.services(self.world.now);
         assert_eq!(views.len(), self.plan.services.len(), "what left the configuration is still there");
         for view in views {

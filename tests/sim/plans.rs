@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mainstay::engine::balance::plan::{Address, BalancerPlan, Delivery, Destination, Rules};
 use mainstay::engine::plan::{
     Alive, Budget, BudgetSpent, Kind, Launch, Plan, Probe, Readiness, RestartPolicy, Role, ServicePlan,
 };
@@ -9,6 +10,8 @@ use mainstay::engine::plan::{
 use crate::dice::Dice;
 
 const SERVICES_MAX: u64 = 7;
+const DRAIN_MAX_MS: u64 = 20_000;
+pub(crate) const DRAIN_MAX: Duration = Duration::from_millis(DRAIN_MAX_MS);
 
 pub(crate) fn random(dice: &mut Dice) -> Plan {
     let mut plan = Plan::default();
@@ -30,7 +33,32 @@ pub(crate) fn random(dice: &mut Dice) -> Plan {
     role.ready = Readiness::Notify;
     role.start_timeout = Duration::from_secs(5);
     plan.services.insert(0, role);
+    plan.balancers = balancers(dice, &plan.services[1..]);
     plan
+}
+
+/// Some lead to the same service, some to fixed addresses; after a reload the same name may lead elsewhere.
+fn balancers(dice: &mut Dice, services: &[ServicePlan]) -> Vec<BalancerPlan> {
+    let mut list = Vec::new();
+    for number in 0..dice.below(4) {
+        let mut rules = Rules { drain_timeout: dice.ms(0, DRAIN_MAX_MS), ..Rules::default() };
+        if dice.percent(10) {
+            rules.drain_timeout = Duration::ZERO;
+        }
+        let fixed = Address::Unix("/run/fixed.sock".into());
+        let to = if services.is_empty() || dice.percent(10) {
+            Destination::Backends(vec![(fixed.clone(), 1)])
+        } else {
+            let name = dice.pick(services).name.clone();
+            Destination::Service { name, socket: None, weights: Vec::new() }
+        };
+        let delivery = *dice.pick(&[Delivery::Proxy, Delivery::Proxy, Delivery::HandOff, Delivery::Shared]);
+        let name = format!("b{}", number + dice.below(2));
+        if list.iter().all(|other: &BalancerPlan| other.name != name) {
+            list.push(BalancerPlan { name, listen: vec![fixed], to, delivery, rules });
+        }
+    }
+    list
 }
 
 /// The same, with some services changed, others gone, others new.
@@ -63,6 +91,7 @@ pub(crate) fn changed(dice: &mut Dice, old: &Plan) -> Plan {
 fn service(dice: &mut Dice, number: u64, earlier: &[String]) -> ServicePlan {
     let mut plan = ServicePlan::with_defaults(&format!("s{number}"), &["/bin/service"]);
     plan.replicas = *dice.pick(&[1, 1, 1, 2, 3]);
+    plan.port = Some(u16::try_from(1_000 + 10 * number + dice.below(2)).expect("small"));
     plan.kind = match dice.below(8) {
         0 => Kind::Oneshot,
         1 => Kind::Every(dice.ms(5_000, 60_000)),

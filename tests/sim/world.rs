@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use mainstay::engine::Engine;
 use mainstay::engine::action::{Action, Cleanness, Note, NoteKind, Whom};
+use mainstay::engine::balance::table::Table;
 use mainstay::engine::event::{Decision, Event, Found, FoundProcess, NotifyMessage, Remaining};
 use mainstay::engine::memory::Memory;
 use mainstay::engine::plan::{Kind, Readiness, ServicePlan, Stop};
 use mainstay::engine::types::{Exit, Now, ReplicaId, RunId, SIGABRT, SIGKILL, StateName, Time};
 
 use crate::dice::Dice;
+use crate::proxy::{Proxy, Word};
 
 /// A replica by its name: ids are the engine's own and change with each agent.
 pub(crate) type Key = (String, u16);
@@ -69,6 +71,8 @@ enum Happening {
     Ping(u64),
     /// Something on its way to the agent; lost when that dies.
     Tell(Event),
+    ProxySays(Word),
+    ProxyIsBack,
 }
 
 pub(crate) struct World {
@@ -87,6 +91,7 @@ pub(crate) struct World {
     counted: BTreeSet<(ReplicaId, RunId)>,
     names: BTreeMap<ReplicaId, Key>,
     pub(crate) agent_lives: bool,
+    pub(crate) proxy: Proxy,
     pub(crate) exited: Option<Cleanness>,
     pub(crate) shutting_down: bool,
 }
@@ -108,6 +113,7 @@ impl World {
             counted: BTreeSet::new(),
             names: BTreeMap::new(),
             agent_lives: true,
+            proxy: Proxy::default(),
             exited: None,
             shutting_down: false,
         }
@@ -145,7 +151,38 @@ impl World {
                 Happening::Ready(tree) => self.becomes_ready(engine, tree),
                 Happening::Ping(tree) => self.ping(engine, tree),
                 Happening::Tell(event) => self.tell(event),
+                Happening::ProxySays(word) => {
+                    if let Some(event) = self.proxy.says(engine, &word) {
+                        self.tell(event);
+                    }
+                }
+                Happening::ProxyIsBack if !self.agent_lives => {
+                    self.later(Duration::from_millis(500), Happening::ProxyIsBack);
+                }
+                Happening::ProxyIsBack => self.proxy_begins(engine),
             }
+        }
+    }
+
+    /// A proxy that knows nothing is told everything.
+    pub(crate) fn proxy_begins(&mut self, engine: &Engine) {
+        self.proxy.born();
+        for table in engine.tables(self.now) {
+            self.tell_proxy(&table);
+        }
+    }
+
+    fn tell_proxy(&mut self, table: &Table) {
+        for (after, word) in self.proxy.told(table, self.chaos, &mut self.dice) {
+            self.later(after, Happening::ProxySays(word));
+        }
+    }
+
+    pub(crate) fn kill_proxy(&mut self) {
+        if self.proxy.lives {
+            self.proxy.dies();
+            let after = self.dice.ms(0, 5_000);
+            self.later(after, Happening::ProxyIsBack);
         }
     }
 
@@ -275,6 +312,7 @@ impl World {
             Action::Spawn { replica, run, memory } => self.spawn(engine, *replica, key, *run, memory),
             Action::Signal { run, signal, whom, .. } => self.signal(engine, &key, *run, *signal, *whom),
             Action::KillTree { run, .. } => {
+                self.proxy.check_is_out(&format!("{}/{}", key.0, key.1), *run);
                 if let Some(number) = self.tree_of(&key, *run) {
                     let after = self.dice.ms(0, 50);
                     self.later(after, Happening::MainEnds(number, Exit::Signal { signal: SIGKILL, core: false }));
@@ -304,17 +342,18 @@ impl World {
                 assert!(left.is_none(), "forgotten while populated: {left:?}");
                 self.records.remove(&key);
             }
-            Action::Decide { decision, content } => self.decide(*decision, content),
+            Action::Decide { decision, content } => self.decide(engine, *decision, content),
             Action::Note(note) => self.check_counted(engine, note),
             Action::Exit { clean } => {
                 assert_eq!(self.exited, None, "left twice");
                 self.exited = Some(*clean);
             }
-            Action::Balance { .. }
-            | Action::Unbalance { .. }
-            | Action::CancelProbe { .. }
-            | Action::Refresh { .. }
-            | Action::Answer { .. } => {}
+            Action::Balance { table } => self.tell_proxy(table),
+            Action::Unbalance { balancer } => {
+                let known = self.proxy.tables.remove(balancer).is_some();
+                assert!(known || !self.proxy.lives, "{balancer} leaves, of which nobody was told");
+            }
+            Action::CancelProbe { .. } | Action::Refresh { .. } | Action::Answer { .. } => {}
         }
     }
 
@@ -424,6 +463,9 @@ impl World {
         let Some(number) = self.tree_of(key, run) else {
             return;
         };
+        if whom == Whom::Main {
+            self.proxy.check_is_out(&format!("{}/{}", key.0, key.1), run);
+        }
         let tree = self.trees.get_mut(&number).expect("just found");
         let first = !std::mem::replace(&mut tree.signalled, true);
         if first && whom == Whom::Main {
@@ -490,14 +532,19 @@ impl World {
         self.later(after, Happening::Tell(Event::ProbeDone { replica, run, generation, result }));
     }
 
-    fn decide(&mut self, decision: u64, content: &Decision) {
+    fn decide(&mut self, engine: &Engine, decision: u64, content: &Decision) {
         let role = self.trees.values().any(|tree| tree.key.0 == "@logs" && tree.main);
         if !role || (self.chaos && self.dice.percent(10)) {
             return;
         }
         let result = if self.chaos && self.dice.percent(10) { Err("disk full".to_owned()) } else { Ok(()) };
         if result.is_ok() {
-            self.decisions.insert((content.service.clone(), content.replica), content.clone());
+            let key = (content.service.clone(), content.replica);
+            if engine.is_implied(content) {
+                self.decisions.remove(&key);
+            } else {
+                self.decisions.insert(key, content.clone());
+            }
         }
         let after = self.dice.ms(0, 50);
         self.later(after, Happening::Tell(Event::Persisted { decision, result }));

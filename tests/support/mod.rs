@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports, reason = "each test program uses its part")]
 
 mod http;
+mod load;
 pub(crate) mod proc;
 mod services;
 
@@ -22,6 +23,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 pub(crate) use http::head;
+pub(crate) use load::{Load, Place, ask_on};
 pub(crate) use services::{free_ports, sample, shell};
 
 /// For what should happen soon, on a machine that may be busy with other tests.
@@ -63,6 +65,14 @@ impl Agent {
     pub(crate) fn running(services: &str) -> Self {
         let mut agent = Self::prepared(As::Me);
         agent.configure(services);
+        agent.start();
+        agent
+    }
+
+    /// An agent with balancers.
+    pub(crate) fn balancing(who: As, services: &str, balancers: &str) -> Self {
+        let mut agent = Self::prepared(who);
+        agent.configure_balanced(services, balancers);
         agent.start();
         agent
     }
@@ -119,13 +129,19 @@ impl Agent {
 
     /// Writes the configuration; a running agent learns of it by a reload.
     pub(crate) fn configure(&self, services: &str) {
+        self.configure_balanced(services, "");
+    }
+
+    /// The same with `balancers`, a list in RON.
+    pub(crate) fn configure_balanced(&self, services: &str, balancers: &str) {
+        let balancers = if balancers.is_empty() { String::new() } else { format!("balancers: [\n{balancers}\n],\n") };
         let cgroup = match &self.cgroup {
             Some(path) => format!("Path({:?})", path.to_str().unwrap()),
             None => "Off".to_owned(),
         };
         self.write_config(&format!(
             "(agent: (run_dir: \"$DIR/run\", state_dir: \"$DIR/state\", log_dir: \"$DIR/log\", cgroup: {cgroup}, \
-             shutdown_timeout: \"20s\"),\nservices: [\n{services}\n])\n"
+             shutdown_timeout: \"20s\"),\nservices: [\n{services}\n],\n{balancers})\n"
         ));
     }
 
@@ -245,6 +261,34 @@ impl Agent {
 
     pub(crate) fn replica(&self, name: &str, index: usize) -> Value {
         self.service(name)["replicas"][index].clone()
+    }
+
+    /// A balancer as the API tells it; null when there is none.
+    pub(crate) fn balancer(&self, name: &str) -> Value {
+        let all = self.try_get("/v1/balancers").filter(|answer| answer.status == 200);
+        let all = all.map_or(Value::Null, |answer| answer.json());
+        let found = all["balancers"].as_array().and_then(|all| all.iter().find(|one| one["name"] == name));
+        found.cloned().unwrap_or(Value::Null)
+    }
+
+    /// One backend of a balancer.
+    pub(crate) fn backend(&self, balancer: &str, backend: &str) -> Value {
+        let balancer = self.balancer(balancer);
+        let found = balancer["backends"].as_array().and_then(|all| all.iter().find(|one| one["name"] == backend));
+        found.cloned().unwrap_or(Value::Null)
+    }
+
+    /// Waits until so many backends of a balancer are up, and the proxy answers.
+    pub(crate) fn wait_up(&mut self, balancer: &str, count: usize) {
+        self.wait_until(&format!("{count} backends of {balancer} are up"), SOON, |agent| {
+            let balancer = agent.balancer(balancer);
+            let up = balancer["backends"]
+                .as_array()
+                .map_or(0, |all| all.iter().filter(|one| one["standing"] == "up").count());
+            up == count && (balancer["delivery"] == "shared" || balancer["accepted"].is_u64())
+        });
+        // That was the engine's word at the answer, and the proxy's counters of a moment before: a question asked only now follows the table.
+        self.balancer(balancer);
     }
 
     pub(crate) fn state(&self, name: &str) -> String {

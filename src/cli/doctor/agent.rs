@@ -6,6 +6,7 @@ use crate::api::proto::{Index, Services};
 use crate::cli::args::Invocation;
 use crate::cli::ask;
 use crate::cli::exit::CliError;
+use crate::engine::plan::Role;
 
 pub(super) fn findings(invocation: &Invocation) -> Vec<Finding> {
     let client = match ask::agent(invocation, Access::Read) {
@@ -56,16 +57,17 @@ fn roles(client: &Client) -> Vec<Finding> {
         Ok(all) => all,
         Err(error) => return vec![unanswered(&error.into())],
     };
-    let roles = all.services.iter().filter(|service| service.role);
-    roles
-        .map(|role| {
-            let text = format!("{} is {}", role.name, role.state);
-            let why = role.why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-            if role.health == "ok" {
-                ok("role", text)
-            } else {
-                fail("role", format!("{text}{why}"), format!("mainstay why {}", role.name))
-            }
-        })
-        .collect()
+    let roles: Vec<_> = all.services.iter().filter(|service| service.role).collect();
+    let proxy = roles.iter().find(|role| role.name == Role::Proxy.service_name());
+    let proxy = proxy.map_or_else(Vec::new, |role| super::proxy::findings(role));
+    let states = roles.iter().map(|role| {
+        let text = format!("{} is {}", role.name, role.state);
+        let why = role.why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        if role.health == "ok" {
+            ok("role", text)
+        } else {
+            fail("role", format!("{text}{why}"), format!("mainstay why {}", role.name))
+        }
+    });
+    states.chain(proxy).collect()
 }

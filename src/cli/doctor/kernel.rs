@@ -134,7 +134,9 @@ fn pipes() -> Finding {
 
 fn files() -> Finding {
     match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((_, hard)) if hard >= FILES_WANTED => ok("open files", format!("{hard} at most")),
+        Ok((_, hard)) if hard >= FILES_WANTED => {
+            ok("open files", format!("{hard} at most; a connection through a balancer takes two"))
+        }
         Ok((_, hard)) => warn(
             "open files",
             format!("{hard} at most: enough for about {} services", hard / 8),

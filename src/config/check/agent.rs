@@ -7,9 +7,12 @@ use super::super::parse;
 use super::super::report::{Item, Report};
 use super::super::schema::{Agent, Cgroup};
 use super::super::suggest;
-use crate::engine::plan::{AgentPlan, CgroupPlan, WatchdogPlan};
+use crate::engine::plan::{AgentPlan, CgroupPlan, User, WatchdogPlan};
 
 const ADMIN_GROUP: &str = "mainstay";
+const PROXY_USER: &str = "mainstay-proxy";
+/// Downwards from below `nobody`, where no distribution puts users of its own.
+const SPARE_IDS: std::ops::RangeInclusive<u32> = 65_000..=65_533;
 /// The longest name of a socket below `run_dir` that is not a service's, with its slash.
 const OWN_SOCKET: &str = "/roles/checks.sock.new";
 
@@ -54,6 +57,7 @@ pub(super) fn agent(item: Option<Item>, names: Option<&[&str]>, context: &Contex
         state_dir,
         log_dir,
         admin_gid: admin_gid(&item, &agent, context, report),
+        proxy_user: proxy_user(&item, &agent, context, report),
         cgroup: match &agent.cgroup {
             Cgroup::Auto => CgroupPlan::Auto,
             Cgroup::Path(path) => CgroupPlan::Path(absolute(&item, "cgroup", path, report)),
@@ -82,7 +86,6 @@ fn without_effect(item: &Item, agent: &Agent, report: &mut Report) {
         ("default_checks", agent.default_checks.is_some(), "the watch over the host"),
         ("watchdog", agent.watchdog.is_some(), "the hardware watchdog"),
         ("textfile", agent.textfile.is_some(), "the metrics file"),
-        ("proxy_user", agent.proxy_user.is_some(), "the balancer"),
     ];
     for (key, _, what) in given.into_iter().filter(|(_, given, _)| *given) {
         report.note(item, key, format!("`{key}` does nothing yet: {what} is not part of this version"));
@@ -103,6 +106,45 @@ fn admin_gid(item: &Item, agent: &Agent, context: &Context, report: &mut Report)
     };
     let member = || context.look.user(&context.uid.to_string()).is_some_and(|user| user.groups.contains(&gid));
     (context.uid == 0 || member()).then_some(gid)
+}
+
+/// Whom the proxy runs as. Where the host has no such user: a number that nothing else uses, in no group but its own.
+fn proxy_user(item: &Item, agent: &Agent, context: &Context, report: &mut Report) -> Option<User> {
+    let name = agent.proxy_user.as_deref().unwrap_or(PROXY_USER);
+    if context.uid != 0 {
+        if agent.proxy_user.is_some() {
+            let message = "only an agent that runs as root can run the proxy as another user";
+            report.warning(item, "proxy_user", message).hint("remove `proxy_user`");
+        }
+        return None;
+    }
+    match context.look.user(name) {
+        Some(user) if user.uid != 0 => return Some(user),
+        Some(_) => {
+            let message = format!("the proxy speaks with strangers and must not run as {name:?}, which is root");
+            report.error(item, "proxy_user", message).hint(format!("adduser --system --group {PROXY_USER}"));
+            return None;
+        }
+        None => {}
+    }
+    let look = &context.look;
+    let is_free = |id: &u32| look.user(&id.to_string()).is_none() && look.group(&id.to_string()).is_none();
+    let id = SPARE_IDS.rev().find(is_free);
+    if agent.proxy_user.is_some() && name != PROXY_USER {
+        let runs = id.map_or(String::new(), |id| format!(": the proxy runs as uid {id}, which nobody else uses"));
+        let hint = suggest::did_you_mean(name, look.user_names())
+            .unwrap_or_else(|| format!("adduser --system --group {name}"));
+        report.warning(item, "proxy_user", format!("there is no user {name:?}{runs}")).hint(hint);
+    }
+    let id = id?;
+    Some(User {
+        name: id.to_string(),
+        uid: id,
+        gid: id,
+        groups: vec![id],
+        home: "/".to_owned(),
+        shell: "/usr/sbin/nologin".to_owned(),
+    })
 }
 
 fn watchdog(item: &Item, agent: &Agent, names: Option<&[&str]>, report: &mut Report) -> Option<WatchdogPlan> {

@@ -15,10 +15,6 @@ pub(super) fn check(given: &[Given], plans: &[ServicePlan], incomplete: bool, sc
     cycles(given, &edges, scope);
     sockets::check(given, plans, scope);
     total(given, plans, scope);
-    if given.is_empty() && !incomplete && !scope.report.failed() {
-        let nowhere = super::Item { source: 0, range: 0..0, prefix: "services".to_owned(), broken: Vec::new() };
-        scope.report.warning(&nowhere, "", "there are no services: the agent would have nothing to do");
-    }
 }
 
 /// The services by name; of equal names the first counts.

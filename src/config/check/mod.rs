@@ -1,10 +1,11 @@
 //! From the parts of the files to a [`Plan`]. Every rule that is more than a type is here, one file a subject: `graph` what services
-//! mean to each other, `process` what a child becomes, `probes` and `sockets` addresses, `policy` restarts and budgets, `words` the `{words}`.
+//! mean to each other, `balancers` what leads to them, `process` what a child becomes, `probes` and `sockets` addresses, `policy` restarts and budgets, `words` the `{words}`.
 //!
 //! A rule that is broken is reported and some harmless value takes the place, so that the next rule can be looked at; the plan is
 //! used only when nothing was wrong.
 
 mod agent;
+mod balancers;
 mod env;
 mod graph;
 mod policy;
@@ -25,6 +26,7 @@ use crate::engine::plan::{
 };
 use crate::engine::types::signal_number;
 
+pub use balancers::{BACKENDS_MAX, BALANCERS_MAX};
 pub(super) use process::capability_name;
 
 /// Services in one configuration.
@@ -72,9 +74,15 @@ pub(super) fn check(mut gathered: Gathered, context: &Context, report: &mut Repo
         if incomplete { None } else { Some(given.iter().map(|given| given.service.name.as_str()).collect::<Vec<_>>()) };
     let agent = agent::agent(gathered.agent, names.as_deref(), context, report);
     let mut scope = Scope { context, report, run_dir: &agent.run_dir };
-    let services: Vec<ServicePlan> = given.iter().map(|given| service(given, &mut scope)).collect();
+    let mut services: Vec<ServicePlan> = given.iter().map(|given| service(given, &mut scope)).collect();
     graph::check(&given, &services, incomplete, &mut scope);
-    Plan { agent, services, balancers: Vec::new() }
+    let proxy_user = agent.proxy_user.as_ref();
+    let balancers = balancers::check(gathered.balancers, &given, &mut services, incomplete, proxy_user, &mut scope);
+    if given.is_empty() && balancers.is_empty() && !incomplete && !scope.report.failed() {
+        let nowhere = Item { source: 0, range: 0..0, prefix: "services".to_owned(), broken: Vec::new() };
+        scope.report.warning(&nowhere, "", "there are no services: the agent would have nothing to do");
+    }
+    Plan { agent, services, balancers }
 }
 
 /// The agent's part alone.
@@ -129,11 +137,11 @@ fn service(given: &Given, scope: &mut Scope<'_>) -> ServicePlan {
 }
 
 /// `[a-z0-9][a-z0-9_.-]{0,47}`: safe as a file name, a cgroup and a label.
-fn name(item: &Item, name: &str, scope: &mut Scope<'_>) {
+fn well_named(item: &Item, name: &str, what: &str, example: &str, scope: &mut Scope<'_>) -> bool {
     if name.is_empty() {
         let missing = scope.report.error(item, "name", "the key `name` is missing or empty");
-        missing.hint("each service needs a name such as \"web\"");
-        return;
+        missing.hint(format!("each {what} needs a name such as {example:?}"));
+        return false;
     }
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let good = name.starts_with(fits) && name.chars().all(|c| fits(c) || matches!(c, '_' | '.' | '-'));
@@ -146,6 +154,11 @@ fn name(item: &Item, name: &str, scope: &mut Scope<'_>) {
             && lower.chars().all(|c| fits(c) || matches!(c, '_' | '.' | '-'));
         scope.report.error(item, "name", message).maybe_hint(usable.then(|| format!("write {lower:?}")));
     }
+    good
+}
+
+fn name(item: &Item, name: &str, scope: &mut Scope<'_>) {
+    let good = well_named(item, name, "service", "web", scope);
     let socket = scope.run_dir.join("svc").join(name).join("notify.65535").as_os_str().len();
     if good && socket > SOCKET_PATH_BYTES_MAX {
         let message = format!(

@@ -97,7 +97,7 @@ fn ports(given: &[Given], plans: &[ServicePlan], scope: &mut Scope<'_>) -> Vec<P
     ranges
 }
 
-fn shown(plan: &ServicePlan) -> String {
+pub(super) fn shown(plan: &ServicePlan) -> String {
     match (plan.port, plan.port_of(plan.replicas.saturating_sub(1))) {
         (Some(first), Some(last)) if last > first => format!("{} ({first} to {last})", plan.name),
         (_, _) => plan.name.clone(),
@@ -148,7 +148,13 @@ fn sockets(given: &[Given], plans: &[ServicePlan], ranges: &[Ports], scope: &mut
     }
 }
 
-fn key(listen: &Listen, plan: &ServicePlan, replica: u16, scope: &Scope<'_>) -> (String, Option<SocketAddr>, String) {
+/// By protocol and port (or path), the address, and the whole text.
+pub(super) fn key(
+    listen: &Listen,
+    plan: &ServicePlan,
+    replica: u16,
+    scope: &Scope<'_>,
+) -> (String, Option<SocketAddr>, String) {
     let (kind, text) = match listen {
         Listen::Tcp(text) => ("tcp", text),
         Listen::Udp(text) => ("udp", text),
@@ -164,7 +170,7 @@ fn key(listen: &Listen, plan: &ServicePlan, replica: u16, scope: &Scope<'_>) -> 
 }
 
 /// Whether two sockets of one port exclude each other. Port 0 is a new port each time.
-fn overlap(left: Option<SocketAddr>, right: Option<SocketAddr>) -> bool {
+pub(super) fn overlap(left: Option<SocketAddr>, right: Option<SocketAddr>) -> bool {
     let (Some(left), Some(right)) = (left, right) else { return left.is_none() && right.is_none() };
     let same_family = left.is_ipv4() == right.is_ipv4();
     left.port() != 0

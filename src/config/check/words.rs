@@ -49,6 +49,11 @@ pub(super) fn braced(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// Whether this is one of our words.
+pub(super) fn is_known(word: &str) -> bool {
+    WORDS.contains(&word)
+}
+
 /// Whether any of our words stands in a text.
 pub(super) fn any(text: &str) -> bool {
     braced(text).any(|word| WORDS.contains(&word))

@@ -6,6 +6,7 @@
 
 pub mod eject;
 mod hash;
+pub mod note;
 pub mod pick;
 pub mod plan;
 pub mod table;

@@ -1,5 +1,6 @@
 //! A balancer as the configuration has it, checked.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,7 +32,8 @@ pub enum Address {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Destination {
-    /// The replicas of a service, each at its `{port}` on 127.0.0.1, or at a Unix socket (a path, still with `{words}`).
+    /// The replicas of a service, each at its `{port}` on 127.0.0.1, or at a Unix socket (a path, still with `{words}`). With `HandOff`
+    /// and `Shared` it needs neither.
     Service {
         name: String,
         socket: Option<String>,
@@ -105,6 +107,37 @@ pub enum Key {
     TlsSni,
     /// The value of this header of the first HTTP/1 request.
     HttpHeader(String),
+}
+
+impl BalancerPlan {
+    /// Whether the engine makes a table of it.
+    #[must_use]
+    pub fn has_table(&self) -> bool {
+        match self.delivery {
+            Delivery::Proxy | Delivery::HandOff => true,
+            Delivery::Shared => false,
+        }
+    }
+
+    /// The service it leads to.
+    #[must_use]
+    pub fn service(&self) -> Option<&str> {
+        match &self.to {
+            Destination::Service { name, .. } => Some(name),
+            Destination::Backends(_) => None,
+        }
+    }
+}
+
+/// As the configuration writes it.
+impl fmt::Display for Address {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(out, "tcp:{address}"),
+            Self::Udp(address) => write!(out, "udp:{address}"),
+            Self::Unix(path) => write!(out, "unix:{}", path.display()),
+        }
+    }
 }
 
 impl Key {

@@ -22,6 +22,7 @@ pub struct Table {
 pub struct Backend {
     /// `api/0`, or the address of a fixed one: what is hashed, so it never contains anything that changes.
     pub name: String,
+    /// An empty path with `HandOff`, where nobody connects.
     pub address: Address,
     /// At least 1.
     pub weight: u32,

@@ -1,6 +1,7 @@
 //! What the engine does, told as stories. Each begins with services that are being started.
 
 mod adopt;
+mod balance;
 mod commands;
 mod health;
 mod order;

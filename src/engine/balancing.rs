@@ -1,0 +1,286 @@
+//! The backend tables: what the states of replicas mean to the balancers that lead to them.
+//!
+//! A replica is offered while it is `Ready`, and for as long as those that need it go down before it. A table is handed out when
+//! something of it changes that matters to the proxy; the time since when a backend is ready moves by itself and does not.
+//!
+//! A replica that drains stays in the table of a balancer that does not lead to it any more (removed, or turned to another service)
+//! until the proxy has said that its last connection ended: only then does a removed balancer leave.
+
+use std::collections::BTreeSet;
+use std::mem;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Engine;
+use super::action::{Action, Level, Note, NoteKind};
+use super::balance::note::BalanceNote;
+use super::balance::plan::{Address, BalancerPlan, Delivery, Destination, Rules};
+use super::balance::table::{Backend, Standing, Table};
+use super::plan::expand;
+use super::service::{Phase, State, StopWhy, Then};
+use super::types::{ReplicaId, ServiceId, Time};
+
+/// Nobody knows since when a fixed backend is there; it is past every ramp.
+const FIXED_READY_FOR: Duration = Duration::from_secs(86_400);
+
+impl Engine {
+    /// Something about the replicas of a service that its balancers may have to know.
+    pub(super) fn rebalance_later(&mut self, service: ServiceId) {
+        if !(self.plan.balancers.is_empty() && self.told.is_empty()) {
+            self.unbalanced.insert(service);
+        }
+    }
+
+    /// The end of a step: whatever table has changed is handed out, before everything else that the step brought.
+    pub(super) fn rebalance(&mut self) {
+        let all = mem::take(&mut self.rebalance_all);
+        let services = mem::take(&mut self.unbalanced);
+        if !all && services.is_empty() {
+            return;
+        }
+        for service in &services {
+            self.forget_what_was_emptied(*service);
+        }
+        let planned = self.plan.balancers.iter().map(|plan| plan.name.clone());
+        let names: BTreeSet<String> = planned.chain(self.told.keys().cloned()).collect();
+        let mut actions = Vec::new();
+        for balancer in names {
+            if !all && !self.concerns(&balancer, &services) {
+                continue;
+            }
+            match (self.table_of(&balancer, self.now.mono), self.told.get(&balancer)) {
+                (Some(new), Some(old)) if is_same(old, &new) => {}
+                (Some(new), Some(_) | None) => {
+                    actions.push(Action::Balance { table: Box::new(new.clone()) });
+                    self.told.insert(balancer, new);
+                }
+                (None, Some(_)) => {
+                    self.told.remove(&balancer);
+                    actions.push(Action::Unbalance { balancer });
+                }
+                (None, None) => {}
+            }
+        }
+        if !actions.is_empty() {
+            self.forget_balancers_that_left();
+            let told = &self.told;
+            self.kept_out.retain(|(balancer, backend)| {
+                told.get(balancer).is_some_and(|table| table.backends.iter().any(|one| one.name == *backend))
+            });
+            self.out.splice(0..0, actions);
+        }
+    }
+
+    fn forget_balancers_that_left(&mut self) {
+        let told = &self.told;
+        for replica in self.services.values_mut().flat_map(|service| service.replicas.values_mut()) {
+            replica.emptied.retain(|balancer| told.contains_key(balancer));
+        }
+    }
+
+    fn concerns(&self, balancer: &str, services: &BTreeSet<ServiceId>) -> bool {
+        let is_one = |name: &str| self.service_id(name).is_some_and(|id| services.contains(&id));
+        let planned = self.plan.balancers.iter().find(|plan| plan.name == balancer);
+        planned.and_then(BalancerPlan::service).is_some_and(is_one)
+            || self.told.get(balancer).is_some_and(|table| {
+                table.backends.iter().any(|one| one.name.rsplit_once('/').is_some_and(|(service, _)| is_one(service)))
+            })
+    }
+
+    /// The present backends of a balancer; `None` for one that has no table (any more).
+    pub(super) fn table_of(&self, balancer: &str, now: Time) -> Option<Table> {
+        let plan = self.plan.balancers.iter().find(|plan| plan.name == balancer && plan.has_table());
+        let told = self.told.get(balancer);
+        let mut backends = plan.map(|plan| self.backends_of(plan, now)).unwrap_or_default();
+        let present: BTreeSet<String> = backends.iter().map(|backend| backend.name.clone()).collect();
+        let before = told.iter().flat_map(|table| &table.backends);
+        let leaving = before.filter(|backend| !present.contains(&backend.name) && self.still_drains(balancer, backend));
+        backends.extend(leaving.map(|backend| Backend { standing: Standing::Draining, ..backend.clone() }));
+        let (delivery, rules) = match (plan, told) {
+            (Some(plan), _) => (plan.delivery, plan.rules.clone()),
+            (None, Some(told)) if !backends.is_empty() => (told.delivery, told.rules.clone()),
+            (None, Some(_) | None) => return None,
+        };
+        let service = plan.and_then(BalancerPlan::service).and_then(|name| self.service_id(name));
+        let hopeful = service.is_some_and(|id| self.replicas_of(id).into_iter().any(|id| self.comes_back(id)));
+        Some(Table { balancer: balancer.to_owned(), delivery, rules, backends, hopeful })
+    }
+
+    fn backends_of(&self, plan: &BalancerPlan, now: Time) -> Vec<Backend> {
+        let (service, socket, weights) = match &plan.to {
+            Destination::Service { name, socket, weights } => (name, socket, weights),
+            Destination::Backends(list) => return list.iter().map(|(to, weight)| fixed(to, *weight)).collect(),
+        };
+        let Some(service) = self.service_id(service) else {
+            return Vec::new();
+        };
+        let weight = |id: ReplicaId| weights.get(usize::from(id.index)).copied().unwrap_or(1);
+        let offered = self.replicas_of(service).into_iter().map(|id| (id, self.offered(id)));
+        offered
+            .filter(|(id, standing)| !self.at(*id).removed || *standing != Standing::Out)
+            .filter_map(|(id, standing)| {
+                Some(Backend {
+                    name: self.backend_name(id),
+                    address: self.address_of(id, plan.delivery, socket.as_deref())?,
+                    weight: weight(id).max(1),
+                    standing,
+                    run: self.at(id).memory.run.0,
+                    ready_for: self.serving_since(id).map(|since| now.since(since)).unwrap_or_default(),
+                })
+            })
+            .collect()
+    }
+
+    /// A process listens where it was told to at its birth, whatever the configuration says by now.
+    fn address_of(&self, id: ReplicaId, delivery: Delivery, socket: Option<&str>) -> Option<Address> {
+        if delivery != Delivery::Proxy {
+            return Some(Address::Unix(PathBuf::new()));
+        }
+        let plan = self.plan_of(id.service);
+        if let Some(socket) = socket {
+            return Some(Address::Unix(expand(socket, &plan.words(id.index, &self.plan.agent.run_dir)).into()));
+        }
+        let replica = self.at(id);
+        let born_with = replica.memory.port.filter(|_| replica.run.is_some());
+        let port = born_with.or_else(|| plan.port_of(id.index))?;
+        Some(Address::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)))
+    }
+
+    /// What a replica may be given.
+    pub(super) fn offered(&self, id: ReplicaId) -> Standing {
+        let replica = self.at(id);
+        let unless_drained = |standing| if replica.memory.drained { Standing::Draining } else { standing };
+        match &replica.state {
+            State::Ready => unless_drained(Standing::Up),
+            State::Degraded => unless_drained(Standing::Degraded),
+            State::Stopping { phase: Phase::Dependents, .. } => {
+                match replica.run.as_ref().filter(|run| !run.exited).and_then(|run| run.served) {
+                    Some(served) => unless_drained(if served.well { Standing::Up } else { Standing::Degraded }),
+                    None => Standing::Out,
+                }
+            }
+            State::Stopping { phase: Phase::Drain, .. } => Standing::Draining,
+            State::Adopting
+            | State::Stopped
+            | State::Waiting { .. }
+            | State::Starting
+            | State::Stopping { .. }
+            | State::Backoff { .. }
+            | State::Failed
+            | State::Done
+            | State::Stuck { .. } => Standing::Out,
+        }
+    }
+
+    fn serving_since(&self, id: ReplicaId) -> Option<Time> {
+        let replica = self.at(id);
+        let served = replica.run.as_ref().and_then(|run| run.served);
+        replica.memory.ready_since.or(served.and_then(|served| served.ready_since))
+    }
+
+    /// It takes no connections now, and may well do so within moments.
+    fn comes_back(&self, id: ReplicaId) -> bool {
+        let replica = self.at(id);
+        let may = self.is_wanted(id) && !replica.memory.drained;
+        may && match &replica.state {
+            State::Adopting | State::Starting | State::Backoff { .. } | State::Degraded => true,
+            State::Waiting { hopeful, .. } => *hopeful,
+            State::Stopping { why: StopWhy::DependencyLost(_), .. } => false,
+            State::Stopping { then: Then::Settle | Then::Backoff { .. }, .. } => true,
+            State::Stopping { then: Then::Fail | Then::Done, .. } => false,
+            State::Ready | State::Stopped | State::Failed | State::Done | State::Stuck { .. } => false,
+        }
+    }
+
+    fn still_drains(&self, balancer: &str, backend: &Backend) -> bool {
+        let Some(id) = self.replica_of_backend(&backend.name) else {
+            return false;
+        };
+        let replica = self.at(id);
+        let drains = matches!(replica.state, State::Stopping { phase: Phase::Drain, .. });
+        drains && replica.memory.run.0 == backend.run && !replica.emptied.contains(balancer)
+    }
+
+    /// `api/0`
+    pub(super) fn backend_name(&self, id: ReplicaId) -> String {
+        format!("{}/{}", self.name(id.service), id.index)
+    }
+
+    pub(super) fn replica_of_backend(&self, backend: &str) -> Option<ReplicaId> {
+        let (service, index) = backend.rsplit_once('/')?;
+        let id = ReplicaId { service: self.service_id(service)?, index: index.parse().ok()? };
+        self.find(id).map(|_| id)
+    }
+
+    /// The balancers that lead to a service.
+    pub(super) fn balancers_of(&self, service: ServiceId) -> impl Iterator<Item = &BalancerPlan> {
+        let name = self.name(service);
+        self.plan.balancers.iter().filter(move |plan| plan.has_table() && plan.service() == Some(name))
+    }
+
+    /// The rules of a balancer, or those it had when it left the configuration.
+    pub(super) fn rules_of(&self, balancer: &str) -> Option<&Rules> {
+        let planned = self.plan.balancers.iter().find(|plan| plan.name == balancer).map(|plan| &plan.rules);
+        planned.or_else(|| self.told.get(balancer).map(|table| &table.rules))
+    }
+
+    /// Once more after another is no news, and would be one every few seconds: that goes into the log only for those who look closely.
+    pub(super) fn ejected(&mut self, balancer: String, backend: String, out: Option<(String, Duration)>) {
+        let known = self.told.get(&balancer).is_some_and(|table| table.backends.iter().any(|one| one.name == backend));
+        if !known {
+            return self.stale();
+        }
+        let replica = self.replica_of_backend(&backend);
+        let named = replica.is_none().then(|| backend.clone());
+        let pair = (balancer.clone(), backend);
+        let (level, note) = match out {
+            Some((why, for_)) => {
+                let level = if self.kept_out.insert(pair) { Level::Warn } else { Level::Debug };
+                (level, BalanceNote::Ejected { balancer, backend: named, why, for_ })
+            }
+            None if self.kept_out.remove(&pair) => (Level::Info, BalanceNote::Restored { balancer, backend: named }),
+            None => return self.stale(),
+        };
+        let kind = NoteKind::Balance(note);
+        match replica {
+            Some(id) if level == Level::Debug => self.note(id, level, kind),
+            Some(id) => self.tell(id, level, kind),
+            None => self.out.push(Action::Note(Note { level, subject: None, kind })),
+        }
+    }
+
+    /// A new run is another process.
+    pub(super) fn forget_ejections(&mut self, id: ReplicaId) {
+        if !self.kept_out.is_empty() {
+            let name = self.backend_name(id);
+            self.kept_out.retain(|(_, backend)| *backend != name);
+        }
+    }
+}
+
+fn fixed(address: &Address, weight: u32) -> Backend {
+    Backend {
+        name: address.to_string(),
+        address: address.clone(),
+        weight: weight.max(1),
+        standing: Standing::Up,
+        run: 0,
+        ready_for: FIXED_READY_FOR,
+    }
+}
+
+/// Whether the proxy would do nothing else with the new table.
+pub(super) fn is_same(old: &Table, new: &Table) -> bool {
+    let same_backends = || old.backends.iter().zip(&new.backends).all(|(old, new)| is_same_backend(old, new));
+    old.delivery == new.delivery
+        && old.hopeful == new.hopeful
+        && old.backends.len() == new.backends.len()
+        && same_backends()
+        && old.rules == new.rules
+}
+
+fn is_same_backend(old: &Backend, new: &Backend) -> bool {
+    let Backend { name, address, weight, standing, run, ready_for: _ } = new;
+    (&old.name, &old.address, &old.weight, &old.standing, &old.run) == (name, address, weight, standing, run)
+}

@@ -1,0 +1,185 @@
+//! The rules of a balancer as its clients meet them: keys, PROXY headers, a replica that hangs, one way of delivery after the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::balance::{api, front, serving};
+use crate::support::{Agent, As, Load, Place, SOON, free_ports, sample};
+
+/// The process that answers curl with these options, or `None` where there is no curl.
+fn curl(port: u16, options: &[&str]) -> Option<i64> {
+    let url = format!("http://127.0.0.1:{port}/");
+    let output = match Command::new("curl").args(["-sS", "--max-time", "20"]).args(options).arg(url).output() {
+        Ok(output) => output,
+        Err(error) => {
+            println!("skipped: curl cannot be run: {error}");
+            return None;
+        }
+    };
+    assert!(output.status.success(), "{options:?}: {output:?}");
+    let body: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    body["pid"].as_i64()
+}
+
+fn port_of(place: &Place) -> u16 {
+    match place {
+        Place::Port(port) => *port,
+        Place::Path(path) => panic!("{path:?} is no port"),
+    }
+}
+
+/// Each key must be answered by the same process again; who answers whom.
+fn sticky(port: u16, options: impl Fn(u8) -> Vec<String>) -> Option<BTreeMap<u8, i64>> {
+    let mut homes = BTreeMap::new();
+    for round in 0..2 {
+        for key in 2..14 {
+            let words = options(key);
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let pid = curl(port, &words)?;
+            let home = *homes.entry(key).or_insert(pid);
+            assert_eq!(home, pid, "key {key}, round {round}");
+        }
+    }
+    Some(homes)
+}
+
+#[test]
+fn client_keeps_its_replica_by_its_address_and_only_keys_of_a_lost_one_move() {
+    let (mut agent, place) = serving(3, "", "key: SourceIp");
+    let port = port_of(&place);
+    let by_address = |key: u8| vec!["--interface".to_owned(), format!("127.0.0.{key}")];
+    let Some(before) = sticky(port, by_address) else { return };
+    assert!(before.values().collect::<BTreeSet<_>>().len() > 1, "{before:?}");
+    let lost = before[&2];
+    let replica = (0..3).find(|index| agent.replica("api", *index)["pid"] == lost).unwrap();
+    agent.cli_ok(&["drain", &format!("api/{replica}")]);
+    let after = sticky(port, by_address).unwrap();
+    for (key, home) in &before {
+        assert_eq!(after[key] == *home, *home != lost, "key {key}: {before:?} {after:?}");
+    }
+    agent.cli_ok(&["undrain", &format!("api/{replica}")]);
+    agent.wait_up("front", 3);
+    assert_eq!(sticky(port, by_address).unwrap(), before, "all come home");
+}
+
+#[test]
+fn client_keeps_its_replica_by_a_header() {
+    let (agent, place) = serving(3, "", "key: HttpHeader(\"X-User\")");
+    let by_header = |key: u8| vec!["-H".to_owned(), format!("X-User: user-{key}")];
+    let Some(homes) = sticky(port_of(&place), by_header) else { return };
+    assert!(homes.values().collect::<BTreeSet<_>>().len() > 1, "{homes:?}");
+    assert_eq!(agent.balancer("front")["keyless"], 0);
+    curl(port_of(&place), &[]);
+    assert_eq!(agent.balancer("front")["keyless"], 1);
+}
+
+#[test]
+fn one_balancer_tells_the_next_who_the_client_is() {
+    let port = free_ports(8);
+    let (outer, inner) = (port, port + 7);
+    let balancers = format!(
+        "(name: \"outer\", listen: [\"tcp:127.0.0.1:{outer}\"], backends: [\"tcp:127.0.0.1:{inner}\"], send_proxy: true),
+         (name: \"front\", listen: [\"tcp:127.0.0.1:{inner}\"], to: \"api\", key: SourceIp, ramp: \"0s\",
+          accept_proxy_from: [\"127.0.0.1/32\"]),"
+    );
+    let mut agent = Agent::balancing(As::Me, &api(port, 3, "", ""), &balancers);
+    agent.wait_up("front", 3);
+    // The inner one sees one neighbour only, and goes by what that says.
+    let Some(homes) = sticky(outer, |key| vec!["--interface".to_owned(), format!("127.0.0.{key}")]) else { return };
+    assert!(homes.values().collect::<BTreeSet<_>>().len() > 1, "{homes:?}");
+    // Who must send a header and does not is refused, and counted.
+    assert!(Place::Port(inner).ask().is_err());
+    let front = agent.balancer("front");
+    assert_eq!(front["refused"]["proxy_header"], 1, "{front:#}");
+}
+
+#[test]
+fn replica_that_hangs_costs_no_request_once_its_probe_has_found_it() {
+    let port = free_ports(8);
+    let probe =
+        "alive: (probe: Http(\"http://127.0.0.1:{port}/healthz\"), every: \"100ms\", timeout: \"300ms\", fall: 2)";
+    let mut agent =
+        Agent::balancing(As::Me, &api(port, 3, "", probe), &front(port, "replay: Unanswered(max: \"16KiB\")"));
+    agent.wait_up("front", 3);
+    let load = Load::on(&Place::Port(port), 8);
+    load.wait_for(50);
+    let hung = i32::try_from(agent.replica("api", 1)["pid"].as_i64().unwrap()).unwrap();
+    kill(Pid::from_raw(hung), Signal::SIGSTOP).unwrap();
+    agent.wait_until("it was replaced", SOON, |agent| {
+        agent.replica("api", 1)["pid"].as_i64().is_some_and(|pid| pid != i64::from(hung))
+    });
+    agent.wait_up("front", 3);
+    load.wait_for(50);
+    load.end_without_failure();
+}
+
+#[test]
+fn killed_replica_gives_back_what_it_had_not_taken_yet() {
+    let port = free_ports(1);
+    let hand_off = format!(
+        "(name: \"front\", listen: [\"tcp:127.0.0.1:{port}\"], to: \"api\", delivery: HandOff, ramp: \"0s\", \
+         algorithm: RoundRobin),"
+    );
+    let service = sample("api", "--listen-fd --answer-after 5ms", "replicas: 2, backoff: (min: \"0ms\"), budget: None");
+    let mut agent = Agent::balancing(As::Me, &service, &hand_off);
+    agent.wait_up("front", 2);
+    let place = Place::Port(port);
+    let stopped = i32::try_from(agent.replica("api", 0)["pid"].as_i64().unwrap()).unwrap();
+    kill(Pid::from_raw(stopped), Signal::SIGSTOP).unwrap();
+    // Half of these are handed to the one that does not take them.
+    let clients: Vec<_> = (0..6)
+        .map(|_| {
+            let place = place.clone();
+            std::thread::spawn(move || place.ask())
+        })
+        .collect();
+    agent.wait_until("some were handed over", SOON, |agent| agent.balancer("front")["accepted"] == 6);
+    kill(Pid::from_raw(stopped), Signal::SIGKILL).unwrap();
+    for client in clients {
+        client.join().unwrap().expect("the other replica takes it");
+    }
+    agent.wait_up("front", 2);
+}
+
+#[test]
+fn delivery_may_change_by_a_reload() {
+    let port = free_ports(8);
+    let place = Place::Port(port);
+    let service = |more: &str| {
+        let listen = if more.is_empty() { "--listen 127.0.0.1:{port}" } else { "--listen-fd" };
+        sample(
+            "api",
+            &format!("{listen} --answer-after 5ms --slow-stop 200ms --notify"),
+            &format!("replicas: 2, port: {}, ready: Notify, backoff: (min: \"0ms\"), budget: None", port + 1),
+        )
+    };
+    let mut agent = Agent::balancing(As::Me, &service(""), &front(port, ""));
+    agent.wait_up("front", 2);
+    place.ask().unwrap();
+    for delivery in ["Shared", "HandOff", "Shared"] {
+        agent.configure_balanced(&service("fd"), &front(port, &format!("delivery: {delivery}")));
+        agent.cli_ok(&["reload"]);
+        agent.cli_ok(&["restart", "api"]);
+        agent.wait_up("front", 2);
+        agent.wait_until("its socket is open", SOON, |agent| agent.balancer("front")["listen"][0]["state"] != "failed");
+        assert_eq!(place.answers(4).values().sum::<u32>(), 4, "{delivery}");
+        assert_eq!(agent.service("@proxy").is_null(), delivery == "Shared", "{delivery}");
+    }
+    agent.configure_balanced(&service(""), &front(port, ""));
+    agent.cli_ok(&["reload"]);
+    agent.wait_up("front", 2);
+    agent.wait_until("its socket is open", SOON, |agent| agent.balancer("front")["listen"][0]["state"] == "open");
+    place.answers(4);
+}
+
+#[test]
+fn proxy_may_have_as_many_descriptors_as_the_host_allows() {
+    let (agent, _place) = serving(1, "", "");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", agent.service_pid("@proxy").unwrap())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let numbers: Vec<&str> = line.split_whitespace().filter(|word| word.parse::<u64>().is_ok()).collect();
+    assert_eq!(numbers[0], numbers[1], "{line}");
+}

@@ -1,16 +1,17 @@
 //! Limits, timeouts, and what must not be used up.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixListener;
-use std::process::Command as Program;
+use std::process::{Command as Program, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, setrlimit};
 
-use crate::engine::balance::plan::{Algorithm, Key, NoneLeft, Rules};
+use crate::engine::balance::plan::{Address, Algorithm, Key, Rules};
 use crate::proxy::peek::proxy_v2;
+use crate::proxy::shared::Notice;
 use crate::proxy::testing::*;
 use crate::sys::testing::TempDir;
 
@@ -28,49 +29,51 @@ fn alone(test: &str) {
     );
 }
 
+/// Tells the process with few descriptors where the backend is.
+const BACKEND: &str = "MAINSTAY_TEST_BACKEND";
+
 #[test]
 fn two_hundred_clients_are_served_with_few_descriptors() {
-    alone("few_descriptors");
+    let (listener, address) = listener();
+    serve(listener, echo);
+    let Address::Tcp(address) = address else { panic!("{address:?}") };
+    let mut proxy = Program::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "proxy::tests::limits::few_descriptors", "--nocapture"])
+        .env(BACKEND, address.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(proxy.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let port = lines.find_map(|line| line.split_once("listens on ").map(|(_, address)| address.to_owned())).unwrap();
+    let mut clients: Vec<_> = (0..200).map(|_| patient(TcpStream::connect(&port).unwrap())).collect();
+    for client in &mut clients {
+        client.write_all(b"x").unwrap();
+    }
+    for mut client in clients {
+        client.read_exact(&mut [0]).unwrap();
+    }
+    drop(proxy.stdin.take());
+    let rest: Vec<String> = lines.collect();
+    assert!(proxy.wait().unwrap().success(), "{rest:?}");
 }
 
 #[test]
 #[ignore = "started by other tests"]
 fn few_descriptors() {
-    let (listener, address) = listener();
-    let mut rules = rules();
-    rules.none_left = NoneLeft::Queue(PATIENCE);
+    let backend = Address::Tcp(std::env::var(BACKEND).unwrap().parse().unwrap());
     // More than there are descriptors for: the kernel says no, not our own limit.
-    let lab = Lab::with(2, 100_000, table(&[address], rules));
-    serve(listener, echo);
-    let ask = || {
-        let Ok(client) = TcpStream::connect(lab.address) else { return false };
-        let mut client = patient(client);
-        client.write_all(b"x").is_ok() && client.read(&mut [0]).is_ok_and(|count| count == 1)
-    };
-    assert!(ask());
-    let open = open_descriptors() as u64;
-    // All ends are of this process, so forty clients at once would need twice as many.
-    setrlimit(Resource::RLIMIT_NOFILE, open + 80, open + 80).unwrap();
-    let begun = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..40 {
-            scope.spawn(|| {
-                for _ in 0..5 {
-                    while !ask() {
-                        assert!(begun.elapsed() < 3 * PATIENCE);
-                        std::thread::sleep(Duration::from_millis(5));
-                    }
-                }
-            });
-        }
-    });
-    lab.until("all gone", |stats| stats.active == 0);
-    let before = worker_cpu_ms();
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(worker_cpu_ms() - before < 50);
-    let mut client = lab.connect();
-    client.write_all(b"x").unwrap();
-    client.read_exact(&mut [0]).unwrap();
+    let lab = Lab::with(2, 100_000, table(&[backend], rules()));
+    setrlimit(Resource::RLIMIT_NOFILE, 64, 64).unwrap();
+    let (before, begun) = (worker_cpu_ms(), Instant::now());
+    println!("listens on {}", lab.address);
+    lab.until("descriptors are used up", |stats| stats.active >= 20);
+    read_all(std::io::stdin());
+    lab.until("all gone", |stats| stats.active == 0 && stats.accepted == 200);
+    let busy = worker_cpu_ms() - before;
+    assert!(u128::from(busy) < 200 + begun.elapsed().as_millis() / 10, "{busy} ms: a worker spins");
+    assert!(matches!(lab.notice(), Notice::Trouble { .. }));
+    assert!(lab.stats().accept_paused_ms > 0);
 }
 
 #[test]
@@ -261,7 +264,7 @@ fn attempt_that_is_not_answered_goes_to_the_next() {
     }
     let mut rules = Rules { algorithm: Algorithm::LeastConnections, ..rules() };
     rules.timeouts.connect = Duration::from_millis(200);
-    let address = crate::engine::balance::plan::Address::Tcp(address);
+    let address = Address::Tcp(address);
     let lab = Lab::new(table(&[address, name_server("next")], rules));
     for _ in 0..2 {
         let mut client = lab.connect();

@@ -112,9 +112,6 @@ fn why(service: &Service, replica: &Replica) -> String {
     if replica.flapping {
         parts.push("flapping".to_owned());
     }
-    if replica.drained {
-        parts.push("drained: out of its balancers".to_owned());
-    }
     if replica.pending_restart {
         parts.push("restart to apply the new configuration".to_owned());
     }
@@ -198,9 +195,6 @@ fn describe_replica(out: &mut String, replica: &Replica, look: &Look) {
     }
     if replica.flapping {
         line("flapping: its state changes again and again".to_owned());
-    }
-    if replica.drained {
-        line("drained: out of its balancers until `mainstay undrain`".to_owned());
     }
     if replica.pending_restart {
         line("runs with an older configuration; restart to apply the new one".to_owned());

@@ -16,19 +16,20 @@ pub fn cpus() -> usize {
 
 static NOFILE_BEFORE_RAISE: OnceLock<(u64, u64)> = OnceLock::new();
 
-/// Raises the soft limit of open descriptors to the hard one and returns what holds now. Children do not inherit it.
+/// Enough for 100,000 connections of two descriptors each. Below systemd the hard limit is above it; other inits leave it at 4,096.
+const NOFILE_WANTED: u64 = 1 << 18;
+
+/// Raises the limit of open descriptors, the hard one too where this process may (CAP_SYS_RESOURCE), and returns what holds now. Children
+/// do not inherit it.
 pub fn raise_nofile() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
-    if soft >= hard {
-        return soft;
-    }
-    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-        Ok(()) => {
+    for limit in [hard.max(NOFILE_WANTED), hard] {
+        if soft < limit && setrlimit(Resource::RLIMIT_NOFILE, limit, limit).is_ok() {
             NOFILE_BEFORE_RAISE.get_or_init(|| (soft, hard));
-            hard
+            return limit;
         }
-        Err(_) => soft,
     }
+    soft
 }
 
 /// Soft and hard limit as they were before [`raise_nofile`]; `None` when it changed nothing.

@@ -10,6 +10,7 @@ use super::balance::{api, front, serving};
 use crate::support::{Agent, As, Load, Place, SOON, free_ports, sample};
 
 /// The process that answers curl with these options, or `None` where there is no curl.
+#[expect(clippy::print_stdout, reason = "a test that cannot run says so")]
 fn curl(port: u16, options: &[&str]) -> Option<i64> {
     let url = format!("http://127.0.0.1:{port}/");
     let output = match Command::new("curl").args(["-sS", "--max-time", "20"]).args(options).arg(url).output() {

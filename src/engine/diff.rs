@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::action::{Change, Effect};
-use super::balance::plan::{BalancerPlan, Destination};
+use super::balance::plan::{BalancerPlan, Destination, Rules};
 use super::plan::{Kind, Launch, Plan, ProcessPlan, Readiness, Role, ServicePlan};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -126,13 +126,27 @@ fn balancer_fields(old: &BalancerPlan, new: &BalancerPlan) -> Vec<&'static str> 
         ("drain_timeout", was.drain_timeout != is.drain_timeout),
         ("ramp", was.ramp != is.ramp),
         ("eject", was.eject != is.eject),
-        ("timeouts", was.timeouts != is.timeouts),
-        ("limits", was.limits != is.limits),
         ("send_proxy", was.send_proxy != is.send_proxy),
         ("accept_proxy_from", was.accept_proxy_from != is.accept_proxy_from),
         ("access_log", was.access_log != is.access_log),
     ];
-    differing(&fields)
+    [differing(&fields), measure_fields(was, is)].concat()
+}
+
+fn measure_fields(was: &Rules, is: &Rules) -> Vec<&'static str> {
+    let (old_times, new_times) = (was.timeouts, is.timeouts);
+    let (old, new) = (was.limits, is.limits);
+    differing(&[
+        ("connect_timeout", old_times.connect != new_times.connect),
+        ("idle_timeout", old_times.idle != new_times.idle),
+        ("half_closed_timeout", old_times.half_closed != new_times.half_closed),
+        ("first_bytes_timeout", old_times.first_bytes != new_times.first_bytes),
+        ("max_connections", old.connections != new.connections),
+        ("max_per_source", old.per_source != new.per_source),
+        ("max_per_backend", old.per_backend != new.per_backend),
+        ("max_queued", old.queued != new.queued),
+        ("peek_bytes", old.peek_bytes != new.peek_bytes),
+    ])
 }
 
 fn changed(old: &ServicePlan, new: &ServicePlan) -> Change {

@@ -15,6 +15,7 @@ use super::action::{Level, NoteKind};
 use super::balance::note::{BalanceNote, Fate};
 use super::balance::table::Standing;
 use super::event::Verb;
+use super::plan::{Launch, Role};
 use super::service::{Phase, Served, State};
 use super::timers::Timer;
 use super::types::{ReplicaId, RunId, ServiceId, human};
@@ -44,6 +45,9 @@ impl Engine {
     /// The balancers in which the replica may have connections: of those that lead to it (for a stop also: that did so until now) the
     /// ones that have not said that nothing is left.
     pub(super) fn unfinished(&self, id: ReplicaId) -> BTreeSet<String> {
+        if !self.proxy_lives() {
+            return BTreeSet::new();
+        }
         let replica = self.at(id);
         let mut names: BTreeSet<String> = self.balancers_of(id.service).map(|plan| plan.name.clone()).collect();
         if matches!(replica.state, State::Stopping { .. }) {
@@ -53,6 +57,28 @@ impl Engine {
         }
         names.retain(|name| !replica.emptied.contains(name));
         names
+    }
+
+    /// Connections end with the proxy's process, and its successor says of its own when they have ended.
+    fn proxy_lives(&self) -> bool {
+        let lives = |id: &ReplicaId| self.at(*id).run.as_ref().is_some_and(|run| !run.exited);
+        let proxy = self.names.get(Role::Proxy.service_name());
+        proxy.is_none_or(|service| self.replicas_of(*service).iter().any(lives))
+    }
+
+    /// A role has ended: with the proxy, every connection has.
+    pub(super) fn role_ended(&mut self, id: ReplicaId) {
+        if self.plan_of(id.service).launch != Launch::Role(Role::Proxy) {
+            return;
+        }
+        let all: Vec<ReplicaId> = self.services.keys().flat_map(|service| self.replicas_of(*service)).collect();
+        for drained in all {
+            let in_stop = matches!(self.at(drained).state, State::Stopping { phase: Phase::Drain, .. });
+            if in_stop || self.armed(drained, Timer::Drain).is_some() {
+                self.touched.insert(drained.service);
+                self.all_drained(drained);
+            }
+        }
     }
 
     /// Whether a stop has connections to wait for.

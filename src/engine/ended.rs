@@ -25,6 +25,7 @@ impl Engine {
         current.remaining = remaining;
         self.quiet(id);
         let then = self.account(id, exit, oom);
+        self.role_ended(id);
         if remaining == 0 {
             self.finish(id, then);
         } else {

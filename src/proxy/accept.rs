@@ -36,6 +36,7 @@ pub(super) struct Doors {
     doors: Vec<Option<Door>>,
     /// No descriptors: none is watched until then.
     pub(super) closed_until: Option<Time>,
+    starved_since: Option<Time>,
     told_starved: Option<Time>,
 }
 
@@ -238,8 +239,14 @@ impl Worker {
         self.go(handle, key);
     }
 
+    /// Looked at for the first time when its connect, or its first silence, may be over: an open connection is not set anew.
     fn wheel_first(&mut self, handle: Handle) {
-        self.set_due(handle);
+        let Some(due) = self.due(handle) else { return };
+        let Some(session) = self.sessions.get(handle) else { return };
+        let (number, accepted) = (session.balancer, session.accepted);
+        let Some(local) = self.local(number) else { return };
+        let silent = accepted.after(local.live.table.rules.timeouts.idle);
+        self.wheel.set(handle.index, due.min(silent));
     }
 
     /// `false` when its address has as many as it may have. An address that a PROXY header announces later is not counted.
@@ -331,8 +338,9 @@ impl Worker {
 
     /// A connection has ended: those who wait for that hear of it, once there is some room.
     pub(super) fn room_again(&mut self, number: u32) {
-        if self.doors.closed_until.is_some() {
-            self.reopen_all();
+        if self.is_starved() {
+            // Now, rather than in this call: it may come from the middle of one that places a connection.
+            self.doors.closed_until = Some(self.tools.now);
         }
         if self.shared.full_workers.load(Ordering::SeqCst) == 0 {
             return;
@@ -361,6 +369,7 @@ impl Worker {
     pub(super) fn starve(&mut self) {
         let now = self.tools.now;
         self.doors.closed_until = Some(now.after(STARVED_PAUSE));
+        self.doors.starved_since.get_or_insert(now);
         if self.doors.told_starved.is_none_or(|told| now.since(told) >= STARVED_TELL) {
             self.doors.told_starved = Some(now);
             self.trouble(
@@ -370,14 +379,24 @@ impl Worker {
         self.watch_doors();
     }
 
-    pub(super) fn reopen_all(&mut self) {
+    pub(super) fn is_starved(&self) -> bool {
+        self.doors.closed_until.is_some()
+    }
+
+    /// There may be descriptors again: those who are in and wait for one come first.
+    pub(super) fn feed(&mut self) {
         let now = self.tools.now;
-        if let Some(until) = self.doors.closed_until.take() {
-            let paused = STARVED_PAUSE.saturating_sub(until.since(now));
-            let paused_ms = u64::try_from(paused.as_millis()).unwrap_or(u64::MAX);
-            for local in self.balancers.iter().flatten() {
-                add(&local.balancer.counters().accept_paused_ms, paused_ms);
-            }
+        if self.doors.closed_until.is_none_or(|until| until > now) {
+            return;
+        }
+        self.doors.closed_until = None;
+        self.wake_all_queues();
+        if self.is_starved() {
+            return;
+        }
+        let paused = self.doors.starved_since.take().map_or(0, |since| now.since(since).as_millis());
+        for local in self.balancers.iter().flatten() {
+            add(&local.balancer.counters().accept_paused_ms, u64::try_from(paused).unwrap_or(u64::MAX));
         }
         self.watch_doors();
     }

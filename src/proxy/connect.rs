@@ -69,7 +69,14 @@ impl Worker {
                     return self.watch_or_reset(handle);
                 }
                 Attempt::ClientGone => return self.reset(handle, "client reset"),
-                Attempt::Failed(failure, error) => self.attempt_failed(handle, key, failure, &error),
+                Attempt::Failed(failure, error) => {
+                    self.attempt_failed(handle, key, failure, &error);
+                    if failure == ConnectFailure::Descriptors {
+                        // No other candidate would help. Whoever is in goes before those who want to come in.
+                        self.starve();
+                        return self.nobody(handle, key, Nobody::WithRoom);
+                    }
+                }
             }
         }
     }
@@ -176,7 +183,9 @@ impl Worker {
         let run = state.run();
         let extra = session.extra.get_or_insert_default();
         extra.key = KeyState::Known(key);
-        extra.tried.push((state.id, run));
+        if failure != ConnectFailure::Descriptors {
+            extra.tried.push((state.id, run));
+        }
         // A supervised process that does not listen is about to be missed by its supervisor.
         extra.try_again |= run > 0 || failure == ConnectFailure::Backlog || failure.is_ours();
         let number = session.balancer;

@@ -74,8 +74,8 @@ impl Worker {
         if local.queue.is_empty() {
             return;
         }
-        let waiting = std::mem::take(&mut local.queue);
-        for handle in waiting {
+        let mut waiting = std::mem::take(&mut local.queue);
+        while let Some(handle) = waiting.pop_front() {
             if !is_waiting(self.sessions.get(handle)) {
                 continue;
             }
@@ -88,6 +88,22 @@ impl Worker {
             {
                 local.queue.push_back(handle);
             }
+            if self.is_starved() {
+                break;
+            }
+        }
+        if let Some(local) = self.local(number) {
+            local.queue.append(&mut waiting);
+        }
+    }
+
+    /// Looks at all that wait.
+    pub(super) fn wake_all_queues(&mut self) {
+        let waiting = (0_u32..).zip(&self.balancers);
+        let waiting = waiting.filter(|(_, local)| local.as_ref().is_some_and(|local| !local.queue.is_empty()));
+        let numbers: Vec<u32> = waiting.map(|(number, _)| number).collect();
+        for number in numbers {
+            self.wake_queue(number);
         }
     }
 

@@ -368,6 +368,12 @@ impl Shared {
         self.sessions.load(Ordering::Relaxed)
     }
 
+    /// Connections of each worker now.
+    #[must_use]
+    pub fn loads(&self) -> Vec<u32> {
+        self.mailboxes.iter().map(|mailbox| mailbox.load.load(Ordering::Relaxed)).collect()
+    }
+
     /// Notices that the control thread was too slow for.
     #[must_use]
     pub fn lost_notices(&self) -> u64 {

@@ -311,9 +311,7 @@ impl Worker {
 
     fn look_at_due(&mut self) {
         let now = self.tools.now;
-        if self.doors.closed_until.is_some_and(|until| until <= now) {
-            self.reopen_all();
-        }
+        self.feed();
         while let Some(index) = self.wheel.take_due(now) {
             if let Some(handle) = self.sessions.handle_of(index) {
                 self.look_at(handle);

@@ -27,7 +27,7 @@ use mainstay::engine::types::{RequestId, StateName, Time};
 
 use world::World;
 
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 80;
 const CHAOS_STEPS: u64 = 700;
 /// Virtual time within which everything must be up once the faults stop.
 const CALM: Duration = Duration::from_secs(12 * 60);

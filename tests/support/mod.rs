@@ -287,6 +287,8 @@ impl Agent {
                 .map_or(0, |all| all.iter().filter(|one| one["standing"] == "up").count());
             up == count && (balancer["delivery"] == "shared" || balancer["accepted"].is_u64())
         });
+        // That was the engine's word at the answer, and the proxy's counters of a moment before: a question asked only now follows the table.
+        self.balancer(balancer);
     }
 
     pub(crate) fn state(&self, name: &str) -> String {

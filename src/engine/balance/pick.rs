@@ -75,14 +75,16 @@ pub struct Moment<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Candidate {
     slot: u16,
+    turn: u16,
     /// In thousandths.
     weight: u32,
-    /// The least is the first of those that are not `late`.
+    active: u32,
+    /// The least is the first.
     cost: u64,
-    turn: u32,
-    /// It holds its share already.
-    late: bool,
 }
+
+/// Added to the cost of those that hold their share already.
+const LATE: u64 = 1 << 63;
 
 impl Picker {
     /// Slots beyond 65,535 are passed over.
@@ -146,7 +148,7 @@ impl Picker {
         let candidates = &mut candidates[..count];
         self.undo_ramp_of_all(candidates);
         self.rank(key, moment, candidates);
-        candidates.sort_unstable_by_key(|candidate| (candidate.late, candidate.cost, candidate.turn));
+        candidates.sort_unstable_by_key(|candidate| (candidate.cost, candidate.turn));
         out.extend(candidates.iter().map(|candidate| candidate.slot));
     }
 
@@ -165,8 +167,9 @@ impl Picker {
             }
             (Algorithm::LeastConnections, _) | (Algorithm::Rendezvous | Algorithm::Modulo, None) => {
                 give_turns(moment.draw, candidates);
+                count_active(moment, candidates);
                 for candidate in candidates {
-                    candidate.cost = load(moment, candidate);
+                    candidate.cost = load(candidate);
                 }
             }
             (Algorithm::RoundRobin, _) => give_turns(moment.draw, candidates),
@@ -207,9 +210,9 @@ impl Picker {
             let hash = mix(key ^ self.slots[usize::from(candidate.slot)].hash);
             candidate.turn = turn;
             candidate.cost = match equal {
-                true => u64::MAX - hash,
+                true => (u64::MAX - hash) / 2,
                 // Weights in thousandths are below 2^26, the rarity is at most 2^38.
-                false => (rarity(hash) << 26) / u64::from(candidate.weight),
+                false => (rarity(hash) << 25) / u64::from(candidate.weight),
             };
         }
     }
@@ -236,13 +239,17 @@ impl Picker {
     /// Marks those that hold `max_load` times their share of all connections, this one included.
     fn bound(&self, moment: &Moment<'_>, candidates: &mut [Candidate]) {
         let Some(permille) = self.max_load_permille else { return };
-        let active = |candidate: &Candidate| (moment.active)(usize::from(candidate.slot));
-        let total = 1 + candidates.iter().map(|candidate| u128::from(active(candidate))).sum::<u128>();
-        let weights: u128 = candidates.iter().map(|candidate| u128::from(candidate.weight)).sum();
+        count_active(moment, candidates);
+        if candidates.iter().all(|candidate| candidate.active < LOAD_FLOOR) {
+            return;
+        }
+        let total = 1 + candidates.iter().map(|candidate| u64::from(candidate.active)).sum::<u64>();
+        let weights = candidates.iter().map(|candidate| u64::from(candidate.weight)).sum::<u64>();
         for candidate in candidates {
-            let active = active(candidate);
-            let most = u128::from(permille) * total * u128::from(candidate.weight);
-            candidate.late = active >= LOAD_FLOOR && u128::from(active) * 1_000 * weights >= most;
+            let most = u128::from(permille) * u128::from(total) * u128::from(candidate.weight);
+            if candidate.active >= LOAD_FLOOR && u128::from(candidate.active) * 1_000 * u128::from(weights) >= most {
+                candidate.cost |= LATE;
+            }
         }
     }
 }
@@ -259,9 +266,15 @@ impl Slot {
     }
 }
 
+fn count_active(moment: &Moment<'_>, candidates: &mut [Candidate]) {
+    for candidate in candidates {
+        candidate.active = (moment.active)(usize::from(candidate.slot));
+    }
+}
+
 /// Connections for each unit of weight.
-fn load(moment: &Moment<'_>, candidate: &Candidate) -> u64 {
-    (u64::from((moment.active)(usize::from(candidate.slot))) << 26) / u64::from(candidate.weight)
+fn load(candidate: &Candidate) -> u64 {
+    (u64::from(candidate.active) << 26) / u64::from(candidate.weight)
 }
 
 fn are_equal(candidates: &[Candidate]) -> bool {
@@ -301,13 +314,14 @@ fn at_point(point: u64, candidates: &[Candidate], without: Option<usize>) -> usi
 /// The less loaded of two that are drawn (Mitzenmacher 2001), the other, and the rest in turn.
 fn two_choices(moment: &Moment<'_>, candidates: &mut [Candidate]) {
     give_turns(moment.draw, candidates);
+    count_active(moment, candidates);
     if candidates.len() < 2 {
         return;
     }
     let drawn = mix(moment.draw);
     let one = at_point(drawn, candidates, None);
     let other = at_point(mix(drawn ^ GOLDEN), candidates, Some(one));
-    let more_loaded = if load(moment, &candidates[other]) < load(moment, &candidates[one]) { one } else { other };
+    let more_loaded = if load(&candidates[other]) < load(&candidates[one]) { one } else { other };
     for (index, candidate) in candidates.iter_mut().enumerate() {
         candidate.cost = match index {
             _ if index == more_loaded => 1,

@@ -6,7 +6,7 @@ use crate::engine::action::{Action, Effect};
 use crate::engine::balance::plan::{Address, BalancerPlan, Delivery, Destination};
 use crate::engine::balance::table::Table;
 use crate::engine::event::{Caller, Decision, Event, FoundProcess, Verb, Wait, Wanted};
-use crate::engine::plan::{Alive, Plan, Readiness, ServicePlan};
+use crate::engine::plan::{Alive, Launch, Plan, Readiness, Role, ServicePlan};
 use crate::engine::testkit::{Kit, balancer, ms, service, tcp};
 use crate::engine::types::{RunId, StateName, Time};
 
@@ -117,6 +117,22 @@ fn a_second_stop_does_not_wait_for_connections() {
     kit.command(Verb::Stop, "api");
     let words = kit.command(Verb::Stop, "api");
     assert!(words.contains(&"SIGTERM to main of api/0".to_owned()), "{words:?}");
+}
+
+#[test]
+fn connections_end_with_the_proxy() {
+    let mut proxy = ServicePlan::with_defaults(Role::Proxy.service_name(), &[]);
+    proxy.launch = Launch::Role(Role::Proxy);
+    let mut kit = Kit::balanced(vec![proxy, replicated(2)], vec![balancer("front", "api")]);
+    for name in ["@proxy", "api/0", "api/1"] {
+        kit.exec(name);
+    }
+    kit.command(Verb::Stop, "api/0");
+    kit.command(Verb::Drain, "api/1");
+    kit.persist();
+    let words = kit.exit("@proxy", 1);
+    assert!(words.contains(&"SIGTERM to main of api/0".to_owned()), "{words:?}");
+    assert!(words.contains(&"answer 2: done".to_owned()), "{words:?}");
 }
 
 #[test]
@@ -367,9 +383,10 @@ fn a_reload_changes_balancers_without_touching_a_replica() {
     let mut kit = up(1);
     let mut front = balancer("front", "api");
     front.rules.ramp = Duration::ZERO;
+    front.rules.limits.queued = 1;
     front.to = Destination::Service { name: "api".into(), socket: None, weights: vec![2] };
     let told = reload(&mut kit, vec![replicated(1)], vec![front.clone(), balancer("back", "api")]);
-    assert_eq!(told, ["live balancer front: weights, ramp", "start balancer back: new"]);
+    assert_eq!(told, ["live balancer front: weights, ramp, max_queued", "start balancer back: new"]);
     assert_eq!(kit.words(), ["balance back: api/0 Up", "balance front: api/0 Up"]);
     let told = reload(&mut kit, vec![replicated(1)], vec![front]);
     assert_eq!(told, ["stop balancer back: no longer configured"]);

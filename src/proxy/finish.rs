@@ -44,6 +44,9 @@ impl Worker {
                 return self.replace_backend(handle);
             }
         }
+        if self.was_never_served(handle) {
+            return self.replace_backend(handle);
+        }
         let Some(session) = self.sessions.get(handle) else { return };
         if session.up.is_over() && session.down.is_over() {
             return self.close(handle, Manner::End, "closed");
@@ -57,6 +60,18 @@ impl Worker {
             self.set_due(handle);
         }
         self.watch_or_reset(handle);
+    }
+
+    /// A replica that ends a connection at its very beginning, before anything was said either way, has mostly been killed: where
+    /// unanswered requests are replayed another one takes it. Once, since a program may also mean it.
+    fn was_never_served(&mut self, handle: Handle) -> bool {
+        let now = self.tools.now;
+        let Some(session) = self.sessions.get(handle) else { return false };
+        let silent = session.down.ended && !session.answered && !session.up.ended && session.up.bytes == 0;
+        silent
+            && now.since(session.connected) < FRESH_PATIENCE
+            && session.backend.as_ref().is_some_and(|state| state.run() > 0)
+            && session.extra.as_ref().is_some_and(|extra| extra.kept.is_some() && extra.tried.is_empty())
     }
 
     /// The first byte of an answer.

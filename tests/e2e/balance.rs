@@ -297,11 +297,12 @@ fn postgresql_client_comes_through() {
     agent.configure_balanced(
         &format!(
             "(name: \"db\", command: [\"{}\", \"-D\", \"{}\", \"-p\", \"{}\", \"-k\", \"\", \"-h\", \"127.0.0.1\"], \
-             port: {}, ready: Tcp(\"127.0.0.1:{{port}}\"), stop: (signal: \"INT\"), env: {{\"E2E_TAG\": \"$TAG\"}}),",
+             port: {}, ready: Exec([\"{}\", \"-q\", \"-h\", \"127.0.0.1\", \"-p\", \"{{port}}\"]), stop: (signal: \"INT\"), env: {{\"E2E_TAG\": \"$TAG\"}}),",
             tool("postgres"),
             directory(&data),
             port + 1,
-            port + 1
+            port + 1,
+            tool("pg_isready")
         ),
         &format!("(name: \"sql\", listen: [\"tcp:127.0.0.1:{port}\"], to: \"db\", ramp: \"0s\"),"),
     );

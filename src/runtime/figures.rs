@@ -66,7 +66,7 @@ impl Inquiry {
     /// The counters of one balancer have come.
     pub(super) fn add(&mut self, id: u64, stats: BalancerStats) {
         if let Some(question) = self.question.as_mut().filter(|question| question.id == id) {
-            question.stats.push(stats);
+            stats.collect(&mut question.stats);
         }
     }
 

@@ -4,6 +4,7 @@ use super::args::Invocation;
 use super::exit::{CliError, Exit};
 use super::output::{self, COLUMNS_DEFAULT, Look, cut};
 use super::{ask, events, host, status};
+use crate::api::balancers::{Balancer, Balancers};
 use crate::api::client::{ANSWER_TIMEOUT, Access, Client};
 use crate::api::proto::{Event, Service, Services};
 
@@ -15,7 +16,9 @@ pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let all: Services = client.get_json("/v1/services")?;
     // The journal is not for everybody, and the rest is worth showing without it.
     let events = last_events(&client).unwrap_or_default();
-    output::print(&screen(&host::line(), all.services, &events, &Look::stdout()))?;
+    // An older agent knows none.
+    let balancers = client.get_json("/v1/balancers").map_or_else(|_| Vec::new(), |all: Balancers| all.balancers);
+    output::print(&screen(&host::line(), all.services, &balancers, &events, &Look::stdout()))?;
     Ok(Exit::Well)
 }
 
@@ -28,7 +31,7 @@ fn last_events(client: &Client) -> Result<Vec<Event>, CliError> {
     Ok(events)
 }
 
-fn screen(host: &str, mut services: Vec<Service>, events: &[Event], look: &Look) -> String {
+fn screen(host: &str, mut services: Vec<Service>, balancers: &[Balancer], events: &[Event], look: &Look) -> String {
     let columns = look.columns.unwrap_or(COLUMNS_DEFAULT).min(COLUMNS_DEFAULT);
     let look = Look { columns: Some(columns), ..*look };
     let well = services.iter().filter(|service| is_well(service)).count();
@@ -36,7 +39,8 @@ fn screen(host: &str, mut services: Vec<Service>, events: &[Event], look: &Look)
     let wrong = services.len() - well - unwanted;
     let mut out = format!("{}\n", cut(host, look.columns));
     let total = services.len();
-    out.push_str(&format!("{total} services: {well} well, {wrong} not well, {unwanted} stopped\n\n"));
+    let counts = format!("{total} services: {well} well, {wrong} not well, {unwanted} stopped{}", in_front(balancers));
+    out.push_str(&format!("{}\n\n", cut(&counts, look.columns)));
     // Stable: otherwise in the order of the file.
     services.sort_by_key(|service| is_well(service) || !service.wanted);
     let mut rows = status::listing(&services, &look);
@@ -56,6 +60,18 @@ fn screen(host: &str, mut services: Vec<Service>, events: &[Event], look: &Look)
         out.push_str(&format!("{}\n", cut(&events::render(event, &plain), look.columns)));
     }
     out
+}
+
+/// The balancers, those that are not well by name.
+fn in_front(balancers: &[Balancer]) -> String {
+    let wrong: Vec<&str> =
+        balancers.iter().filter(|balancer| !balancer.is_well()).map(|balancer| balancer.name.as_str()).collect();
+    match (balancers.len(), wrong.is_empty()) {
+        (0, _) => String::new(),
+        (1, true) => "; 1 balancer well".to_owned(),
+        (count, true) => format!("; {count} balancers well"),
+        (_, false) => format!("; not well: balancer {}", wrong.join(", ")),
+    }
 }
 
 fn is_well(service: &Service) -> bool {

@@ -3,7 +3,7 @@ use expect_test::expect;
 use super::*;
 use crate::api::render;
 use crate::api::route::Roles;
-use crate::api::testing::{World, stamp, usage};
+use crate::api::testing::{World, balancers, stamp, usage};
 
 fn events() -> Vec<Event> {
     let event = |seq: u64, text: &str| Event {
@@ -28,10 +28,10 @@ fn services() -> Vec<Service> {
 
 #[test]
 fn what_is_wrong_comes_first() {
-    let screen = screen("edge-7 up 3d 2h", services(), &events()[..2], &Look::plain());
+    let screen = screen("edge-7 up 3d 2h", services(), &balancers(), &events()[..2], &Look::plain());
     expect![[r#"
         edge-7 up 3d 2h
-        4 services: 0 well, 3 not well, 1 stopped
+        4 services: 0 well, 3 not well, 1 stopped; not well: balancer front
 
         NAME   STATE    HEALTH   SINCE  RESTARTS  PID   CPU   MEM   WHY
         api/0  ready    ok       1m     2         4711  1.5%  5.0M
@@ -49,7 +49,7 @@ fn what_is_wrong_comes_first() {
 #[test]
 fn a_large_host_still_fits_80_by_24() {
     let many: Vec<Service> = services().into_iter().cycle().take(1_000).collect();
-    let screen = screen(&"host ".repeat(40), many, &events(), &Look { columns: Some(200), colour: false });
+    let screen = screen(&"host ".repeat(40), many, &[], &events(), &Look { columns: Some(200), colour: false });
     assert_eq!(screen.lines().count(), LINES - 1, "the prompt is the last line");
     assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
     assert!(screen.contains("1000 services: 0 well, 750 not well, 250 stopped\n"), "{screen}");

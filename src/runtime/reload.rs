@@ -97,7 +97,7 @@ impl Agent {
             return self.respond_reload(&asked, Ok(&changes));
         }
         let plan = self.keep_fixed_settings(plan);
-        self.tell_missing_groups(&plan);
+        self.tell_what_the_proxy_is_not(&plan);
         saved_plan::save(&self.shell.directories.run, &self.shell.boot_id, &roles::without_roles(&plan));
         self.about.config_loaded = true;
         let request = asked.connection.map(|connection| serve::expect_reload(&mut self.answers, connection));
@@ -132,11 +132,20 @@ impl Agent {
         plan
     }
 
-    /// A process cannot enter a group once it has given up root: the proxy keeps those of its start.
-    fn tell_missing_groups(&mut self, plan: &Plan) {
+    /// A process cannot become another user, or enter a group, once it has given up root: the proxy stays who it was at its start.
+    fn tell_what_the_proxy_is_not(&mut self, plan: &Plan) {
         let runs = self.engine.service(Role::Proxy.service_name(), now()).is_some();
+        if !runs || host::uid() != 0 {
+            return;
+        }
+        let user = |plan: &Plan| plan.agent.proxy_user.as_ref().map(|user| (user.uid, user.gid));
+        if user(self.engine.plan()) != user(plan) {
+            let text =
+                "reload: the proxy runs as its old user until `mainstay restart @proxy`, which resets its connections";
+            self.shell.events.push_back(Event::Remark { level: Level::Warn, text: text.to_owned() });
+        }
         let missing = roles::groups_missing(self.engine.plan(), plan);
-        if runs && host::uid() == 0 && !missing.is_empty() {
+        if !missing.is_empty() {
             let groups = missing.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
             let text = format!(
                 "reload: the proxy runs without group {groups}, which it needs for the Unix sockets of a service; \

@@ -48,6 +48,18 @@ fn proxy_comes_back_and_clients_wait_in_the_queue_meanwhile() {
         agent.wait_until("another proxy", SOON, |agent| agent.service_pid("@proxy").is_some_and(|pid| pid != proxy));
         agent.wait_up("front", 2);
     }
+    // By hand as well: it is told to leave, since it is deaf to signals.
+    let proxy = agent.service_pid("@proxy").unwrap();
+    let asked = std::time::Instant::now();
+    agent.cli_ok(&["restart", "@proxy"]);
+    assert!(
+        asked.elapsed() < Duration::from_secs(8),
+        "it was not killed after its stop timeout: {:?}",
+        asked.elapsed()
+    );
+    assert_ne!(agent.service_pid("@proxy"), Some(proxy));
+    agent.wait_up("front", 2);
+    place.ask().unwrap();
 }
 
 #[test]

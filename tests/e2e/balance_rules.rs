@@ -1,6 +1,8 @@
 //! The rules of a balancer as its clients meet them: keys, PROXY headers, a replica that hangs, one way of delivery after the other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::UdpSocket;
 use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
@@ -143,6 +145,85 @@ fn killed_replica_gives_back_what_it_had_not_taken_yet() {
         client.join().unwrap().expect("the other replica takes it");
     }
     agent.wait_up("front", 2);
+}
+
+#[test]
+fn program_of_the_documentation_takes_connections_under_the_agent() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        return println!("skipped: there is no python3");
+    }
+    let port = free_ports(1);
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/handoff/replica.py");
+    let service =
+        format!("(name: \"api\", command: [\"python3\", \"{program}\"], replicas: 2, env: {{\"E2E_TAG\": \"$TAG\"}}),");
+    let mut agent = Agent::balancing(As::Me, &service, &front(port, "delivery: HandOff, algorithm: RoundRobin"));
+    agent.wait_up("front", 2);
+    let mut greeted = BTreeSet::new();
+    for _ in 0..10 {
+        let mut stream = Place::Port(port).connect().unwrap();
+        stream.write_all(b"x").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        assert!(said.starts_with("hello from ") && said.ends_with("\nx"), "{said:?}");
+        greeted.insert(said);
+    }
+    assert_eq!(greeted.len(), 2, "{greeted:?}");
+}
+
+#[test]
+fn datagrams_are_shared_and_wait_while_the_replica_restarts() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        return println!("skipped: there is no python3");
+    }
+    let port = free_ports(1);
+    let echo = "import os, socket\ns = socket.socket(fileno=3)\nwhile True:\n    d, a = s.recvfrom(99)\n    s.sendto(b'%d ' % os.getpid() + d, a)";
+    let service = format!(
+        "(name: \"api\", command: [\"python3\", \"-c\", {echo:?}], env: {{\"E2E_TAG\": \"$TAG\"}}, backoff: (min: \"0ms\")),"
+    );
+    let balancer = format!("(name: \"front\", listen: [\"udp:127.0.0.1:{port}\"], to: \"api\", delivery: Shared),");
+    let mut agent = Agent::balancing(As::Me, &service, &balancer);
+    agent.wait_up("front", 1);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(SOON)).unwrap();
+    client.connect(("127.0.0.1", port)).unwrap();
+    let mut answer = [0; 99];
+    let mut ask = |text: &str| {
+        client.send(text.as_bytes()).unwrap();
+        let length = client.recv(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    };
+    let first = ask("one");
+    let pid = agent.service_pid("api").unwrap();
+    assert_eq!(first, format!("{pid} one"));
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    agent.wait_until("it is gone", SOON, |agent| agent.service_pid("api") != Some(pid));
+    let second = ask("two");
+    assert!(second.ends_with(" two") && second != format!("{pid} two"), "{second}");
+}
+
+#[test]
+fn group_that_the_proxy_lacks_is_told_and_had_after_its_restart() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("skipped: not root");
+    }
+    let port = free_ports(8);
+    let service = sample(
+        "api",
+        "--unix {service_dir}/{replica}.sock --listen 127.0.0.1:{port} --notify",
+        &format!("replicas: 2, port: {}, user: \"nobody\", umask: 0o007, ready: Notify", port + 1),
+    );
+    let mut agent = Agent::balancing(As::Me, &service, &front(port, ""));
+    agent.wait_up("front", 2);
+    agent.configure_balanced(&service, &front(port, "socket: \"{service_dir}/{replica}.sock\", none_left: Refuse"));
+    agent.cli_ok(&["reload"]);
+    agent.wait_until("it is told", SOON, |agent| {
+        agent.events().iter().any(|event| event["text"].to_string().contains("runs without group"))
+    });
+    assert!(Place::Port(port).ask().is_err());
+    agent.cli_ok(&["restart", "@proxy"]);
+    agent.wait_up("front", 2);
+    Place::Port(port).ask().unwrap();
 }
 
 #[test]

@@ -39,6 +39,7 @@ impl Worker {
         }
         let extra = session.extra();
         extra.key = KeyState::Known(key);
+        let is_new = extra.patience.is_none();
         extra.patience.get_or_insert(now.after(patience));
         if session.phase != Phase::Queued {
             let counters = local.balancer.counters();
@@ -48,9 +49,12 @@ impl Worker {
                 counters.queued.fetch_sub(1, Ordering::SeqCst);
                 return self.refuse(handle, Refusal::QueueFull);
             }
-            add(&counters.queued_total, 1);
+            add(&counters.queued_total, u64::from(is_new));
             session.phase = Phase::Queued;
-            while local.queue.front().is_some_and(|front| !is_waiting(sessions.get(*front))) {
+        }
+        let lies_in_it = std::mem::replace(&mut session.extra().in_queue, true);
+        if !lies_in_it {
+            while local.queue.front().is_some_and(|front| sessions.get(*front).is_none()) {
                 local.queue.pop_front();
             }
             local.queue.push_back(handle);
@@ -75,26 +79,32 @@ impl Worker {
             return;
         }
         let mut waiting = std::mem::take(&mut local.queue);
+        // One that tried in vain meanwhile is where it was put then.
+        waiting.make_contiguous().sort_by_key(|handle| self.sessions.get(*handle).map(|session| session.accepted));
         while let Some(handle) = waiting.pop_front() {
-            if !is_waiting(self.sessions.get(handle)) {
+            let Some(session) = self.sessions.get(handle) else { continue };
+            if let Some(extra) = &mut session.extra {
+                extra.in_queue = false;
+            }
+            if session.phase != Phase::Queued {
                 continue;
             }
             let key = self.key_again(handle);
             self.place(handle, key);
-            // Still waiting it keeps its place; after a failed attempt `nobody` has put it in again.
-            if is_waiting(self.sessions.get(handle))
-                && let Some(local) = self.local(number)
-                && local.queue.back() != Some(&handle)
-            {
-                local.queue.push_back(handle);
-            }
-            if self.is_starved() {
+            // Where one finds nobody who has tried nobody, the others would not either.
+            if self.is_starved() || self.waits_untried(handle) {
                 break;
             }
         }
         if let Some(local) = self.local(number) {
-            local.queue.append(&mut waiting);
+            waiting.append(&mut local.queue);
+            local.queue = waiting;
         }
+    }
+
+    fn waits_untried(&mut self, handle: Handle) -> bool {
+        let Some(session) = self.sessions.get(handle) else { return false };
+        session.phase == Phase::Queued && session.extra.as_ref().is_none_or(|extra| extra.tried.is_empty())
     }
 
     /// Looks at all that wait.
@@ -148,10 +158,6 @@ impl Worker {
         session.extra().half_closed = true;
         self.watch_or_reset(handle);
     }
-}
-
-fn is_waiting(session: Option<&mut Session>) -> bool {
-    session.is_some_and(|session| session.phase == Phase::Queued)
 }
 
 impl Session {

@@ -154,6 +154,8 @@ pub(super) struct Extra {
     pub(super) kept_max: usize,
     /// From the connect to the first byte of answer.
     pub(super) first_byte: Option<Duration>,
+    /// Its handle lies in the queue.
+    pub(super) in_queue: bool,
     /// When waiting ends; set once.
     pub(super) patience: Option<Time>,
     /// Counted against the limit of its source.

@@ -24,9 +24,6 @@ use crate::sys::clock;
 use crate::sys::epoll::{EVENTS_MAX, Epoll, Interest, Ready};
 use crate::sys::wake::Wake;
 
-/// Workers beyond this many gain nothing on the hosts this is for.
-pub const WORKERS_MAX: usize = 4;
-
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) number: usize,

@@ -216,3 +216,89 @@ fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
     let inet = address.as_sockaddr_in6()?;
     Some(SocketAddrV6::new(inet.ip(), inet.port(), inet.flowinfo(), inet.scope_id()).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+    use crate::sys::testing::{TempDir, await_ready, eventually};
+
+    fn prepared() -> (OwnedFd, SocketAddr) {
+        let listener = super::super::listen::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        let address = TcpListener::from(listener.try_clone().unwrap()).local_addr().unwrap();
+        prepare_tcp_listener(&listener).unwrap();
+        (listener, address)
+    }
+
+    #[test]
+    fn accepted_connection_has_what_its_listener_was_given() {
+        let (listener, address) = prepared();
+        assert!(accept(listener.as_fd()).unwrap().is_none());
+        let client = TcpStream::connect(address).unwrap();
+        let (server, source) = accept(listener.as_fd()).unwrap().unwrap();
+        assert_eq!((source, remote_address(&server)), (client.local_addr().ok(), client.local_addr().ok()));
+        assert_eq!(local_address(&server), Some(address));
+        assert!(socket::getsockopt(&server, sockopt::TcpNoDelay).unwrap());
+        assert!(socket::getsockopt(&server, sockopt::KeepAlive).unwrap());
+        assert_eq!(socket::getsockopt(&server, sockopt::TcpKeepIdle).unwrap(), 60);
+        assert_eq!(socket::getsockopt(&server, sockopt::TcpUserTimeout).unwrap(), 90_000);
+        assert_eq!(receive(&server, &mut [0; 8]).unwrap(), None);
+    }
+
+    #[test]
+    fn client_on_a_unix_socket_has_credentials_and_no_address() {
+        let directory = TempDir::new();
+        let path = directory.path().join("s");
+        let listener = OwnedFd::from(UnixListener::bind(&path).unwrap());
+        set_nonblocking(&listener).unwrap();
+        let mut client = UnixStream::from(connect_unix(&path).unwrap());
+        let (server, source) = accept(listener.as_fd()).unwrap().unwrap();
+        assert_eq!((source, remote_address(&server)), (None, None));
+        assert_eq!(peer(&server).unwrap().pid.unsigned_abs(), std::process::id());
+        assert!(!has_bytes(&server).unwrap());
+        client.write_all(b"hey").unwrap();
+        assert!(has_bytes(&server).unwrap());
+        let mut buffer = [0; 8];
+        assert_eq!(receive(&server, &mut buffer).unwrap(), Some(3));
+        drop(client);
+        assert_eq!(receive(&server, &mut buffer).unwrap(), Some(0));
+        assert_eq!(send(&server, b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn connect_on_loopback_is_over_at_once_well_or_not() {
+        let (listener, address) = prepared();
+        let (client, _) = connect_tcp(address).unwrap();
+        assert_eq!(finish(&client, address).unwrap(), Connecting::Done);
+        assert_eq!(finish(&client, address).unwrap(), Connecting::Done);
+        take_error(&client).unwrap();
+        assert!(!socket::getsockopt(&client, sockopt::KeepAlive).unwrap());
+        no_delay(&client).unwrap();
+        drop(listener);
+        let refused = match connect_tcp(address) {
+            Ok((client, _)) => finish(&client, address).map(|_| ()),
+            Err(error) => Err(error),
+        };
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn reset_is_seen_as_one_and_an_end_as_an_end() {
+        let (listener, address) = prepared();
+        let mut client = TcpStream::connect(address).unwrap();
+        let (server, _) = eventually(|| accept(listener.as_fd()).unwrap());
+        shut_write(&server).unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        client.write_all(b"still").unwrap();
+        await_ready(server.as_fd());
+        assert_eq!(receive(&server, &mut [0; 8]).unwrap(), Some(5));
+        let mut client = TcpStream::connect(address).unwrap();
+        let (server, _) = eventually(|| accept(listener.as_fd()).unwrap());
+        reset(server);
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+}

@@ -120,7 +120,7 @@ fn readiness(service: &ServicePlan, out: &mut Lines) {
         Readiness::Log(text) => format!("Log: when a line contains {text:?}"),
     };
     out.line("ready", format!("{ready}, within {}", duration_text(service.start_timeout)));
-    if let Some(Alive { probe, every, timeout, fall, rise }) = &service.alive {
+    if let Some(Alive { probe, every, timeout, fall, rise }) = service.alive.as_deref() {
         let (every, timeout) = (duration_text(*every), duration_text(*timeout));
         out.line("alive", format!("{} every {every}, timeout {timeout}, fall {fall}, rise {rise}", probe_text(probe)));
     }

@@ -193,6 +193,10 @@ impl Engine {
         let note = Note { level, subject: Some(self.subject(id)), kind };
         let cause = Cause { at_wall: self.now.wall, text: note.sentence() };
         let causes = &mut self.memory_mut(id).causes;
+        if causes.is_empty() {
+            // Most have one, of a start that went well.
+            causes.reserve_exact(1);
+        }
         causes.push_back(cause);
         if causes.len() > Memory::CAUSES_MAX {
             causes.pop_front();

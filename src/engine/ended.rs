@@ -39,7 +39,7 @@ impl Engine {
         let replica = self.at(id);
         let run = replica.memory.run;
         let requested = replica.memory.requested;
-        let exec_error = replica.run.as_ref().and_then(|run| run.exec_error.clone());
+        let exec_error = replica.run.as_ref().and_then(|run| run.exec_error.clone()).map(String::from);
         let success = !oom && exec_error.is_none() && self.is_good_end(id, exit);
         let after = now.mono.since(replica.memory.started_mono);
         self.memory_mut(id).last_exit = Some(LastExit { exit, oom, run, at_wall: now.wall });

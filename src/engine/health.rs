@@ -156,7 +156,7 @@ impl Engine {
             Err(answer) => {
                 run.successes = 0;
                 run.failures = run.failures.saturating_add(1);
-                run.answer = Some(answer.clone());
+                run.answer = Some(answer.as_str().into());
                 let failures = run.failures;
                 if failures >= fall {
                     self.tell(id, Level::Warn, NoteKind::NotAlive { failures, answer });

@@ -74,7 +74,8 @@ pub struct ServicePlan {
     pub restart_with: Vec<String>,
     pub ready: Readiness,
     pub start_timeout: Duration,
-    pub alive: Option<Alive>,
+    /// Boxed, as few have it.
+    pub alive: Option<Box<Alive>>,
     /// WATCHDOG=1 at least this often once ready.
     pub watchdog: Option<Duration>,
     pub stop: Stop,
@@ -216,7 +217,7 @@ pub struct ProcessPlan {
     /// `env` over `env_file`, merged by the check. PATH, HOME, USER, LOGNAME and SHELL are added at the spawn where missing.
     pub env: BTreeMap<String, String>,
     /// `None`: the agent's own user.
-    pub user: Option<User>,
+    pub user: Option<Box<User>>,
     pub umask: u32,
     /// Resource name as in `rlimits` (`nofile`, `core` ...), soft and hard value; `u64::MAX` is unlimited.
     pub rlimits: BTreeMap<String, (u64, u64)>,

@@ -124,6 +124,7 @@ impl Engine {
         // The last one is how it became ready.
         let old = memory.causes.len().saturating_sub(1);
         memory.causes.drain(..old);
+        memory.causes.shrink_to_fit();
         if memory.hold.take().is_some() {
             memory.budget_marks.clear();
             self.note(id, Level::Info, NoteKind::BudgetRefilled);

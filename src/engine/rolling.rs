@@ -16,7 +16,7 @@ impl Engine {
             present.queue.append(&mut rolling.queue);
             present.why = rolling.why;
         } else {
-            *present = Some(rolling);
+            *present = Some(Box::new(rolling));
         }
         self.touched.insert(service);
     }

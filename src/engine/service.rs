@@ -234,7 +234,7 @@ pub(super) struct Run {
     pub(super) exited: bool,
     /// Other processes in the tree when the main one ended.
     pub(super) remaining: u32,
-    pub(super) exec_error: Option<String>,
+    pub(super) exec_error: Option<Box<str>>,
     /// The probe under way.
     pub(super) probe: Option<u64>,
     pub(super) probe_sent: Time,
@@ -244,7 +244,7 @@ pub(super) struct Run {
     pub(super) failures: u32,
     pub(super) successes: u32,
     /// The latest answer of a failed probe.
-    pub(super) answer: Option<String>,
+    pub(super) answer: Option<Box<str>>,
     /// WATCHDOG_USEC, where it differs from the plan.
     pub(super) watchdog: Option<Duration>,
     /// Of a run that is being stopped: what it was to its balancers until then.
@@ -284,7 +284,7 @@ pub(super) struct Service {
     pub(super) summary: Summary,
     /// No replica has been up for longer than `LOSS_AFTER`.
     pub(super) late: bool,
-    pub(super) rolling: Option<Rolling>,
+    pub(super) rolling: Option<Box<Rolling>>,
     pub(super) requests: Vec<RequestId>,
 }
 

@@ -204,7 +204,7 @@ impl Engine {
             return self.stale();
         }
         current.spawned = true;
-        current.exec_error = Some(error);
+        current.exec_error = Some(error.into());
     }
 
     pub(super) fn ready_by(&mut self, id: ReplicaId, run: RunId, sign: Sign) {
@@ -251,7 +251,7 @@ impl Engine {
         let run = replica.memory.run;
         let after = self.now.mono.since(replica.memory.started_mono);
         let last_answer = replica.run.as_ref().and_then(|run| run.answer.clone());
-        self.tell(id, Level::Warn, NoteKind::NotReadyInTime { run, after, last_answer });
+        self.tell(id, Level::Warn, NoteKind::NotReadyInTime { run, after, last_answer: last_answer.map(String::from) });
         self.begin_stop(id, StopWhy::NotReady);
     }
 
@@ -272,7 +272,7 @@ impl Engine {
                 let Some(run) = &mut self.at_mut(id).run else {
                     return;
                 };
-                run.answer = Some(answer);
+                run.answer = Some(answer.into());
                 // Zero before the first one, of an adopted run as well.
                 let pause = run.interval.max(PROBE_PAUSE_MIN);
                 run.interval = scale(pause, PROBE_PAUSE_FACTOR_PERMILLE).min(PROBE_PAUSE_MAX);

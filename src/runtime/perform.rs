@@ -171,16 +171,12 @@ fn release(shell: &mut Shell, replica: ReplicaId, run: RunId) {
             return shell.bury(Some(group));
         }
         let resting = RestingGroup { group, since: live.group_since, oom_kills: live.oom_kills };
-        if let Some(station) = shell.stations.get_mut(&replica) {
-            station.resting = Some(resting);
-            shell.resting.push(replica);
-        }
+        shell.resting.push((replica, resting));
     }
 }
 
 fn forget(shell: &mut Shell, engine: &Engine, replica: ReplicaId) {
-    let Some(mut station) = shell.stations.remove(&replica) else { return };
-    shell.bury(station.resting.take().map(|resting| resting.group));
+    let Some(station) = shell.stations.remove(&replica) else { return };
     if let Some(notify) = &station.notify {
         shell.forget(notify.as_fd());
         let key = sockets::replica_key("notify", &station.service, station.index);

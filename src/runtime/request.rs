@@ -126,7 +126,7 @@ fn environment(
     own: &User,
     gifts: &Gifts<'_>,
 ) -> BTreeMap<String, String> {
-    let user = plan.process.user.as_ref().unwrap_or(own);
+    let user = plan.process.user.as_deref().unwrap_or(own);
     let mut environment: BTreeMap<String, String> = [
         ("PATH", PATH),
         ("HOME", &user.home),

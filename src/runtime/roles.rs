@@ -410,7 +410,7 @@ mod tests {
 
     fn plan(delivery: Delivery, socket: Option<&str>) -> Plan {
         let mut api = ServicePlan::with_defaults("api", &["/bin/api"]);
-        api.process.user = Some(user(1_000, 33, &[33, 44]));
+        api.process.user = Some(Box::new(user(1_000, 33, &[33, 44])));
         let mut plan = Plan { services: vec![api], ..Plan::default() };
         plan.agent.proxy_user = Some(user(990, 991, &[991]));
         plan.balancers.push(BalancerPlan {

@@ -16,7 +16,7 @@ use super::peeks::Peeks;
 use super::probes::Probes;
 use super::record;
 use super::sockets::Sockets;
-use super::station::Station;
+use super::station::{RestingGroup, Station};
 use super::taker::Takers;
 use crate::engine::event::Event;
 use crate::engine::memory::Memory;
@@ -69,8 +69,8 @@ pub struct Shell {
     pub takers: Takers,
     /// Groups whose removal was refused (EBUSY: the kernel is still tearing down), tried again later.
     pub dying_groups: Vec<Group>,
-    /// Replicas whose run ended in this turn and whose group may serve the next one ([`super::station::Station::resting`]).
-    pub resting: Vec<ReplicaId>,
+    /// Groups of runs that ended in this turn, for those that begin in it: making another costs more than the spawn itself.
+    pub resting: Vec<(ReplicaId, RestingGroup)>,
     pub dying_pace: Pace,
     /// Roles whose connection ended: to be connected again, be it to their successor.
     pub lost_links: Vec<Role>,
@@ -160,10 +160,15 @@ impl Shell {
 
     /// At the end of a turn: removes the groups that no new run has taken.
     pub fn bury_resting(&mut self) {
-        for replica in std::mem::take(&mut self.resting) {
-            let resting = self.stations.get_mut(&replica).and_then(|station| station.resting.take());
-            self.bury(resting.map(|resting| resting.group));
+        for (_, resting) in std::mem::take(&mut self.resting) {
+            self.bury(Some(resting.group));
         }
+    }
+
+    /// The group in which the replica's run has just ended.
+    pub fn take_resting(&mut self, replica: ReplicaId) -> Option<RestingGroup> {
+        let place = self.resting.iter().position(|(owner, _)| *owner == replica)?;
+        Some(self.resting.swap_remove(place).1)
     }
 
     /// Tries again to remove groups. One whose last process cannot die would otherwise keep the agent busy for ever.

@@ -310,7 +310,7 @@ fn make_group(shell: &mut Shell, plan: &ServicePlan, replica: ReplicaId) -> Resu
     if shell.root.is_weak() {
         return Ok(None);
     }
-    if let Some(mut resting) = shell.stations.get_mut(&replica).and_then(|station| station.resting.take()) {
+    if let Some(mut resting) = shell.take_resting(replica) {
         if resting.group.reopen() {
             return Ok(Some(resting));
         }

@@ -35,8 +35,6 @@ pub struct Station {
     /// A hand on the log pipe: what a service wrote just before its end would be gone with its last holder, while the logs role is away.
     pub pipe_held: Option<OwnedFd>,
     pub live: Option<Live>,
-    /// The group of the run that has just ended, for the one that begins in the same turn: making another costs more than the spawn itself.
-    pub resting: Option<RestingGroup>,
     /// Notifications since then.
     notified_since: Time,
     notified: u32,
@@ -103,7 +101,6 @@ impl Station {
             owner: None,
             pipe_held: None,
             live: None,
-            resting: None,
             notified_since: Time(0),
             notified: 0,
         }

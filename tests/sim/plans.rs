@@ -75,7 +75,7 @@ pub(crate) fn changed(dice: &mut Dice, old: &Plan) -> Plan {
                 2 => {
                     *plan = old.clone();
                     plan.stop.timeout = dice.ms(0, 8_000);
-                    plan.alive = alive(dice);
+                    plan.alive = alive(dice).map(Box::new);
                 }
                 _ => {
                     *plan = old.clone();
@@ -135,7 +135,7 @@ fn service(dice: &mut Dice, number: u64, earlier: &[String]) -> ServicePlan {
         _ => Readiness::Started,
     };
     plan.start_timeout = dice.ms(500, 20_000);
-    plan.alive = alive(dice);
+    plan.alive = alive(dice).map(Box::new);
     plan.watchdog = dice.percent(15).then(|| dice.ms(2_000, 10_000));
     plan.stop.timeout = dice.ms(0, 10_000);
     plan

@@ -131,7 +131,7 @@ fn service(given: &Given, scope: &mut Scope<'_>) -> ServicePlan {
     let user = process::user(item, service, scope);
     plan.process = process::process(item, service, &plan, &user, scope);
     plan.ready = probes::ready(item, service, &plan, &user, scope);
-    plan.alive = service.alive.as_ref().and_then(|alive| probes::alive(item, alive, &plan, &user, scope));
+    plan.alive = service.alive.as_ref().and_then(|alive| probes::alive(item, alive, &plan, &user, scope)).map(Box::new);
     policy::lint(item, service, &plan, scope);
     plan
 }

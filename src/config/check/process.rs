@@ -135,7 +135,7 @@ pub(super) fn process(
         command: command(item, "command", &service.command, plan, &run_as.user, scope),
         cwd: service.cwd.as_ref().map(|cwd| directory(item, cwd, plan, scope)),
         env: env::env(item, service, &run_as.user, scope),
-        user: run_as.plan.clone(),
+        user: run_as.plan.clone().map(Box::new),
         umask: service.umask,
         rlimits: rlimits(item, service, scope),
         nice: service.nice,

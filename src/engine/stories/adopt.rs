@@ -140,8 +140,13 @@ fn an_engine_that_was_written_out_and_read_back_does_the_same() {
 #[test]
 fn what_was_degraded_and_is_no_longer_probed_is_ready() {
     let mut probed = service("api");
-    probed.alive =
-        Some(Alive { probe: tcp(), every: Duration::from_secs(10), timeout: Duration::from_secs(2), fall: 3, rise: 2 });
+    probed.alive = Some(Box::new(Alive {
+        probe: tcp(),
+        every: Duration::from_secs(10),
+        timeout: Duration::from_secs(2),
+        fall: 3,
+        rise: 2,
+    }));
     let mut kit = Kit::new(vec![probed.clone()]);
     kit.exec("api");
     kit.pass(Duration::from_secs(10));

@@ -68,7 +68,7 @@ fn ready_times_alone_are_no_news_but_a_new_proxy_is_told_them() {
 #[test]
 fn a_degraded_replica_is_marked_and_one_that_is_not_alive_is_out_at_once() {
     let mut api = replicated(1);
-    api.alive = Some(Alive { probe: tcp(), every: ms(1_000), timeout: ms(500), fall: 2, rise: 1 });
+    api.alive = Some(Box::new(Alive { probe: tcp(), every: ms(1_000), timeout: ms(500), fall: 2, rise: 1 }));
     let mut kit = Kit::balanced(vec![api], vec![balancer("front", "api")]);
     kit.exec("api");
     kit.pass(ms(1_000));

@@ -224,7 +224,7 @@ fn changed_role_is_told_to_nobody_and_applied_all_the_same() {
         let launch = Launch::Role(Role::Logs);
         ServicePlan { launch, alive, ..ServicePlan::with_defaults(Role::Logs.service_name(), &[]) }
     };
-    let mut kit = Kit::new(vec![role(Some(alive))]);
+    let mut kit = Kit::new(vec![role(Some(Box::new(alive)))]);
     kit.exec("@logs");
     kit.pass(ms(1_000));
     kit.answer("@logs", Err("connection refused"));

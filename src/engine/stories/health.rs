@@ -9,8 +9,13 @@ use crate::engine::types::{Exit, StateName};
 
 fn probed() -> ServicePlan {
     let mut api = service("api");
-    api.alive =
-        Some(Alive { probe: tcp(), every: Duration::from_secs(10), timeout: Duration::from_secs(2), fall: 3, rise: 2 });
+    api.alive = Some(Box::new(Alive {
+        probe: tcp(),
+        every: Duration::from_secs(10),
+        timeout: Duration::from_secs(2),
+        fall: 3,
+        rise: 2,
+    }));
     api
 }
 

@@ -72,6 +72,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), ChecksError>
     if let Some(ready) = ready {
         File::from(ready).write_all(b"\n").map_err(ChecksError::Ready)?;
     }
+    // Only memory: without it, the code of the start stays mapped.
+    let _ = sys::text::forget_code();
     server.run()
 }
 

@@ -164,6 +164,8 @@ impl Role {
 
     /// Works until the agent says quit.
     pub(super) fn work(mut self) -> Result<(), LogsError> {
+        // Only memory: without it, the code of the start stays mapped.
+        let _ = crate::sys::text::forget_code();
         let mut ready = Vec::with_capacity(READY_MAX);
         loop {
             let timeout = self.deadline().map(|at| at.saturating_duration_since(Instant::now()));

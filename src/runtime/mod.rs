@@ -89,6 +89,8 @@ const SPAWNS_MAX: usize = 32;
 const SERVE_MAX: Duration = Duration::from_millis(20);
 /// A loop that was this late has stalled: nobody is blamed for deadlines that passed meanwhile.
 const STALL_MIN: Duration = Duration::from_millis(500);
+/// The first sleep of at least this length ends the start.
+const AT_REST: Duration = Duration::from_millis(100);
 /// How often something is tried again that cannot be waited for: a group that is still busy, a role that does not listen yet.
 const RETRY: Duration = Duration::from_millis(50);
 /// What has happened is written down this long after a spawn at the latest.
@@ -120,6 +122,13 @@ fn now() -> Now {
         boot: Time(clocks.boot_ns),
         wall: Time(clocks.wall_ns),
         wall_synchronised: clocks.synchronised,
+    }
+}
+
+/// What ran for the start alone needs no memory any more. Without it, it only stays.
+fn forget_code() {
+    if let Err(error) = crate::sys::text::forget_code() {
+        log::debug!("agent: cannot give back the code of its start: {error}");
     }
 }
 
@@ -239,12 +248,17 @@ impl Agent {
         self.work();
         self.systemd.ready();
         let mut ready: Vec<Ready> = Vec::with_capacity(READY_MAX);
+        let mut starting = true;
         let end = loop {
             if let Some(end) = self.end.take() {
                 break end;
             }
             let before = now().mono;
             let timeout = self.timeout(before);
+            if starting && timeout.is_none_or(|timeout| timeout >= AT_REST) {
+                starting = false;
+                forget_code();
+            }
             self.shell.epoll.wait(&mut ready, timeout).map_err(RunError::Wait)?;
             self.notice_stall(before, timeout);
             // First, so that a long row of spawns keeps nothing back for longer than its first turn.
@@ -480,6 +494,7 @@ impl Agent {
     /// Writes down what has happened.
     fn tell(&mut self) {
         self.tell_at = None;
+        self.shell.watch_gates();
         for note in std::mem::take(&mut self.untold) {
             self.shell.journal.write(&mut self.shell.logs, &note);
         }

@@ -1,7 +1,7 @@
 //! The shell's state: everything the agent holds of the outside world. The engine knows none of it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use super::taker::Takers;
 use crate::engine::event::Event;
 use crate::engine::memory::Memory;
 use crate::engine::plan::{Role, Stop, User};
-use crate::engine::types::{ReplicaId, Time};
+use crate::engine::types::{ReplicaId, RunId, Time};
 use crate::logs::proto::ToLogs;
 use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::group::{Group, Root};
@@ -69,6 +69,8 @@ pub struct Shell {
     pub takers: Takers,
     /// Groups whose removal was refused (EBUSY: the kernel is still tearing down), tried again later.
     pub dying_groups: Vec<Group>,
+    /// Children whose exec is not watched yet: its news would take the CPU from them at the very moment when they become their program.
+    pub new_gates: Vec<(ReplicaId, RunId)>,
     /// Groups of runs that ended in this turn, for those that begin in it: making another costs more than the spawn itself.
     pub resting: Vec<(ReplicaId, RestingGroup)>,
     pub dying_pace: Pace,
@@ -162,6 +164,17 @@ impl Shell {
     pub fn bury_resting(&mut self) {
         for (_, resting) in std::mem::take(&mut self.resting) {
             self.bury(Some(resting.group));
+        }
+    }
+
+    /// From now on the children say whether their exec has succeeded. Where that cannot be watched, their end says it.
+    pub fn watch_gates(&mut self) {
+        for (replica, run) in std::mem::take(&mut self.new_gates) {
+            let Some(station) = self.stations.get(&replica) else { continue };
+            let Some(live) = station.live.as_ref().filter(|live| live.run == run) else { continue };
+            if let Some(gate) = &live.gate {
+                self.listen_to(gate.as_fd(), Key::Gate(station.slot, run.0), Interest::READ);
+            }
         }
     }
 

@@ -158,6 +158,7 @@ pub(super) fn make_shell(
         probes: Probes::default(),
         events: VecDeque::new(),
         dying_groups: Vec::new(),
+        new_gates: Vec::new(),
         resting: Vec::new(),
         lost_links: Vec::new(),
         peeks: Peeks::default(),

@@ -164,6 +164,7 @@ fn register(
     let has_channels = !channels.is_empty();
     let ready_pipe = ready.map(|read| watch_ready_pipe(shell, plan, replica, slot, run, read));
     shell.mains.insert(made.pid, replica);
+    shell.new_gates.push((replica, run));
     if let Some(station) = shell.stations.get_mut(&replica) {
         station.live = Some(Live {
             run,
@@ -203,10 +204,6 @@ fn watch_child(shell: &Shell, made: &spawn::Child, slot: u32, run: RunId) -> Res
         .map_err(|error| Failure::ours("cannot read the child's identity", error))?;
     let failed = |error| Failure::ours("cannot watch the child", error);
     shell.epoll.add(made.pidfd.as_fd(), Key::Main(slot, run.0).encode(), Interest::READ).map_err(failed)?;
-    if let Err(error) = shell.epoll.add(made.gate.as_fd(), Key::Gate(slot, run.0).encode(), Interest::READ) {
-        shell.forget(made.pidfd.as_fd());
-        return Err(failed(error));
-    }
     Ok(identity)
 }
 

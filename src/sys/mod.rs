@@ -38,6 +38,7 @@ pub mod stream;
 pub mod terminal;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod text;
 mod unix;
 pub mod users;
 pub mod wake;

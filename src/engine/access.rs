@@ -20,7 +20,7 @@ pub(super) enum Because {
 
 impl Engine {
     pub(super) fn find(&self, id: ReplicaId) -> Option<&Replica> {
-        self.services.get(&id.service)?.replicas.get(&id.index).map(Box::as_ref)
+        self.services.get(&id.service)?.replicas.get(id.index)
     }
 
     /// INVARIANT: ids inside the engine are looked up in the step that uses them, and a replica is forgotten only by `settle`.
@@ -31,7 +31,7 @@ impl Engine {
 
     #[expect(clippy::expect_used, reason = "an unknown id here is a bug of the engine")]
     pub(super) fn at_mut(&mut self, id: ReplicaId) -> &mut Replica {
-        self.services.get_mut(&id.service).and_then(|s| s.replicas.get_mut(&id.index)).expect("replica is known")
+        self.services.get_mut(&id.service).and_then(|s| s.replicas.get_mut(id.index)).expect("replica is known")
     }
 
     #[expect(clippy::expect_used, reason = "an unknown id here is a bug of the engine")]
@@ -68,7 +68,7 @@ impl Engine {
 
     /// The run that this event speaks of, or `None` (and counted) when it is an old one.
     pub(super) fn current(&mut self, id: ReplicaId, run: RunId) -> Option<&mut Run> {
-        let found = self.services.get_mut(&id.service).and_then(|service| service.replicas.get_mut(&id.index));
+        let found = self.services.get_mut(&id.service).and_then(|service| service.replicas.get_mut(id.index));
         let current = found.filter(|replica| replica.memory.run == run).and_then(|replica| replica.run.as_mut());
         if current.is_none() {
             self.counters.stale_events += 1;

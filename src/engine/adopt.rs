@@ -78,9 +78,7 @@ impl Engine {
         });
         let memory = || found.memory.clone();
         let replicas = &mut self.service_mut(service).replicas;
-        let replica = replicas
-            .entry(found.index)
-            .or_insert_with(|| Box::new(Replica { removed: true, ..Replica::new(memory()) }));
+        let replica = replicas.get_or_insert_with(found.index, || Replica { removed: true, ..Replica::new(memory()) });
         debug_assert!(replica.run.is_none(), "Begin comes first");
         ReplicaId { service, index: found.index }
     }

@@ -107,7 +107,7 @@ impl Engine {
             }
         }
         if replicas.is_empty() {
-            let last = found.replicas.keys().next_back().copied().unwrap_or(0);
+            let last = found.replicas.indices().next_back().unwrap_or(0);
             let message = format!("service \"{name}\" has no replica {}", target.replica.unwrap_or(0));
             return Err(Outcome::Unknown { message, hint: Some(format!("its replicas are 0 to {last}")) });
         }

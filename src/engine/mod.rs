@@ -44,6 +44,7 @@ mod health;
 mod invariants;
 mod order;
 mod reload;
+mod replicas;
 mod request;
 mod restart;
 mod rng;
@@ -226,14 +227,14 @@ impl Engine {
     /// The run whose process or tree exists (or is being made) now.
     #[must_use]
     pub fn current_run(&self, replica: ReplicaId) -> Option<RunId> {
-        let found = self.services.get(&replica.service)?.replicas.get(&replica.index)?;
+        let found = self.services.get(&replica.service)?.replicas.get(replica.index)?;
         found.run.as_ref().map(|_| found.memory.run)
     }
 
     /// What is to be remembered of a replica, as it is now.
     #[must_use]
     pub fn memory(&self, replica: ReplicaId) -> Option<&memory::Memory> {
-        Some(&self.services.get(&replica.service)?.replicas.get(&replica.index)?.memory)
+        Some(&self.services.get(&replica.service)?.replicas.get(replica.index)?.memory)
     }
 
     #[must_use]

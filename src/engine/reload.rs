@@ -8,6 +8,7 @@ use super::action::{Action, Effect, Level, NoteKind, Outcome};
 use super::diff;
 use super::event::Caller;
 use super::plan::{Kind, Launch, Plan};
+use super::replicas::Replicas;
 use super::service::{
     Counts, Decided, Edges, PlanRef, Replica, Rolling, Service, State, StopWhy, Summary, fresh_memory,
 };
@@ -104,10 +105,10 @@ impl Engine {
         for number in 0..replicas {
             let last_run = service.last_runs.get(&number).copied().unwrap_or_default();
             let memory = || fresh_memory(service.decided, last_run, spec_hash, wall);
-            let replica = service.replicas.entry(number).or_insert_with(|| Box::new(Replica::new(memory())));
+            let replica = service.replicas.get_or_insert_with(number, || Replica::new(memory()));
             replica.removed = false;
         }
-        for (_, replica) in service.replicas.range_mut(replicas..) {
+        for replica in service.replicas.from_mut(replicas) {
             replica.removed = true;
         }
         id
@@ -249,7 +250,7 @@ fn new_service(plan: PlanRef, is_role: bool) -> Service {
         removed: false,
         spec_hash: 0,
         decided: Decided::default(),
-        replicas: BTreeMap::new(),
+        replicas: Replicas::default(),
         last_runs: BTreeMap::new(),
         edges: Edges::default(),
         counts: Counts::default(),

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::event::{Remaining, Wanted};
 use super::memory::Memory;
 use super::plan::ServicePlan;
+use super::replicas::Replicas;
 use super::types::{ReplicaId, RequestId, RunId, ServiceId, StateName, Time};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -275,8 +276,7 @@ pub(super) struct Service {
     pub(super) spec_hash: u64,
     /// Up unless an operator stopped the whole service.
     pub(super) decided: Decided,
-    /// Boxed: a node of the map has room for eleven, and most services have one.
-    pub(super) replicas: BTreeMap<u16, Box<Replica>>,
+    pub(super) replicas: Replicas,
     /// The last runs of replicas that were forgotten: should they come back, their runs go on from there.
     pub(super) last_runs: BTreeMap<u16, RunId>,
     pub(super) edges: Edges,
@@ -374,6 +374,6 @@ pub(super) fn fresh_memory(decided: Decided, run: RunId, spec_hash: u64, wall: T
 
 /// Every replica of these services, for marking them.
 pub(super) fn replica_ids(services: &BTreeMap<ServiceId, Box<Service>>, service: ServiceId) -> Vec<ReplicaId> {
-    let replicas = services.get(&service).map(|service| service.replicas.keys());
-    replicas.into_iter().flatten().map(|index| ReplicaId { service, index: *index }).collect()
+    let replicas = services.get(&service).map(|service| service.replicas.indices());
+    replicas.into_iter().flatten().map(|index| ReplicaId { service, index }).collect()
 }

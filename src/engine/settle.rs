@@ -59,7 +59,7 @@ impl Engine {
         }
         self.unsaved.remove(&id);
         let service = self.service_mut(id.service);
-        if let Some(replica) = service.replicas.remove(&id.index) {
+        if let Some(replica) = service.replicas.remove(id.index) {
             service.last_runs.insert(id.index, replica.memory.run);
         }
         self.touched.insert(id.service);

@@ -51,7 +51,7 @@ impl Engine {
     fn everything(&self) -> Vec<ReplicaId> {
         let services = self.services.iter().filter(|(_, service)| !service.is_role);
         services
-            .flat_map(|(id, service)| service.replicas.keys().map(|index| ReplicaId { service: *id, index: *index }))
+            .flat_map(|(id, service)| service.replicas.indices().map(|index| ReplicaId { service: *id, index }))
             .collect()
     }
 

@@ -242,6 +242,8 @@ impl Engine {
         let run = memory.run;
         let level = if self.plan_of(id.service).ready == Readiness::Started { Level::Debug } else { Level::Info };
         self.set_state(id, State::Ready, Because::Note(level, NoteKind::Ready { run, took }));
+        // Mostly for long.
+        self.at_mut(id).memory.causes.shrink_to_fit();
         self.quiet(id);
         self.watch_health(id);
     }

@@ -49,6 +49,9 @@ pub struct Link {
     write_awaited: bool,
 }
 
+/// Messages for which room is kept.
+const QUEUED_KEPT: usize = 64;
+
 impl Link {
     /// Connects and says `hello` before anything that has been waiting: a role listens to nobody who does not.
     pub fn connect(&mut self, path: &Path, hello: &impl Serialize) -> io::Result<()> {
@@ -146,6 +149,7 @@ impl Link {
                 self.queued_bytes -= sent.bytes.len();
             }
         }
+        self.queue.shrink_to(QUEUED_KEPT);
     }
 
     /// The next message, if one has come. `Err` when the connection is gone (it is closed then).

@@ -85,6 +85,8 @@ const READY_MAX: usize = 256;
 const STEPS_MAX: usize = 1_024;
 /// Spawns performed in one turn: each costs half a millisecond.
 const SPAWNS_MAX: usize = 32;
+/// Actions and events for which room is kept between turns.
+const QUEUED_KEPT: usize = 64;
 /// Spent on answers to clients at a time.
 const SERVE_MAX: Duration = Duration::from_millis(20);
 /// A loop that was this late has stalled: nobody is blamed for deadlines that passed meanwhile.
@@ -405,6 +407,9 @@ impl Agent {
         if self.tell_at.is_none() {
             self.pass_on();
         }
+        // A start of a thousand services leaves room for a thousand behind.
+        self.actions.shrink_to(self.actions.len().max(QUEUED_KEPT));
+        self.shell.events.shrink_to(self.shell.events.len().max(QUEUED_KEPT));
     }
 
     /// Hands to these roles and to the recorder what this turn had for them.
@@ -532,7 +537,7 @@ impl Agent {
         let Some(deadline) = self.logs_awaited_until else { return };
         if self.shell.logs.is_connected() || deadline <= now().mono {
             self.logs_awaited_until = None;
-            self.actions.extend(self.deferred.drain(..));
+            self.actions.extend(std::mem::take(&mut self.deferred));
         }
     }
 

@@ -47,6 +47,11 @@ pub fn with_roles(mut plan: Plan, privileged: bool) -> Plan {
         services.push(role_plan(Role::Proxy, privileged));
     }
     services.append(&mut plan.services);
+    for service in &mut services {
+        // Read from text, with room to grow that nothing will fill.
+        service.process.command.shrink_to_fit();
+        service.success_exit_codes.shrink_to_fit();
+    }
     plan.services = services;
     plan
 }

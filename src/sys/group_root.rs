@@ -200,7 +200,9 @@ impl Base {
         if name.is_empty() || name.contains('/') || name == "." || name == ".." || name.starts_with("cgroup.") {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("\"{name}\" cannot name a group")));
         }
-        Ok(self.path.join(name))
+        let mut path = self.path.join(name);
+        path.shrink_to_fit();
+        Ok(path)
     }
 
     fn is_ours(&self, path: &Path) -> bool {

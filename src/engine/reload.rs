@@ -108,7 +108,7 @@ impl Engine {
             let replica = service.replicas.get_or_insert_with(number, || Replica::new(memory()));
             replica.removed = false;
         }
-        for replica in service.replicas.from_mut(replicas) {
+        for replica in service.replicas.starting_at_mut(replicas) {
             replica.removed = true;
         }
         id

@@ -59,7 +59,7 @@ impl Replicas {
     }
 
     /// Those with this index and above.
-    pub(super) fn from_mut(&mut self, first: u16) -> impl Iterator<Item = &mut Replica> {
+    pub(super) fn starting_at_mut(&mut self, first: u16) -> impl Iterator<Item = &mut Replica> {
         self.0.iter_mut().filter(move |(index, _)| *index >= first).map(|(_, replica)| &mut **replica)
     }
 
@@ -80,7 +80,7 @@ mod tests {
             replicas.get_or_insert_with(index, || Replica::new(Memory::unknown())).was_up |= index == 2;
         }
         assert_eq!(replicas.indices().collect::<Vec<_>>(), [0, 1, 2]);
-        assert_eq!(replicas.from_mut(1).count(), 2);
+        assert_eq!(replicas.starting_at_mut(1).count(), 2);
         assert!(replicas.get(2).is_some_and(|replica| replica.was_up) && replicas.get(3).is_none());
         assert!(replicas.remove(1).is_some() && replicas.remove(1).is_none() && replicas.get_mut(1).is_none());
         assert_eq!((replicas.values().count(), replicas.is_empty()), (2, false));

@@ -11,7 +11,7 @@ use super::backend::{BackendState, Left};
 use super::counters::{ConnectFailure, add};
 use super::pipes::Tools;
 use super::relay::{Broken, Expect, Moved};
-use super::session::{Extra, KeyState, Phase, ServerKind, Session, Side, Way};
+use super::session::{Extra, KeyState, Phase, ServerKind, Session, Side, Tried, Way};
 use super::shared::{Balancer, Notice};
 use super::slab::Handle;
 use super::worker::{EAGER_MAX, Local, Worker};
@@ -106,7 +106,8 @@ impl Worker {
             let mut why = if order.is_empty() { Nobody::Available } else { Nobody::Left };
             for slot in order.iter().map(|slot| usize::from(*slot)) {
                 let state = &live.backends[slot];
-                if tried.contains(&(state.id, live.table.backends[slot].run)) {
+                let run = live.table.backends[slot].run;
+                if tried.iter().any(|tried| (tried.id, tried.run) == (state.id, run)) {
                     continue;
                 }
                 if !state.begin(live.table.rules.limits.per_backend) {
@@ -184,7 +185,7 @@ impl Worker {
         let extra = session.extra.get_or_insert_default();
         extra.key = KeyState::Known(key);
         if failure != ConnectFailure::Descriptors {
-            extra.tried.push((state.id, run));
+            extra.tried.push(Tried { id: state.id, run, delivered: false });
         }
         // A supervised process that does not listen is about to be missed by its supervisor.
         extra.try_again |= run > 0 || failure == ConnectFailure::Backlog || failure.is_ours();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::counters::{Refusal, add};
 use super::relay::{Broken, Expect};
-use super::session::{Direction, Phase, Session, Side, Way};
+use super::session::{Direction, Phase, Session, Side, Tried, Way};
 use super::shared::{Finished, Notice, lock};
 use super::slab::Handle;
 use super::worker::Worker;
@@ -16,6 +16,9 @@ use crate::sys::wake::Wake;
 
 /// A connection that lasted so long may wait for its next backend as if it were new.
 const FRESH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A request that one backend after the other died of may be what kills them. Two, since a second one may die of a rolling restart.
+const REPLAYS_MAX: u8 = 2;
 
 /// How the sockets are closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +43,7 @@ impl Worker {
         if session.down.ended && !session.answered && !session.judged && !session.up.ended && session.up.bytes > 0 {
             self.debit(handle, "closed before it answered");
             let Some(session) = self.sessions.get(handle) else { return };
-            if session.extra.as_ref().is_some_and(|extra| extra.kept.is_some()) {
+            if session.may_replay() {
                 return self.replace_backend(handle);
             }
         }
@@ -71,7 +74,10 @@ impl Worker {
         silent
             && now.since(session.connected) < FRESH_PATIENCE
             && session.backend.as_ref().is_some_and(|state| state.run() > 0)
-            && session.extra.as_ref().is_some_and(|extra| extra.kept.is_some() && extra.tried.is_empty())
+            && session
+                .extra
+                .as_ref()
+                .is_some_and(|extra| extra.kept.is_some() && extra.tried.is_empty() && extra.replays == 0)
     }
 
     /// The first byte of an answer.
@@ -127,8 +133,7 @@ impl Worker {
                     self.debit(handle, &format!("reset before it answered: {}", broken.error));
                 }
                 let Some(session) = self.sessions.get(handle) else { return };
-                let kept = session.extra.as_ref().is_some_and(|extra| extra.kept.is_some());
-                if unserved && (kept || !session.delivered) {
+                if unserved && (session.may_replay() || !session.delivered) {
                     self.replace_backend(handle);
                 } else {
                     self.reset(handle, "backend reset");
@@ -144,13 +149,14 @@ impl Worker {
         let Some(state) = session.backend.take() else { return };
         let number = session.balancer;
         session.count_bytes_with(&state);
-        let delivered = session.delivered;
+        let (delivered, ended) = (session.delivered, session.down.ended);
         let lasted = now.since(session.connected);
         let extra = session.extra();
-        if lasted >= FRESH_PATIENCE {
+        if lasted >= FRESH_PATIENCE && !delivered {
             extra.patience = None;
         }
-        extra.tried.push((state.id, state.run()));
+        extra.replays += u8::from(delivered || ended);
+        extra.tried.push(Tried { id: state.id, run: state.run(), delivered });
         extra.try_again |= state.run() > 0;
         let kept = extra.kept.clone();
         session.start_over(kept.as_deref(), &mut self.tools);
@@ -266,6 +272,10 @@ impl Worker {
 }
 
 impl Session {
+    fn may_replay(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.kept.is_some() && extra.replays < REPLAYS_MAX)
+    }
+
     /// Tells each side that the other has ended, once everything before that is written.
     fn pass_on_ends(&mut self) -> Result<(), Broken> {
         for way in [Way::Up, Way::Down] {

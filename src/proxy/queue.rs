@@ -135,8 +135,8 @@ impl Worker {
         if extra.patience.is_none_or(|patience| patience <= now) {
             return self.refuse(handle, Refusal::QueueTimeout);
         }
-        extra.tried.clear();
-        extra.try_again = false;
+        extra.tried.retain(|tried| tried.delivered);
+        extra.try_again = extra.tried.iter().any(|tried| tried.run > 0);
         let key = self.key_again(handle);
         self.place(handle, key);
     }

@@ -144,8 +144,10 @@ pub(super) struct Extra {
     /// The client's address: its own, or the one that a PROXY header announced.
     pub(super) source: Option<SocketAddr>,
     pub(super) key: KeyState,
-    /// Backends that were tried and failed: id and run.
-    pub(super) tried: Vec<(u32, u32)>,
+    /// Backends that were tried and failed.
+    pub(super) tried: Vec<Tried>,
+    /// How often what the client has sent, or its silence, was given to another backend after one had taken it.
+    pub(super) replays: u8,
     /// One of those may take it when it is asked again: it is about to be restarted, or its queue was full.
     pub(super) try_again: bool,
     pub(super) attempts: u16,
@@ -163,6 +165,15 @@ pub(super) struct Extra {
     /// The client closed its direction while it waited: it may still want its answer.
     pub(super) half_closed: bool,
     pub(super) must_peek_proxy: bool,
+}
+
+/// A backend that failed a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tried {
+    pub(super) id: u32,
+    pub(super) run: u32,
+    /// It had bytes of the client: it never gets them again.
+    pub(super) delivered: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

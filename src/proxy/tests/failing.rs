@@ -428,3 +428,34 @@ fn fail_open_tries_the_degraded_when_nobody_else_is_there() {
         assert_eq!(read_all(lab.connect()), (b"degraded".to_vec(), None));
     }
 }
+
+#[test]
+fn request_that_kills_every_replica_reaches_only_three() {
+    let mut rules = with_replay();
+    rules.eject.after = 0;
+    let crashers: Vec<_> = (0..6).map(|_| crasher()).collect();
+    let lab = Lab::new(table(&crashers, rules.clone()));
+    let reset = (vec![], Some(ErrorKind::ConnectionReset));
+    assert_eq!(ask(&lab, "death"), reset);
+    let delivered = |lab: &Lab| lab.stats().backends.iter().map(|backend| backend.connections).sum::<u64>();
+    lab.until("closed", |stats| stats.active == 0);
+    assert_eq!((delivered(&lab), lab.stats().replayed), (3, 2));
+    // A single one that comes back as another run each time.
+    let lab = Lab::new(table(&[crasher()], rules));
+    let client = std::thread::spawn({
+        let mut client = lab.connect();
+        client.write_all(b"death\n").unwrap();
+        move || read_all(client)
+    });
+    for deliveries in 1..3 {
+        lab.until("waits again", |stats| stats.queued == 1 && stats.backends[0].connections == deliveries);
+        // More than one turn of those who try again.
+        std::thread::sleep(Duration::from_millis(250));
+        assert_eq!(delivered(&lab), deliveries, "the same run got it twice");
+        let mut next = lab.balancer.live().table.clone();
+        next.backends[0].run += 1;
+        lab.replace(next);
+    }
+    assert_eq!(client.join().unwrap(), reset);
+    assert_eq!(delivered(&lab), 3);
+}

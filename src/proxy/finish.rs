@@ -57,9 +57,10 @@ impl Worker {
         if let Err(broken) = session.pass_on_ends() {
             return self.broken(handle, &broken);
         }
-        let newly_half = session.up.shut != session.down.shut && !session.half_closed_timed;
+        let half_closed = session.is_half_closed();
+        let newly_half = half_closed && !session.half_closed_timed;
+        session.half_closed_timed = half_closed;
         if newly_half {
-            session.half_closed_timed = true;
             self.set_due(handle);
         }
         self.watch_or_reset(handle);
@@ -172,13 +173,20 @@ impl Worker {
         }
     }
 
-    /// Nothing has happened for as long as the rules allow.
+    /// Nothing has happened here for as long as the rules allow. A slow reader may still be taking what the kernel has for it, which is no
+    /// silence; and one that has been told the end gets all of what is before it.
     pub(super) fn too_quiet(&mut self, handle: Handle) {
+        let now = self.tools.now;
         let Some(session) = self.sessions.get(handle) else { return };
+        if session.kernel_moves() {
+            session.since = now;
+            return self.set_due(handle);
+        }
+        let told_all = session.down.is_over() && session.down.shut;
         let half = session.up.ended || session.down.ended || session.up.is_pending() || session.down.is_pending();
         let Some(Some(local)) = self.balancers.get(session.balancer as usize) else { return };
         add(&local.balancer.counters().idle_closed, 1);
-        let manner = if half { Manner::Reset } else { Manner::End };
+        let manner = if half && !told_all { Manner::Reset } else { Manner::End };
         self.close(handle, manner, "idle");
     }
 
@@ -276,6 +284,14 @@ impl Session {
         self.extra.as_ref().is_some_and(|extra| extra.kept.is_some() && extra.replays < REPLAYS_MAX)
     }
 
+    /// Whether a peer has taken anything from the kernel since this was asked last; the first time, whether there is something to take.
+    fn kernel_moves(&mut self) -> bool {
+        let unsent = |side| self.socket(side).and_then(|socket| stream::unsent(socket).ok()).unwrap_or_default();
+        let unsent = [unsent(Side::Client), unsent(Side::Server)];
+        let before = self.extra().unsent.replace(unsent);
+        unsent != [0, 0] && before != Some(unsent)
+    }
+
     /// Tells each side that the other has ended, once everything before that is written.
     fn pass_on_ends(&mut self) -> Result<(), Broken> {
         for way in [Way::Up, Way::Down] {
@@ -317,6 +333,7 @@ impl Session {
             self.up.append(kept, tools);
         }
         self.up.shut = false;
+        self.half_closed_timed = false;
         self.delivered = false;
         self.judged = false;
         self.phase = Phase::Connecting;

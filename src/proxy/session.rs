@@ -154,6 +154,8 @@ pub(super) struct Extra {
     /// What the client has sent so far (and a header before it), for another backend, as long as nothing was answered.
     pub(super) kept: Option<Vec<u8>>,
     pub(super) kept_max: usize,
+    /// What the kernel still had for the client and for the server, when it was too quiet last.
+    pub(super) unsent: Option<[u32; 2]>,
     /// From the connect to the first byte of answer.
     pub(super) first_byte: Option<Duration>,
     /// Its handle lies in the queue.
@@ -198,6 +200,11 @@ impl Session {
             Side::Client => Some(&self.client),
             Side::Server => self.server.as_ref(),
         }
+    }
+
+    /// One side has ended and nothing is on its way through us: the other side has to say something soon.
+    pub(super) fn is_half_closed(&self) -> bool {
+        (self.up.ended || self.down.ended) && !self.up.is_pending() && !self.down.is_pending()
     }
 
     /// What its sockets have to be watched for; `None`: not at all, since a hang-up would be told again and again.

@@ -341,7 +341,7 @@ impl Worker {
         let session = self.sessions.get(handle)?;
         let timeouts = &self.balancers.get(session.balancer as usize)?.as_ref()?.live.table.rules.timeouts;
         Some(match session.phase {
-            Phase::Open if session.up.ended || session.down.ended => session.since.after(timeouts.half_closed),
+            Phase::Open if session.is_half_closed() => session.since.after(timeouts.half_closed),
             Phase::Open => session.since.after(timeouts.idle),
             Phase::Connecting => session.since.after(timeouts.connect),
             Phase::FirstBytes => session.since.after(timeouts.first_bytes),

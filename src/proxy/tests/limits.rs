@@ -376,3 +376,31 @@ fn load_is_spread_over_the_workers() {
     drop(Arc::new(clients));
     lab.until("closed", |stats| stats.active == 0);
 }
+
+#[test]
+fn slow_reader_gets_the_whole_answer_of_a_backend_that_has_ended() {
+    let answer = Random::new(5).bytes(1_000_000);
+    let (listener, address) = listener();
+    serve(listener, {
+        let answer = answer.clone();
+        move |mut stream| {
+            let _ = stream.read(&mut [0]);
+            let _ = stream.write_all(&answer);
+        }
+    });
+    let mut rules = rules();
+    rules.timeouts.half_closed = Duration::from_millis(200);
+    let lab = Lab::new(table(&[address], rules));
+    let mut client = lab.connect();
+    nix::sys::socket::setsockopt(&client, nix::sys::socket::sockopt::RcvBuf, &(32 << 10)).unwrap();
+    client.write_all(b"x").unwrap();
+    let mut got = Vec::new();
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(count @ 1..) = client.read(&mut buffer) {
+        got.extend_from_slice(&buffer[..count]);
+        std::thread::sleep(Duration::from_millis(15));
+    }
+    assert_eq!(got.len(), answer.len());
+    assert!(got == answer);
+    lab.until("closed", |stats| stats.active == 0);
+}

@@ -187,6 +187,7 @@ impl Worker {
             up: Direction::default(),
             down: Direction::default(),
             backend: None,
+            run: 0,
             accepted: now,
             since: now,
             connected: now,

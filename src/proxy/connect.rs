@@ -150,6 +150,7 @@ impl Worker {
         let Some(Some(local)) = balancers.get_mut(session.balancer as usize) else { return Attempt::ClientGone };
         let begun = clock::mono_ns();
         session.backend = Some(state);
+        session.run = local.live.table.backends[slot].run;
         session.since = tools.now;
         let Local { live, eager, .. } = local;
         let address = &live.table.backends[slot].address;
@@ -181,7 +182,7 @@ impl Worker {
         session.server = None;
         session.server_interest = None;
         let Some(state) = session.backend.take() else { return };
-        let run = state.run();
+        let run = session.run;
         let extra = session.extra.get_or_insert_default();
         extra.key = KeyState::Known(key);
         if failure != ConnectFailure::Descriptors {
@@ -192,22 +193,22 @@ impl Worker {
         let number = session.balancer;
         state.connect_failed.count(failure);
         if !failure.is_ours() {
-            self.blame(number, &state, || format!("connect failed ({}): {error}", failure.name()));
+            self.blame(number, &state, run, || format!("connect failed ({}): {error}", failure.name()));
         }
         self.leave_backend(number, &state);
     }
 
-    /// One more failure of this backend.
-    pub(super) fn blame(&mut self, number: u32, state: &Arc<BackendState>, why: impl FnOnce() -> String) {
+    /// One more failure of this run of the backend.
+    pub(super) fn blame(&mut self, number: u32, state: &Arc<BackendState>, run: u32, why: impl FnOnce() -> String) {
         let now = self.tools.now;
         let draw = self.draw();
         let Some(local) = self.local(number) else { return };
         let others = local.live.others_left(state, now);
-        let Some(for_) = state.blame(local.live.eject_rules(), now, others, draw) else { return };
+        let Some(for_) = state.blame_run(run, local.live.eject_rules(), now, others, draw) else { return };
         let notice = Notice::Ejected {
             balancer: local.balancer.name().to_owned(),
             backend: state.name().to_owned(),
-            run: state.run(),
+            run,
             why: why(),
             for_,
         };

@@ -2,6 +2,7 @@
 //! backend because this one died before it answered.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -41,7 +42,11 @@ impl Worker {
         }
         let Some(session) = self.sessions.get(handle) else { return };
         if session.down.ended && !session.answered && !session.judged && !session.up.ended && session.up.bytes > 0 {
-            self.debit(handle, "closed before it answered");
+            // Counted, and no sign of a broken replica: a client can make any server end a connection like that.
+            session.judged = true;
+            if let Some(state) = &session.backend {
+                state.broke_off();
+            }
             let Some(session) = self.sessions.get(handle) else { return };
             if session.may_replay() {
                 return self.replace_backend(handle);
@@ -74,7 +79,7 @@ impl Worker {
         let silent = session.down.ended && !session.answered && !session.up.ended && session.up.bytes == 0;
         silent
             && now.since(session.connected) < FRESH_PATIENCE
-            && session.backend.as_ref().is_some_and(|state| state.run() > 0)
+            && session.run > 0
             && session
                 .extra
                 .as_ref()
@@ -89,14 +94,15 @@ impl Worker {
         let Some(state) = &session.backend else { return };
         let first_byte = now.since(session.connected);
         state.first_byte_us.record_ns(u64::try_from(first_byte.as_nanos()).unwrap_or(u64::MAX));
-        let restored = state.praise();
+        let run = session.run;
+        let restored = state.praise_run(run);
         let number = session.balancer;
         let Some(Some(local)) = self.balancers.get(number as usize) else { return };
         if restored {
             self.shared.notify(Notice::Restored {
                 balancer: local.balancer.name().to_owned(),
                 backend: state.name().to_owned(),
-                run: state.run(),
+                run,
             });
         }
         let remembered =
@@ -108,14 +114,27 @@ impl Worker {
         session.extra.take_if(|extra| !remembered(extra));
     }
 
-    /// It broke off before it answered.
+    /// It reset the connection before it answered. Held against one backend alone: what resets a second one may be the client.
     fn debit(&mut self, handle: Handle, why: &str) {
+        let now = self.tools.now;
         let Some(session) = self.sessions.get(handle) else { return };
         session.judged = true;
         let number = session.balancer;
         let Some(state) = session.backend.clone() else { return };
         state.broke_off();
-        self.blame(number, &state, || why.to_owned());
+        let run = session.run;
+        let replayed = session.extra.as_ref().is_some_and(|extra| extra.replays > 0);
+        let source = session.identity();
+        let Some(local) = self.local(number) else { return };
+        let others = local.live.backends.iter().filter(|other| !Arc::ptr_eq(other, &state));
+        let elsewhere = |source| others.clone().any(|other| other.was_reset_by_lately(source, now));
+        if replayed || source.is_some_and(elsewhere) {
+            return;
+        }
+        if let Some(source) = source {
+            state.was_reset_by(source, now);
+        }
+        self.blame(number, &state, run, || why.to_owned());
     }
 
     /// One of its sockets has failed.
@@ -152,13 +171,14 @@ impl Worker {
         session.count_bytes_with(&state);
         let (delivered, ended) = (session.delivered, session.down.ended);
         let lasted = now.since(session.connected);
+        let run = session.run;
         let extra = session.extra();
         if lasted >= FRESH_PATIENCE && !delivered {
             extra.patience = None;
         }
         extra.replays += u8::from(delivered || ended);
-        extra.tried.push(Tried { id: state.id, run: state.run(), delivered });
-        extra.try_again |= state.run() > 0;
+        extra.tried.push(Tried { id: state.id, run, delivered });
+        extra.try_again |= run > 0;
         let kept = extra.kept.clone();
         session.start_over(kept.as_deref(), &mut self.tools);
         self.leave_backend(number, &state);

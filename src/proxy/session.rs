@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backend::BackendState;
+use super::key::Source;
 use super::slab::{GENERATION_END, Handle};
 use crate::engine::types::Time;
 use crate::sys::epoll::Interest;
 use crate::sys::splice::Pipe;
+use crate::sys::stream;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -64,6 +66,8 @@ pub(super) struct Session {
     pub(super) up: Direction,
     pub(super) down: Direction,
     pub(super) backend: Option<Arc<BackendState>>,
+    /// Which run of it.
+    pub(super) run: u32,
     pub(super) accepted: Time,
     /// When its phase began, or something last happened in it.
     pub(super) since: Time,
@@ -187,6 +191,16 @@ pub(super) enum KeyState {
 }
 
 impl Session {
+    /// `None`: a Unix client that cannot be asked any more.
+    pub(super) fn identity(&self) -> Option<Source> {
+        let address =
+            self.extra.as_ref().and_then(|extra| extra.source).or_else(|| stream::remote_address(&self.client));
+        match address {
+            Some(address) => Some(Source::of(address.ip())),
+            None => stream::peer(&self.client).ok().map(|peer| Source::User(peer.uid)),
+        }
+    }
+
     pub(super) fn way(&mut self, way: Way) -> &mut Direction {
         match way {
             Way::Up => &mut self.up,

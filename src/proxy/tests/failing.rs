@@ -459,3 +459,59 @@ fn request_that_kills_every_replica_reaches_only_three() {
     assert_eq!(client.join().unwrap(), reset);
     assert_eq!(delivered(&lab), 3);
 }
+
+#[test]
+fn one_client_cannot_eject_more_than_one_replica() {
+    for replay in [Replay::Off, with_replay().replay] {
+        let crashers: Vec<_> = (0..3).map(|_| crasher()).collect();
+        let mut rules = Rules { replay, ..rules() };
+        rules.eject.base = PATIENCE;
+        let lab = Lab::new(table(&crashers, rules));
+        for _ in 0..20 {
+            assert_eq!(ask(&lab, "x").1, Some(ErrorKind::ConnectionReset));
+        }
+        let ejected = lab.stats().backends.iter().filter(|backend| backend.ejected_ms.is_some()).count();
+        assert_eq!(ejected, 1, "{replay:?}");
+    }
+}
+
+#[test]
+fn clean_end_without_an_answer_ejects_nobody() {
+    let ender = || {
+        let (listener, address) = listener();
+        serve(listener, |stream| {
+            read_line(&stream);
+        });
+        address
+    };
+    let lab = Lab::new(table(&[ender(), ender()], rules()));
+    for _ in 0..12 {
+        assert_eq!(ask(&lab, "x"), (vec![], None));
+    }
+    let stats = lab.stats();
+    assert_eq!(stats.backends.iter().map(|backend| backend.failed).sum::<u64>(), 12);
+    assert!(stats.backends.iter().all(|backend| backend.ejected_ms.is_none()), "{stats:?}");
+}
+
+#[test]
+fn failure_of_a_connection_of_the_run_before_is_not_charged_to_the_new_one() {
+    let (server, address) = listener();
+    let mut rules = rules();
+    rules.eject.after = 1;
+    let lab = Lab::new(table(&[address, name_server("other")], rules));
+    let ask_first = || {
+        let mut client = lab.connect();
+        client.write_all(b"x").unwrap();
+        client
+    };
+    let clients = [ask_first(), ask_first()];
+    let victim = patient(server.accept().unwrap().0);
+    (&victim).read_exact(&mut [0]).unwrap();
+    let mut next = lab.balancer.live().table.clone();
+    next.backends[0].run += 1;
+    lab.replace(next);
+    crate::sys::stream::reset(victim.into());
+    lab.until("closed", |stats| stats.active == 0 && stats.backends[0].failed == 1);
+    assert_eq!((lab.backend(0).ejected_ms, lab.outcome.notice()), (None, None));
+    drop(clients);
+}

@@ -338,7 +338,7 @@ impl Worker {
     }
 
     /// A connection has ended: those who wait for that hear of it, once there is some room.
-    pub(super) fn room_again(&mut self, number: u32) {
+    pub(super) fn room_again(&mut self) {
         if self.is_starved() {
             // Now, rather than in this call: it may come from the middle of one that places a connection.
             self.doors.closed_until = Some(self.tools.now);
@@ -351,16 +351,12 @@ impl Worker {
         if !below(all.into(), self.shared.sessions_max.into()) {
             return;
         }
-        let was_full_in_all = all + 1 >= self.shared.sessions_max - self.shared.sessions_max / 20;
-        for (own, local) in (0_u32..).zip(&self.balancers) {
-            let Some(local) = local else { continue };
+        // Each of them, since it may have been full by the limit of the process, and its own last connection long gone.
+        for local in self.balancers.iter().flatten() {
             let counters = local.balancer.counters();
             let limit = local.live.table.rules.limits.connections;
             let waits = counters.full_workers.load(Ordering::SeqCst) > 0;
-            if (own == number || was_full_in_all)
-                && waits
-                && below(counters.active.load(Ordering::SeqCst), limit.into())
-            {
+            if waits && below(counters.active.load(Ordering::SeqCst), limit.into()) {
                 self.shared.tell(&Command::Resume { balancer: Arc::clone(&local.balancer) });
             }
         }

@@ -256,7 +256,7 @@ impl Worker {
         if self.reserve.is_none() {
             self.reserve = Wake::new().ok();
         }
-        self.room_again(number);
+        self.room_again();
     }
 
     fn account(&mut self, session: &mut Session, backend: Option<&str>, how: &'static str) {

@@ -164,6 +164,14 @@ pub(super) struct Extra {
     pub(super) first_byte: Option<Duration>,
     /// Its handle lies in the queue.
     pub(super) in_queue: bool,
+    /// Counted among those that waited.
+    pub(super) was_queued: bool,
+    /// Counted among those that went to another backend.
+    pub(super) redispatched: bool,
+    /// How often those that failed were tried again while it waits.
+    pub(super) retries: u8,
+    /// When the attempts to connect end, once one has failed.
+    pub(super) give_up: Option<Time>,
     /// When waiting ends; set once.
     pub(super) patience: Option<Time>,
     /// Counted against the limit of its source.

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::accept::Doors;
+use super::connect::attempt_lasts;
 use super::pipes::Tools;
 use super::relay::Expect;
 use super::session::{Phase, Session, Side, Token, Way};
@@ -339,11 +340,15 @@ impl Worker {
     /// When its time comes, unless something happens before.
     pub(super) fn due(&mut self, handle: Handle) -> Option<Time> {
         let session = self.sessions.get(handle)?;
-        let timeouts = &self.balancers.get(session.balancer as usize)?.as_ref()?.live.table.rules.timeouts;
+        let live = &self.balancers.get(session.balancer as usize)?.as_ref()?.live;
+        let timeouts = &live.table.rules.timeouts;
         Some(match session.phase {
             Phase::Open if session.is_half_closed() => session.since.after(timeouts.half_closed),
             Phase::Open => session.since.after(timeouts.idle),
-            Phase::Connecting => session.since.after(timeouts.connect),
+            Phase::Connecting => {
+                let end = session.since.after(attempt_lasts(live, session));
+                session.give_up().map_or(end, |give_up| end.min(give_up))
+            }
             Phase::FirstBytes => session.since.after(timeouts.first_bytes),
             Phase::Queued => session.next_try(),
         })

@@ -226,7 +226,8 @@ impl Worker {
         };
         let Some(session) = self.sessions.get(handle) else { return };
         session.extra = Some(Box::new(extra));
-        if !self.count_source(handle) {
+        // A trusted proxy is not the client: that is known with its header.
+        if !peeks_proxy && !self.count_source(handle) {
             return self.refuse(handle, Refusal::PerSource);
         }
         if peeks_proxy || peeks_key {
@@ -250,22 +251,22 @@ impl Worker {
         self.wheel.set(handle.index, due.min(silent));
     }
 
-    /// `false` when its address has as many as it may have. An address that a PROXY header announces later is not counted.
-    fn count_source(&mut self, handle: Handle) -> bool {
+    /// `false` when it has as many as it may have: by the address, of IPv6 by its network, and a Unix client by its user.
+    pub(super) fn count_source(&mut self, handle: Handle) -> bool {
         let Some(session) = self.sessions.get(handle) else { return false };
         let Some(Some(local)) = self.balancers.get(session.balancer as usize) else { return false };
         let Some(max) = local.live.table.rules.limits.per_source else { return true };
-        let Some(extra) = &mut session.extra else { return true };
-        let Some(ip) = extra.source.map(|source| source.ip().to_canonical()) else { return true };
+        let Some(source) = session.identity() else { return true };
         let mut sources = lock(&local.balancer.counters().sources);
-        match sources.entry(ip) {
+        match sources.entry(source) {
             Entry::Occupied(mut entry) if *entry.get() < max => *entry.get_mut() += 1,
             Entry::Occupied(_) => return false,
             Entry::Vacant(entry) => {
                 entry.insert(1);
             }
         }
-        extra.counted_source = Some(ip);
+        drop(sources);
+        session.extra().counted_source = Some(source);
         true
     }
 

@@ -262,12 +262,12 @@ impl Worker {
     fn account(&mut self, session: &mut Session, backend: Option<&str>, how: &'static str) {
         let Some(extra) = &mut session.extra else { return };
         let Some(Some(local)) = self.balancers.get(session.balancer as usize) else { return };
-        if let Some(ip) = extra.counted_source.take() {
+        if let Some(counted) = extra.counted_source.take() {
             let mut sources = lock(&local.balancer.counters().sources);
-            if let Some(count) = sources.get_mut(&ip) {
+            if let Some(count) = sources.get_mut(&counted) {
                 *count -= 1;
                 if *count == 0 {
-                    sources.remove(&ip);
+                    sources.remove(&counted);
                 }
             }
         }

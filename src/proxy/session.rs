@@ -1,6 +1,6 @@
 //! One connection as a worker holds it: two sockets, two directions, and how far it has come. Small, since thousands of them may be idle.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,7 +126,8 @@ pub(super) enum Mode {
     CopyForGood,
 }
 
-#[derive(Debug)]
+/// An empty one waits for room in the destination.
+#[derive(Debug, Default)]
 pub(super) struct Tail {
     pub(super) bytes: Vec<u8>,
     pub(super) written: usize,
@@ -175,7 +176,7 @@ pub(super) struct Extra {
     /// When waiting ends; set once.
     pub(super) patience: Option<Time>,
     /// Counted against the limit of its source.
-    pub(super) counted_source: Option<IpAddr>,
+    pub(super) counted_source: Option<Source>,
     /// The client closed its direction while it waited: it may still want its answer.
     pub(super) half_closed: bool,
     pub(super) must_peek_proxy: bool,

@@ -310,6 +310,11 @@ impl Worker {
     fn look_at_due(&mut self) {
         let now = self.tools.now;
         self.feed();
+        if self.tools.must_tell_full() {
+            self.trouble(
+                "balancer: slow readers make a worker hold 64 MiB: it holds no more, and their senders wait".to_owned(),
+            );
+        }
         while let Some(index) = self.wheel.take_due(now) {
             if let Some(handle) = self.sessions.handle_of(index) {
                 self.look_at(handle);

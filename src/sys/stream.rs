@@ -157,6 +157,18 @@ pub fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>>
     }
 }
 
+/// Like [`receive`], and leaves it there.
+pub fn peek(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        match socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_PEEK) {
+            Ok(count) => return Ok(Some(count)),
+            Err(Errno::EAGAIN) => return Ok(None),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
 /// Whether something could be read, apart from an end.
 pub fn has_bytes(socket: &OwnedFd) -> io::Result<bool> {
     match socket::recv(socket.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK) {

@@ -136,15 +136,22 @@ fn nothing_moves() {
     let directory = TempDir::new();
     let (path, address) = unix_address(&directory, "quiet.sock");
     let listener = UnixListener::bind(path).unwrap();
-    let lab = Lab::new(table(&[address], rules()));
+    // With so few connections allowed there is one pipe, and the others go through buffers.
+    let lab = Lab::with(1, 15, table(&[address], rules()));
     std::thread::sleep(Duration::from_millis(100));
     let before = worker_switches();
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(worker_switches(), before, "woken with nothing open");
     // The server ends, the client neither reads nor ends: its socket is full, and the server's has nothing more to say.
-    let client = lab.connect();
-    let (mut server, _) = listener.accept().unwrap();
-    std::thread::spawn(move || server.write_all(&vec![7; 8 << 20]));
+    // With the second, a worker holds all that it may.
+    let sleepers: Vec<_> = (0..6)
+        .map(|_| {
+            let client = lab.connect();
+            let (mut server, _) = listener.accept().unwrap();
+            std::thread::spawn(move || server.write_all(&vec![7; 8 << 20]));
+            client
+        })
+        .collect();
     // And one whose server just hung up.
     let quiet = lab.connect();
     drop(listener.accept().unwrap());
@@ -155,7 +162,10 @@ fn nothing_moves() {
     std::thread::sleep(Duration::from_millis(600));
     assert!(worker_cpu_ms() - before < 30, "a hang-up keeps a worker busy");
     assert!(worker_switches() - switches < 20);
-    assert_eq!(read_all(client).0.len(), 8 << 20);
+    assert!(matches!(lab.notice(), Notice::Trouble { text } if text.contains("slow readers")));
+    for client in sleepers {
+        assert_eq!(read_all(client).0.len(), 8 << 20);
+    }
 }
 
 #[test]
@@ -211,6 +221,33 @@ fn one_source_cannot_have_more_than_its_share() {
     lab.until("one left", |stats| stats.active == 1);
     assert!(serves(&mut lab.connect()));
     assert_eq!(lab.stats().refused, [("per_source".to_owned(), 1)]);
+}
+
+#[test]
+fn behind_a_trusted_proxy_each_client_has_its_own_share() {
+    let (listener, address) = listener();
+    serve(listener, echo);
+    let mut rules = rules();
+    rules.limits.per_source = Some(1);
+    rules.accept_proxy_from = vec![("127.0.0.0".parse().unwrap(), 8)];
+    let lab = Lab::new(table(&[address], rules));
+    let connect = |source: &str| {
+        let mut header = Vec::new();
+        proxy_v2(Some(source.parse().unwrap()), Some("[2001:db8:9::1]:80".parse().unwrap()), &mut header);
+        let mut client = lab.connect();
+        let _ = client.write_all(&header);
+        let _ = client.write_all(b"x");
+        let served = client.read(&mut [0]).is_ok_and(|count| count == 1);
+        (client, served)
+    };
+    let first = connect("[2001:db8::1]:7");
+    let other = connect("[2001:db8:0:1::1]:7");
+    let same = connect("[2001:db8::2]:8");
+    assert_eq!((first.1, other.1, same.1), (true, true, false));
+    assert_eq!(lab.stats().refused, [("per_source".to_owned(), 1)]);
+    drop(first);
+    lab.until("its end is counted", |stats| stats.active == 1);
+    assert!(connect("[2001:db8::3]:9").1);
 }
 
 #[test]

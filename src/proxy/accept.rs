@@ -16,7 +16,7 @@ use super::session::{Direction, Extra, KeyState, Phase, ServerKind, Session, Tok
 use super::shared::{Balancer, Command, Listener, Order, Passed, Shared, lock};
 use super::slab::Handle;
 use super::worker::{Needs, Worker};
-use crate::engine::balance::plan::{Algorithm, Key, Replay, Rules};
+use crate::engine::balance::plan::{Algorithm, Replay, Rules};
 use crate::engine::types::Time;
 use crate::sys::epoll::Interest;
 use crate::sys::stream;
@@ -25,7 +25,7 @@ use crate::sys::stream;
 const BURST_MAX: u32 = 16;
 /// Without descriptors or memory, listeners are left alone for so long, or until a connection ends.
 const STARVED_PAUSE: Duration = Duration::from_millis(100);
-/// Says again that descriptors are used up, if it still goes on.
+/// Says again what is wrong, such as that descriptors are used up, if it still goes on.
 const STARVED_TELL: Duration = Duration::from_secs(60);
 /// A worker gives a connection away when it has more than the least loaded one by this, and a quarter.
 const LEAD_MAX: u32 = 8;
@@ -165,6 +165,12 @@ impl Worker {
     }
 
     pub(super) fn take(&mut self, passed: Passed) {
+        if passed.balancer.is_forgotten() {
+            passed.balancer.counters().active.fetch_sub(1, Ordering::SeqCst);
+            self.shared.sessions.fetch_sub(1, Ordering::SeqCst);
+            self.mailbox().load.fetch_sub(1, Ordering::Relaxed);
+            return stream::reset(passed.client);
+        }
         let number = self.local_number(&passed.balancer);
         if let Some(local) = self.local(number) {
             local.refresh();
@@ -279,7 +285,7 @@ impl Worker {
         }
         let peer = || self.sessions.get(handle).and_then(|session| stream::peer(&session.client).ok());
         let key = hash_source(self.shared.secret, &rules.key, source, peer);
-        if key.is_none() && rules.key == Key::Auto {
+        if key.is_none() && !rules.key.is_peeked() {
             add(&local.balancer.counters().keyless, 1);
         }
         key
@@ -406,7 +412,14 @@ impl Worker {
     }
 
     fn cannot_watch(&mut self, handle: Handle, error: &io::Error) {
-        self.trouble(format!("balancer: a connection is reset, since it cannot be watched: {error}"));
+        let now = self.tools.now;
+        let (count, told) = &mut self.unwatched;
+        *count += 1;
+        if told.is_none_or(|told| now.since(told) >= STARVED_TELL) {
+            *told = Some(now);
+            let count = std::mem::take(count);
+            self.trouble(format!("balancer: {count} connections were reset, since they cannot be watched: {error}"));
+        }
         self.reset(handle, "cannot be watched");
     }
 }

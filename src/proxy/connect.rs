@@ -319,6 +319,8 @@ impl Session {
         }
         match self.flush(Way::Up, tools) {
             Ok(_) => Attempt::Open,
+            // It has a part of them, which nobody else may get without the rest: the next look at the socket tells that it is broken.
+            Err(_) if self.delivered => Attempt::Open,
             Err(Broken { error, .. }) => Attempt::Failed(classify(&error), error),
         }
     }

@@ -1,6 +1,7 @@
 //! How a connection goes on after its bytes were moved, and how it ends: by the end of both directions, by a reset, or with another
 //! backend because this one died before it answered.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use super::counters::{Refusal, add};
 use super::relay::{Broken, Expect};
-use super::session::{Direction, Phase, Session, Side, Tried, Way};
+use super::session::{Direction, Mode, Phase, Session, Side, Tried, Way};
 use super::shared::{Finished, Notice, lock};
 use super::slab::Handle;
 use super::worker::Worker;
@@ -144,8 +145,13 @@ impl Worker {
             Side::Client => self.reset(handle, "client reset"),
             Side::Server => {
                 // What it said before it broke may still be there, and an end behind that is none.
-                let _ = session.pump(Way::Down, &mut self.tools, Expect::End);
+                let read = session.pump(Way::Down, &mut self.tools, Expect::End);
                 if session.answered {
+                    // A server may answer early, not want the rest and close. Only after an end that was received is a write a broken pipe.
+                    if broken.error.kind() == ErrorKind::BrokenPipe && read.is_ok() && !session.up.shut {
+                        session.abandon_up(&mut self.tools);
+                        return self.settle(handle);
+                    }
                     return self.reset(handle, "backend reset");
                 }
                 let unserved = session.up.bytes > 0 || !session.up.ended;
@@ -300,6 +306,15 @@ impl Worker {
 }
 
 impl Session {
+    /// The server does not take any more. What the client still sends is read and dropped: closing with it unread would be a reset, and the
+    /// answer could be lost by that.
+    fn abandon_up(&mut self, tools: &mut super::pipes::Tools) {
+        self.up.forget_pending(tools);
+        self.up.mode = Mode::CopyForGood;
+        self.up.discarded = true;
+        self.up.shut = true;
+    }
+
     fn may_replay(&self) -> bool {
         self.extra.as_ref().is_some_and(|extra| extra.kept.is_some() && extra.replays < REPLAYS_MAX)
     }

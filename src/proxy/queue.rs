@@ -151,10 +151,11 @@ impl Worker {
     /// A client hung up, or closed its direction while it waits.
     pub(super) fn waiter_told(&mut self, handle: Handle, event: &Ready) {
         let Some(session) = self.sessions.get(handle) else { return };
-        if event.hangup {
+        // A Unix client may write its request and be gone: what it sent is there to be read.
+        if event.hangup && stream::local_address(&session.client).is_some() {
             return self.reset(handle, "client left the queue");
         }
-        if !event.ended {
+        if !event.ended && !event.hangup {
             return;
         }
         // Closed without a word (and without one read before): there is nothing to answer. Else it may be half of a request.
@@ -162,7 +163,9 @@ impl Worker {
         if !said_something {
             return self.reset(handle, "client left the queue");
         }
-        session.extra().half_closed = true;
+        let extra = session.extra();
+        extra.half_closed = true;
+        extra.hung_up = event.hangup;
         self.watch_or_reset(handle);
     }
 }

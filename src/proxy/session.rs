@@ -115,6 +115,8 @@ pub(super) struct Direction {
     pub(super) ended: bool,
     /// The destination knows.
     pub(super) shut: bool,
+    /// The destination has closed: what comes is dropped.
+    pub(super) discarded: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -179,6 +181,8 @@ pub(super) struct Extra {
     pub(super) counted_source: Option<Source>,
     /// The client closed its direction while it waited: it may still want its answer.
     pub(super) half_closed: bool,
+    /// It is gone altogether: the epoll would tell that again and again.
+    pub(super) hung_up: bool,
     pub(super) must_peek_proxy: bool,
 }
 
@@ -242,6 +246,7 @@ impl Session {
         };
         match (self.phase, side) {
             (Phase::FirstBytes, Side::Client) => Some(Interest::STREAM_READ),
+            (Phase::Queued, Side::Client) if self.extra.as_ref().is_some_and(|extra| extra.hung_up) => None,
             (Phase::Queued, Side::Client) => {
                 let knows = self.up.ended || self.extra.as_ref().is_some_and(|extra| extra.half_closed);
                 Some(if knows { Interest::NONE } else { Interest::STREAM_END })

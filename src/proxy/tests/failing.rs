@@ -515,3 +515,73 @@ fn failure_of_a_connection_of_the_run_before_is_not_charged_to_the_new_one() {
     assert_eq!((lab.backend(0).ejected_ms, lab.outcome.notice()), (None, None));
     drop(clients);
 }
+
+#[test]
+fn request_of_a_unix_client_that_is_gone_is_still_delivered() {
+    let (server, address) = listener();
+    let lab = Lab::new(out(table(std::slice::from_ref(&address), rules()), true));
+    let directory = TempDir::new();
+    let (path, front) = unix_address(&directory, "front.sock");
+    let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let front = crate::proxy::shared::Listener::new(front, socket.into()).unwrap();
+    lab.shared.tell(&Command::Listen { balancer: Arc::clone(&lab.balancer), listener: front });
+    let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    client.write_all(b"note").unwrap();
+    drop(client);
+    drop(std::os::unix::net::UnixStream::connect(&path).unwrap());
+    lab.until("one waits, and one without a word does not", |stats| stats.accepted == 2 && stats.active == 1);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(lab.stats().queued, 1);
+    lab.replace(table(&[address], rules()));
+    let connection = patient(server.accept().unwrap().0);
+    assert_eq!(read_all(&connection), (b"note".to_vec(), None));
+    drop(connection);
+    lab.until("closed", |stats| stats.active == 0);
+}
+
+#[test]
+fn early_answer_reaches_a_client_that_is_still_sending() {
+    let (listener, address) = listener();
+    serve(listener, |mut stream| {
+        stream.read_exact(&mut [0; 10]).unwrap();
+        stream.write_all(b"too large").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    });
+    let lab = Lab::new(table(&[address], rules()));
+    for _ in 0..5 {
+        let client = lab.connect();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    if (&client).write_all(&[7; 64 << 10]).is_err() {
+                        break;
+                    }
+                }
+                let _ = client.shutdown(Shutdown::Write);
+            });
+            assert_eq!(read_all(&client), (b"too large".to_vec(), None));
+        });
+    }
+    lab.until("closed", |stats| stats.active == 0);
+}
+
+#[test]
+fn connection_passed_on_for_a_balancer_that_is_gone_is_dropped() {
+    let (_server, address) = listener();
+    let lab = Lab::with(1, 100, table(&[address], rules()));
+    let mut removed = lab.connect();
+    removed.write_all(b"x").unwrap();
+    lab.until("it is in", |stats| stats.active == 1);
+    lab.shared.tell(&Command::CutBalancer { balancer: Arc::clone(&lab.balancer) });
+    assert_eq!(read_all(removed).1, Some(ErrorKind::ConnectionReset));
+    lab.until("closed", |stats| stats.active == 0);
+    // As another worker would, that has not heard of it yet.
+    lab.shared.tell(&Command::Resume { balancer: Arc::clone(&lab.balancer) });
+    lab.shared.tell(&Command::Changed { balancer: Arc::clone(&lab.balancer) });
+    let begun = Instant::now();
+    while Arc::strong_count(&lab.balancer) > 1 {
+        assert!(begun.elapsed() < PATIENCE, "a worker holds it again");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -215,8 +215,9 @@ fn one_source_cannot_have_more_than_its_share() {
     rules.limits.per_source = Some(2);
     let lab = Lab::new(table(&[address], rules));
     let serves = |client: &mut TcpStream| client.write_all(b"x").is_ok() && client.read(&mut [0]).is_ok_and(|n| n == 1);
-    let (mut one, mut two, mut three) = (lab.connect(), lab.connect(), lab.connect());
-    assert!(serves(&mut one) && serves(&mut two) && !serves(&mut three));
+    // One after the other: two workers may count them in another order.
+    let (mut one, mut two) = (lab.connect(), lab.connect());
+    assert!(serves(&mut one) && serves(&mut two) && !serves(&mut lab.connect()));
     drop(one);
     lab.until("one left", |stats| stats.active == 1);
     assert!(serves(&mut lab.connect()));

@@ -115,6 +115,9 @@ impl Worker {
         let Some(Some(door)) = self.doors.doors.get(index as usize) else { return };
         let (burst, number) = (door.burst, door.balancer);
         let listener = Arc::clone(&door.listener);
+        if self.others_starve() {
+            return self.watch_doors();
+        }
         let Some(local) = self.local(number) else { return };
         local.refresh();
         let mut accepted = 0;
@@ -372,7 +375,9 @@ impl Worker {
     /// Out of descriptors or memory.
     pub(super) fn starve(&mut self) {
         let now = self.tools.now;
-        self.doors.closed_until = Some(now.after(STARVED_PAUSE));
+        let until = now.after(STARVED_PAUSE);
+        self.doors.closed_until = Some(until);
+        self.shared.starved_until.fetch_max(until.0, Ordering::Relaxed);
         self.doors.starved_since.get_or_insert(now);
         if self.doors.told_starved.is_none_or(|told| now.since(told) >= STARVED_TELL) {
             self.doors.told_starved = Some(now);
@@ -381,6 +386,18 @@ impl Worker {
             );
         }
         self.watch_doors();
+    }
+
+    /// What becomes free is for those that are in, with whichever worker; they look a little before this one takes further clients.
+    fn others_starve(&mut self) -> bool {
+        let now = self.tools.now;
+        let until = Time(self.shared.starved_until.load(Ordering::Relaxed));
+        if until <= now {
+            return false;
+        }
+        self.doors.closed_until = Some(until.after(STARVED_PAUSE / 4));
+        self.doors.starved_since.get_or_insert(now);
+        true
     }
 
     pub(super) fn is_starved(&self) -> bool {

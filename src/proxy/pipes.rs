@@ -13,7 +13,7 @@ const SCRATCH_BYTES: NonZeroUsize = NonZeroUsize::new(256 << 10).expect("not zer
 const TAIL_BYTES_MAX: usize = 32 << 20;
 pub(super) const READ_BYTES_TIGHT: usize = 16 << 10;
 /// Beyond this nothing is taken from a source that the destination has no room for. So little in tests that they get there.
-const TAIL_BYTES_END: usize = if cfg!(test) { 128 << 10 } else { 64 << 20 };
+const TAIL_BYTES_END: usize = if cfg!(test) { 32 << 10 } else { 64 << 20 };
 /// Empty pipes that are kept; beyond, they are closed.
 const IDLE_PIPES_MAX: usize = 16;
 

@@ -315,6 +315,8 @@ pub struct Shared {
     pub(super) sessions_max: u32,
     /// Workers that do not accept because `sessions_max` is reached.
     pub(super) full_workers: AtomicU32,
+    /// A worker had no descriptor for a client that is in: until then (CLOCK_MONOTONIC, nanoseconds) nobody takes further ones in.
+    pub(super) starved_until: AtomicU64,
     notices: Sender<Notice>,
     finished: Sender<Finished>,
     outcome_wake: Wake,
@@ -357,6 +359,7 @@ impl Shared {
             sessions: AtomicU32::new(0),
             sessions_max,
             full_workers: AtomicU32::new(0),
+            starved_until: AtomicU64::new(0),
             notices,
             finished,
             outcome_wake: Wake::new()?,

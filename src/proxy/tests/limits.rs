@@ -143,8 +143,8 @@ fn nothing_moves() {
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(worker_switches(), before, "woken with nothing open");
     // The server ends, the client neither reads nor ends: its socket is full, and the server's has nothing more to say.
-    // With the second, a worker holds all that it may.
-    let sleepers: Vec<_> = (0..6)
+    // With the first few, a worker holds all that it may.
+    let sleepers: Vec<_> = (0..10)
         .map(|_| {
             let client = lab.connect();
             let (mut server, _) = listener.accept().unwrap();
@@ -152,6 +152,7 @@ fn nothing_moves() {
             client
         })
         .collect();
+    std::thread::sleep(Duration::from_millis(200));
     // And one whose server just hung up.
     let quiet = lab.connect();
     drop(listener.accept().unwrap());

@@ -16,7 +16,7 @@ use super::session::{Direction, Extra, KeyState, Phase, ServerKind, Session, Tok
 use super::shared::{Balancer, Command, Listener, Order, Passed, Shared, lock};
 use super::slab::Handle;
 use super::worker::{Needs, Worker};
-use crate::engine::balance::plan::{Algorithm, Key, Replay, Rules};
+use crate::engine::balance::plan::{Algorithm, Replay, Rules};
 use crate::engine::types::Time;
 use crate::sys::epoll::Interest;
 use crate::sys::stream;
@@ -25,7 +25,7 @@ use crate::sys::stream;
 const BURST_MAX: u32 = 16;
 /// Without descriptors or memory, listeners are left alone for so long, or until a connection ends.
 const STARVED_PAUSE: Duration = Duration::from_millis(100);
-/// Says again that descriptors are used up, if it still goes on.
+/// Says again what is wrong, such as that descriptors are used up, if it still goes on.
 const STARVED_TELL: Duration = Duration::from_secs(60);
 /// A worker gives a connection away when it has more than the least loaded one by this, and a quarter.
 const LEAD_MAX: u32 = 8;
@@ -115,6 +115,9 @@ impl Worker {
         let Some(Some(door)) = self.doors.doors.get(index as usize) else { return };
         let (burst, number) = (door.burst, door.balancer);
         let listener = Arc::clone(&door.listener);
+        if self.others_starve() {
+            return self.watch_doors();
+        }
         let Some(local) = self.local(number) else { return };
         local.refresh();
         let mut accepted = 0;
@@ -165,6 +168,12 @@ impl Worker {
     }
 
     pub(super) fn take(&mut self, passed: Passed) {
+        if passed.balancer.is_forgotten() {
+            passed.balancer.counters().active.fetch_sub(1, Ordering::SeqCst);
+            self.shared.sessions.fetch_sub(1, Ordering::SeqCst);
+            self.mailbox().load.fetch_sub(1, Ordering::Relaxed);
+            return stream::reset(passed.client);
+        }
         let number = self.local_number(&passed.balancer);
         if let Some(local) = self.local(number) {
             local.refresh();
@@ -187,6 +196,7 @@ impl Worker {
             up: Direction::default(),
             down: Direction::default(),
             backend: None,
+            run: 0,
             accepted: now,
             since: now,
             connected: now,
@@ -225,7 +235,8 @@ impl Worker {
         };
         let Some(session) = self.sessions.get(handle) else { return };
         session.extra = Some(Box::new(extra));
-        if !self.count_source(handle) {
+        // A trusted proxy is not the client: that is known with its header.
+        if !peeks_proxy && !self.count_source(handle) {
             return self.refuse(handle, Refusal::PerSource);
         }
         if peeks_proxy || peeks_key {
@@ -249,22 +260,22 @@ impl Worker {
         self.wheel.set(handle.index, due.min(silent));
     }
 
-    /// `false` when its address has as many as it may have. An address that a PROXY header announces later is not counted.
-    fn count_source(&mut self, handle: Handle) -> bool {
+    /// `false` when it has as many as it may have: by the address, of IPv6 by its network, and a Unix client by its user.
+    pub(super) fn count_source(&mut self, handle: Handle) -> bool {
         let Some(session) = self.sessions.get(handle) else { return false };
         let Some(Some(local)) = self.balancers.get(session.balancer as usize) else { return false };
         let Some(max) = local.live.table.rules.limits.per_source else { return true };
-        let Some(extra) = &mut session.extra else { return true };
-        let Some(ip) = extra.source.map(|source| source.ip().to_canonical()) else { return true };
+        let Some(source) = session.identity() else { return true };
         let mut sources = lock(&local.balancer.counters().sources);
-        match sources.entry(ip) {
+        match sources.entry(source) {
             Entry::Occupied(mut entry) if *entry.get() < max => *entry.get_mut() += 1,
             Entry::Occupied(_) => return false,
             Entry::Vacant(entry) => {
                 entry.insert(1);
             }
         }
-        extra.counted_source = Some(ip);
+        drop(sources);
+        session.extra().counted_source = Some(source);
         true
     }
 
@@ -277,7 +288,7 @@ impl Worker {
         }
         let peer = || self.sessions.get(handle).and_then(|session| stream::peer(&session.client).ok());
         let key = hash_source(self.shared.secret, &rules.key, source, peer);
-        if key.is_none() && rules.key == Key::Auto {
+        if key.is_none() && !rules.key.is_peeked() {
             add(&local.balancer.counters().keyless, 1);
         }
         key
@@ -337,7 +348,7 @@ impl Worker {
     }
 
     /// A connection has ended: those who wait for that hear of it, once there is some room.
-    pub(super) fn room_again(&mut self, number: u32) {
+    pub(super) fn room_again(&mut self) {
         if self.is_starved() {
             // Now, rather than in this call: it may come from the middle of one that places a connection.
             self.doors.closed_until = Some(self.tools.now);
@@ -350,16 +361,12 @@ impl Worker {
         if !below(all.into(), self.shared.sessions_max.into()) {
             return;
         }
-        let was_full_in_all = all + 1 >= self.shared.sessions_max - self.shared.sessions_max / 20;
-        for (own, local) in (0_u32..).zip(&self.balancers) {
-            let Some(local) = local else { continue };
+        // Each of them, since it may have been full by the limit of the process, and its own last connection long gone.
+        for local in self.balancers.iter().flatten() {
             let counters = local.balancer.counters();
             let limit = local.live.table.rules.limits.connections;
             let waits = counters.full_workers.load(Ordering::SeqCst) > 0;
-            if (own == number || was_full_in_all)
-                && waits
-                && below(counters.active.load(Ordering::SeqCst), limit.into())
-            {
+            if waits && below(counters.active.load(Ordering::SeqCst), limit.into()) {
                 self.shared.tell(&Command::Resume { balancer: Arc::clone(&local.balancer) });
             }
         }
@@ -368,7 +375,9 @@ impl Worker {
     /// Out of descriptors or memory.
     pub(super) fn starve(&mut self) {
         let now = self.tools.now;
-        self.doors.closed_until = Some(now.after(STARVED_PAUSE));
+        let until = now.after(STARVED_PAUSE);
+        self.doors.closed_until = Some(until);
+        self.shared.starved_until.fetch_max(until.0, Ordering::Relaxed);
         self.doors.starved_since.get_or_insert(now);
         if self.doors.told_starved.is_none_or(|told| now.since(told) >= STARVED_TELL) {
             self.doors.told_starved = Some(now);
@@ -377,6 +386,18 @@ impl Worker {
             );
         }
         self.watch_doors();
+    }
+
+    /// What becomes free is for those that are in, with whichever worker; they look a little before this one takes further clients.
+    fn others_starve(&mut self) -> bool {
+        let now = self.tools.now;
+        let until = Time(self.shared.starved_until.load(Ordering::Relaxed));
+        if until <= now {
+            return false;
+        }
+        self.doors.closed_until = Some(until.after(STARVED_PAUSE / 4));
+        self.doors.starved_since.get_or_insert(now);
+        true
     }
 
     pub(super) fn is_starved(&self) -> bool {
@@ -408,7 +429,14 @@ impl Worker {
     }
 
     fn cannot_watch(&mut self, handle: Handle, error: &io::Error) {
-        self.trouble(format!("balancer: a connection is reset, since it cannot be watched: {error}"));
+        let now = self.tools.now;
+        let (count, told) = &mut self.unwatched;
+        *count += 1;
+        if told.is_none_or(|told| now.since(told) >= STARVED_TELL) {
+            *told = Some(now);
+            let count = std::mem::take(count);
+            self.trouble(format!("balancer: {count} connections were reset, since they cannot be watched: {error}"));
+        }
         self.reset(handle, "cannot be watched");
     }
 }

@@ -5,12 +5,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::counters::{AtomicHistogram, ConnectFailures, add, get};
+use super::key::Source;
 use super::proto::BackendStats;
 use super::shared::lock;
 use crate::engine::balance::eject::Ejection;
 use crate::engine::balance::plan::Eject;
 use crate::engine::balance::table::{Backend, Standing};
 use crate::engine::types::Time;
+
+/// Resets that one client meets at several backends within this time are more likely its own doing than theirs.
+const SAME_SOURCE: Duration = Duration::from_secs(10);
 
 /// Survives tables by the backend's name.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub struct BackendState {
     ejection: Mutex<Ejection>,
     /// Nanoseconds of CLOCK_MONOTONIC; what `ejection` says, to be read without its lock.
     out_until: AtomicU64,
+    /// Whose connection it reset last before it answered, and when.
+    reset_by: Mutex<Option<(Source, Time)>>,
     /// There are failures that a success has not wiped out yet: without them a success takes no lock.
     blemished: AtomicBool,
 }
@@ -65,6 +71,7 @@ impl BackendState {
             first_byte_us: AtomicHistogram::default(),
             ejection: Mutex::new(Ejection::default()),
             out_until: AtomicU64::new(0),
+            reset_by: Mutex::new(None),
             blemished: AtomicBool::new(false),
         })
     }
@@ -87,11 +94,13 @@ impl BackendState {
 
     /// Takes over what a new table says; the control thread calls it before it puts the table in place.
     pub(super) fn stand(&self, backend: &Backend) {
+        let mut ejection = lock(&self.ejection);
         if self.run.swap(backend.run, Ordering::Relaxed) != backend.run {
-            lock(&self.ejection).reset();
+            ejection.reset();
             self.out_until.store(0, Ordering::Relaxed);
             self.blemished.store(false, Ordering::Relaxed);
         }
+        drop(ejection);
         self.draining.store(backend.standing == Standing::Draining, Ordering::SeqCst);
         self.fenced.store(backend.standing == Standing::Fenced, Ordering::SeqCst);
     }
@@ -133,22 +142,57 @@ impl BackendState {
         add(&self.failed, 1);
     }
 
-    /// One more failure in a row; how long it stays out if that makes it ejected.
+    /// [`BackendState::blame_run`] of the run that it has now.
     pub(super) fn blame(&self, rules: Eject, now: Time, others_left: bool, draw: u64) -> Option<Duration> {
+        self.blame_run(self.run(), rules, now, others_left, draw)
+    }
+
+    /// One more failure of this run in a row; how long it stays out if that makes it ejected.
+    pub(super) fn blame_run(
+        &self,
+        run: u32,
+        rules: Eject,
+        now: Time,
+        others_left: bool,
+        draw: u64,
+    ) -> Option<Duration> {
+        // INVARIANT: what says the same as `ejection`, and the run that it is about, change under its lock.
+        let mut ejection = lock(&self.ejection);
+        if self.run() != run {
+            return None;
+        }
         self.blemished.store(true, Ordering::Relaxed);
-        let out_for = lock(&self.ejection).failed(rules, now, others_left, draw)?;
+        let out_for = ejection.failed(rules, now, others_left, draw)?;
         self.out_until.store(now.after(out_for).0, Ordering::Relaxed);
         Some(out_for)
     }
 
-    /// It works. `true` when it comes back from an ejection by that.
+    /// [`BackendState::praise_run`] of the run that it has now.
     pub(super) fn praise(&self) -> bool {
+        self.praise_run(self.run())
+    }
+
+    /// This run works. `true` when it comes back from an ejection by that.
+    pub(super) fn praise_run(&self, run: u32) -> bool {
         if !self.blemished.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut ejection = lock(&self.ejection);
+        if self.run() != run {
             return false;
         }
         self.blemished.store(false, Ordering::Relaxed);
         self.out_until.store(0, Ordering::Relaxed);
-        lock(&self.ejection).succeeded()
+        ejection.succeeded()
+    }
+
+    /// It reset a connection of this client before it answered.
+    pub(super) fn was_reset_by(&self, source: Source, now: Time) {
+        *lock(&self.reset_by) = Some((source, now));
+    }
+
+    pub(super) fn was_reset_by_lately(&self, source: Source, now: Time) -> bool {
+        lock(&self.reset_by).is_some_and(|(by, at)| by == source && now.since(at) < SAME_SOURCE)
     }
 
     /// The counters as they stand, at `now` on CLOCK_MONOTONIC.

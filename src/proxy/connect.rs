@@ -4,19 +4,20 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::backend::{BackendState, Left};
-use super::counters::{ConnectFailure, add};
+use super::counters::{ConnectFailure, Refusal, add};
 use super::pipes::Tools;
 use super::relay::{Broken, Expect, Moved};
-use super::session::{Extra, KeyState, Phase, ServerKind, Session, Side, Way};
-use super::shared::{Balancer, Notice};
+use super::session::{Extra, KeyState, Phase, ServerKind, Session, Side, Tried, Way};
+use super::shared::{Balancer, Live, Notice};
 use super::slab::Handle;
 use super::worker::{EAGER_MAX, Local, Worker};
 use crate::engine::balance::pick::Moment;
-use crate::engine::balance::plan::Address;
+use crate::engine::balance::plan::{Address, NoneLeft, Rules};
 use crate::engine::types::Time;
 use crate::sys::clock;
 use crate::sys::stream::{self, Connecting};
@@ -24,6 +25,9 @@ use crate::sys::stream::{self, Connecting};
 /// Below this, what a client may have sent already is looked for only now and then.
 const EAGER_MIN: u8 = 4;
 const EAGER_PROBE: u64 = 16;
+
+/// For one attempt to connect on loopback.
+const LOOPBACK_CONNECT: Duration = Duration::from_millis(500);
 
 /// Who is next.
 enum Choice {
@@ -55,6 +59,9 @@ impl Worker {
     /// Gives the connection to the first candidate that takes it; without one, it waits or is refused.
     pub(super) fn place(&mut self, handle: Handle, key: Option<u64>) {
         loop {
+            if self.takes_too_long(handle) {
+                return self.refuse(handle, Refusal::NoBackend);
+            }
             let choice = self.choose(handle, key);
             let (slot, state) = match choice {
                 None => return,
@@ -79,6 +86,13 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Its attempts have lasted as long as one may, or as long as it might have waited, whichever is longer.
+    fn takes_too_long(&mut self, handle: Handle) -> bool {
+        let now = self.tools.now;
+        let Some(session) = self.sessions.get(handle) else { return false };
+        session.phase == Phase::Connecting && session.give_up().is_some_and(|give_up| give_up <= now)
     }
 
     /// Counts the connection with the backend it chooses.
@@ -106,7 +120,8 @@ impl Worker {
             let mut why = if order.is_empty() { Nobody::Available } else { Nobody::Left };
             for slot in order.iter().map(|slot| usize::from(*slot)) {
                 let state = &live.backends[slot];
-                if tried.contains(&(state.id, live.table.backends[slot].run)) {
+                let run = live.table.backends[slot].run;
+                if tried.iter().any(|tried| (tried.id, tried.run) == (state.id, run)) {
                     continue;
                 }
                 if !state.begin(live.table.rules.limits.per_backend) {
@@ -135,7 +150,7 @@ impl Worker {
         }
         if let Some(extra) = &mut session.extra {
             extra.attempts = extra.attempts.saturating_add(1);
-            if !extra.tried.is_empty() {
+            if !extra.tried.is_empty() && !std::mem::replace(&mut extra.redispatched, true) {
                 add(&counters.redispatched, 1);
             }
         }
@@ -149,6 +164,7 @@ impl Worker {
         let Some(Some(local)) = balancers.get_mut(session.balancer as usize) else { return Attempt::ClientGone };
         let begun = clock::mono_ns();
         session.backend = Some(state);
+        session.run = local.live.table.backends[slot].run;
         session.since = tools.now;
         let Local { live, eager, .. } = local;
         let address = &live.table.backends[slot].address;
@@ -176,37 +192,41 @@ impl Worker {
 
     /// Counts it, holds it against the backend, and remembers it for the choice of the next.
     fn attempt_failed(&mut self, handle: Handle, key: Option<u64>, failure: ConnectFailure, error: &io::Error) {
-        let Some(session) = self.sessions.get(handle) else { return };
+        let Self { sessions, balancers, .. } = self;
+        let Some(session) = sessions.get(handle) else { return };
+        let local = balancers.get(session.balancer as usize).and_then(Option::as_ref);
+        let give_up = local.map(|local| session.since.after(local.live.table.rules.attempts_last()));
         session.server = None;
         session.server_interest = None;
         let Some(state) = session.backend.take() else { return };
-        let run = state.run();
+        let run = session.run;
         let extra = session.extra.get_or_insert_default();
         extra.key = KeyState::Known(key);
+        extra.give_up = extra.give_up.or(give_up);
         if failure != ConnectFailure::Descriptors {
-            extra.tried.push((state.id, run));
+            extra.tried.push(Tried { id: state.id, run, delivered: false });
         }
         // A supervised process that does not listen is about to be missed by its supervisor.
         extra.try_again |= run > 0 || failure == ConnectFailure::Backlog || failure.is_ours();
         let number = session.balancer;
         state.connect_failed.count(failure);
         if !failure.is_ours() {
-            self.blame(number, &state, || format!("connect failed ({}): {error}", failure.name()));
+            self.blame(number, &state, run, || format!("connect failed ({}): {error}", failure.name()));
         }
         self.leave_backend(number, &state);
     }
 
-    /// One more failure of this backend.
-    pub(super) fn blame(&mut self, number: u32, state: &Arc<BackendState>, why: impl FnOnce() -> String) {
+    /// One more failure of this run of the backend.
+    pub(super) fn blame(&mut self, number: u32, state: &Arc<BackendState>, run: u32, why: impl FnOnce() -> String) {
         let now = self.tools.now;
         let draw = self.draw();
         let Some(local) = self.local(number) else { return };
         let others = local.live.others_left(state, now);
-        let Some(for_) = state.blame(local.live.eject_rules(), now, others, draw) else { return };
+        let Some(for_) = state.blame_run(run, local.live.eject_rules(), now, others, draw) else { return };
         let notice = Notice::Ejected {
             balancer: local.balancer.name().to_owned(),
             backend: state.name().to_owned(),
-            run: state.run(),
+            run,
             why: why(),
             for_,
         };
@@ -299,6 +319,8 @@ impl Session {
         }
         match self.flush(Way::Up, tools) {
             Ok(_) => Attempt::Open,
+            // It has a part of them, which nobody else may get without the rest: the next look at the socket tells that it is broken.
+            Err(_) if self.delivered => Attempt::Open,
             Err(Broken { error, .. }) => Attempt::Failed(classify(&error), error),
         }
     }
@@ -307,10 +329,17 @@ impl Session {
         self.phase = Phase::Open;
         self.since = now;
         self.connected = now;
+        if let Some(extra) = &mut self.extra {
+            extra.give_up = None;
+        }
         if let Some(state) = &self.backend {
             state.connected();
             state.connect_us.record_ns(took_ns);
         }
+    }
+
+    pub(super) fn give_up(&self) -> Option<Time> {
+        self.extra.as_ref().and_then(|extra| extra.give_up)
     }
 
     /// With the source it has, for what only few connections need.
@@ -319,6 +348,26 @@ impl Session {
         let extra = self.extra.get_or_insert_default();
         extra.source = extra.source.or(source);
         extra
+    }
+}
+
+impl Rules {
+    /// For how long one backend after the other may be tried.
+    fn attempts_last(&self) -> Duration {
+        match self.none_left {
+            NoneLeft::Queue(patience) => patience.max(self.timeouts.connect),
+            NoneLeft::Refuse | NoneLeft::FailOpen => self.timeouts.connect,
+        }
+    }
+}
+
+/// On this host there is nothing to wait for but a queue that is full, and then the kernel tries again only after a second.
+pub(super) fn attempt_lasts(live: &Live, session: &Session) -> Duration {
+    let longest = live.table.rules.timeouts.connect;
+    let slot = session.backend.as_ref().and_then(|state| live.slot_of(state));
+    match slot.map(|slot| &live.table.backends[slot].address) {
+        Some(Address::Tcp(address)) if address.ip().is_loopback() => longest.min(LOOPBACK_CONNECT),
+        Some(Address::Tcp(_) | Address::Unix(_) | Address::Udp(_)) | None => longest,
     }
 }
 

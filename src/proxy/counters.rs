@@ -1,10 +1,10 @@
 //! What is counted, as atomics that the workers raise and the control thread reads.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::key::Source;
 use super::proto::{BalancerStats, Histogram};
 
 /// The last bucket begins at 2^26 microseconds, a little over a minute.
@@ -95,8 +95,8 @@ pub struct Counters {
     pub(super) accept_paused_ms: AtomicU64,
     /// Workers that do not accept because the limit of connections is reached.
     pub(super) full_workers: AtomicU64,
-    /// Connections by client address; empty unless they are limited.
-    pub(super) sources: Mutex<HashMap<IpAddr, u32>>,
+    /// Connections by client; empty unless they are limited.
+    pub(super) sources: Mutex<HashMap<Source, u32>>,
 }
 
 impl Counters {

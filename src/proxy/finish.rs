@@ -1,13 +1,15 @@
 //! How a connection goes on after its bytes were moved, and how it ends: by the end of both directions, by a reset, or with another
 //! backend because this one died before it answered.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::counters::{Refusal, add};
 use super::relay::{Broken, Expect};
-use super::session::{Direction, Phase, Session, Side, Way};
+use super::session::{Direction, Mode, Phase, Session, Side, Tried, Way};
 use super::shared::{Finished, Notice, lock};
 use super::slab::Handle;
 use super::worker::Worker;
@@ -16,6 +18,9 @@ use crate::sys::wake::Wake;
 
 /// A connection that lasted so long may wait for its next backend as if it were new.
 const FRESH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A request that one backend after the other died of may be what kills them. Two, since a second one may die of a rolling restart.
+const REPLAYS_MAX: u8 = 2;
 
 /// How the sockets are closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +43,13 @@ impl Worker {
         }
         let Some(session) = self.sessions.get(handle) else { return };
         if session.down.ended && !session.answered && !session.judged && !session.up.ended && session.up.bytes > 0 {
-            self.debit(handle, "closed before it answered");
+            // Counted, and no sign of a broken replica: a client can make any server end a connection like that.
+            session.judged = true;
+            if let Some(state) = &session.backend {
+                state.broke_off();
+            }
             let Some(session) = self.sessions.get(handle) else { return };
-            if session.extra.as_ref().is_some_and(|extra| extra.kept.is_some()) {
+            if session.may_replay() {
                 return self.replace_backend(handle);
             }
         }
@@ -54,9 +63,10 @@ impl Worker {
         if let Err(broken) = session.pass_on_ends() {
             return self.broken(handle, &broken);
         }
-        let newly_half = session.up.shut != session.down.shut && !session.half_closed_timed;
+        let half_closed = session.is_half_closed();
+        let newly_half = half_closed && !session.half_closed_timed;
+        session.half_closed_timed = half_closed;
         if newly_half {
-            session.half_closed_timed = true;
             self.set_due(handle);
         }
         self.watch_or_reset(handle);
@@ -70,8 +80,11 @@ impl Worker {
         let silent = session.down.ended && !session.answered && !session.up.ended && session.up.bytes == 0;
         silent
             && now.since(session.connected) < FRESH_PATIENCE
-            && session.backend.as_ref().is_some_and(|state| state.run() > 0)
-            && session.extra.as_ref().is_some_and(|extra| extra.kept.is_some() && extra.tried.is_empty())
+            && session.run > 0
+            && session
+                .extra
+                .as_ref()
+                .is_some_and(|extra| extra.kept.is_some() && extra.tried.is_empty() && extra.replays == 0)
     }
 
     /// The first byte of an answer.
@@ -82,14 +95,15 @@ impl Worker {
         let Some(state) = &session.backend else { return };
         let first_byte = now.since(session.connected);
         state.first_byte_us.record_ns(u64::try_from(first_byte.as_nanos()).unwrap_or(u64::MAX));
-        let restored = state.praise();
+        let run = session.run;
+        let restored = state.praise_run(run);
         let number = session.balancer;
         let Some(Some(local)) = self.balancers.get(number as usize) else { return };
         if restored {
             self.shared.notify(Notice::Restored {
                 balancer: local.balancer.name().to_owned(),
                 backend: state.name().to_owned(),
-                run: state.run(),
+                run,
             });
         }
         let remembered =
@@ -101,14 +115,27 @@ impl Worker {
         session.extra.take_if(|extra| !remembered(extra));
     }
 
-    /// It broke off before it answered.
+    /// It reset the connection before it answered. Held against one backend alone: what resets a second one may be the client.
     fn debit(&mut self, handle: Handle, why: &str) {
+        let now = self.tools.now;
         let Some(session) = self.sessions.get(handle) else { return };
         session.judged = true;
         let number = session.balancer;
         let Some(state) = session.backend.clone() else { return };
         state.broke_off();
-        self.blame(number, &state, || why.to_owned());
+        let run = session.run;
+        let replayed = session.extra.as_ref().is_some_and(|extra| extra.replays > 0);
+        let source = session.identity();
+        let Some(local) = self.local(number) else { return };
+        let others = local.live.backends.iter().filter(|other| !Arc::ptr_eq(other, &state));
+        let elsewhere = |source| others.clone().any(|other| other.was_reset_by_lately(source, now));
+        if replayed || source.is_some_and(elsewhere) {
+            return;
+        }
+        if let Some(source) = source {
+            state.was_reset_by(source, now);
+        }
+        self.blame(number, &state, run, || why.to_owned());
     }
 
     /// One of its sockets has failed.
@@ -118,8 +145,13 @@ impl Worker {
             Side::Client => self.reset(handle, "client reset"),
             Side::Server => {
                 // What it said before it broke may still be there, and an end behind that is none.
-                let _ = session.pump(Way::Down, &mut self.tools, Expect::End);
+                let read = session.pump(Way::Down, &mut self.tools, Expect::End);
                 if session.answered {
+                    // A server may answer early, not want the rest and close. Only after an end that was received is a write a broken pipe.
+                    if broken.error.kind() == ErrorKind::BrokenPipe && read.is_ok() && !session.up.shut {
+                        session.abandon_up(&mut self.tools);
+                        return self.settle(handle);
+                    }
                     return self.reset(handle, "backend reset");
                 }
                 let unserved = session.up.bytes > 0 || !session.up.ended;
@@ -127,8 +159,7 @@ impl Worker {
                     self.debit(handle, &format!("reset before it answered: {}", broken.error));
                 }
                 let Some(session) = self.sessions.get(handle) else { return };
-                let kept = session.extra.as_ref().is_some_and(|extra| extra.kept.is_some());
-                if unserved && (kept || !session.delivered) {
+                if unserved && (session.may_replay() || !session.delivered) {
                     self.replace_backend(handle);
                 } else {
                     self.reset(handle, "backend reset");
@@ -144,14 +175,16 @@ impl Worker {
         let Some(state) = session.backend.take() else { return };
         let number = session.balancer;
         session.count_bytes_with(&state);
-        let delivered = session.delivered;
+        let (delivered, ended) = (session.delivered, session.down.ended);
         let lasted = now.since(session.connected);
+        let run = session.run;
         let extra = session.extra();
-        if lasted >= FRESH_PATIENCE {
+        if lasted >= FRESH_PATIENCE && !delivered {
             extra.patience = None;
         }
-        extra.tried.push((state.id, state.run()));
-        extra.try_again |= state.run() > 0;
+        extra.replays += u8::from(delivered || ended);
+        extra.tried.push(Tried { id: state.id, run, delivered });
+        extra.try_again |= run > 0;
         let kept = extra.kept.clone();
         session.start_over(kept.as_deref(), &mut self.tools);
         self.leave_backend(number, &state);
@@ -166,13 +199,20 @@ impl Worker {
         }
     }
 
-    /// Nothing has happened for as long as the rules allow.
+    /// Nothing has happened here for as long as the rules allow. A slow reader may still be taking what the kernel has for it, which is no
+    /// silence; and one that has been told the end gets all of what is before it.
     pub(super) fn too_quiet(&mut self, handle: Handle) {
+        let now = self.tools.now;
         let Some(session) = self.sessions.get(handle) else { return };
+        if session.kernel_moves() {
+            session.since = now;
+            return self.set_due(handle);
+        }
+        let told_all = session.down.is_over() && session.down.shut;
         let half = session.up.ended || session.down.ended || session.up.is_pending() || session.down.is_pending();
         let Some(Some(local)) = self.balancers.get(session.balancer as usize) else { return };
         add(&local.balancer.counters().idle_closed, 1);
-        let manner = if half { Manner::Reset } else { Manner::End };
+        let manner = if half && !told_all { Manner::Reset } else { Manner::End };
         self.close(handle, manner, "idle");
     }
 
@@ -222,18 +262,18 @@ impl Worker {
         if self.reserve.is_none() {
             self.reserve = Wake::new().ok();
         }
-        self.room_again(number);
+        self.room_again();
     }
 
     fn account(&mut self, session: &mut Session, backend: Option<&str>, how: &'static str) {
         let Some(extra) = &mut session.extra else { return };
         let Some(Some(local)) = self.balancers.get(session.balancer as usize) else { return };
-        if let Some(ip) = extra.counted_source.take() {
+        if let Some(counted) = extra.counted_source.take() {
             let mut sources = lock(&local.balancer.counters().sources);
-            if let Some(count) = sources.get_mut(&ip) {
+            if let Some(count) = sources.get_mut(&counted) {
                 *count -= 1;
                 if *count == 0 {
-                    sources.remove(&ip);
+                    sources.remove(&counted);
                 }
             }
         }
@@ -266,6 +306,27 @@ impl Worker {
 }
 
 impl Session {
+    /// The server does not take any more. What the client still sends is read and dropped: closing with it unread would be a reset, and the
+    /// answer could be lost by that.
+    fn abandon_up(&mut self, tools: &mut super::pipes::Tools) {
+        self.up.forget_pending(tools);
+        self.up.mode = Mode::CopyForGood;
+        self.up.discarded = true;
+        self.up.shut = true;
+    }
+
+    fn may_replay(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.kept.is_some() && extra.replays < REPLAYS_MAX)
+    }
+
+    /// Whether a peer has taken anything from the kernel since this was asked last; the first time, whether there is something to take.
+    fn kernel_moves(&mut self) -> bool {
+        let unsent = |side| self.socket(side).and_then(|socket| stream::unsent(socket).ok()).unwrap_or_default();
+        let unsent = [unsent(Side::Client), unsent(Side::Server)];
+        let before = self.extra().unsent.replace(unsent);
+        unsent != [0, 0] && before != Some(unsent)
+    }
+
     /// Tells each side that the other has ended, once everything before that is written.
     fn pass_on_ends(&mut self) -> Result<(), Broken> {
         for way in [Way::Up, Way::Down] {
@@ -307,6 +368,7 @@ impl Session {
             self.up.append(kept, tools);
         }
         self.up.shut = false;
+        self.half_closed_timed = false;
         self.delivered = false;
         self.judged = false;
         self.phase = Phase::Connecting;

@@ -39,7 +39,8 @@ impl Worker {
             }
             Err(_) => return self.reset(handle, "client reset"),
         }
-        let rest = if session.up.ended || session.up.bytes >= limit as u64 { Rest::None } else { Rest::MayCome };
+        let have = session.up.tail.as_ref().map_or(0, |tail| tail.bytes.len());
+        let rest = if session.up.ended || have >= limit { Rest::None } else { Rest::MayCome };
         self.look_into_first(handle, rest);
     }
 
@@ -69,6 +70,10 @@ impl Worker {
                     let extra = session.extra();
                     extra.must_peek_proxy = false;
                     extra.source = header.source.or(extra.source);
+                    // Without one the proxy itself is the client, with its health checks.
+                    if header.source.is_some() && !self.count_source(handle) {
+                        return self.refuse(handle, Refusal::PerSource);
+                    }
                 }
                 Ok(Peek::More | Peek::Absent) | Err(_) => return self.refuse(handle, Refusal::ProxyHeader),
             }

@@ -1,6 +1,6 @@
 //! What of a client decides its backend, as bytes for the keyed hash. The bytes never change, or clients would move with an upgrade.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::engine::balance::pick::hash_key;
 use crate::engine::balance::plan::Key;
@@ -46,6 +46,27 @@ fn hash_address(secret: [u64; 2], address: IpAddr) -> u64 {
     match address {
         IpAddr::V4(address) => hash_key(secret, &address.octets()),
         IpAddr::V6(address) => hash_key(secret, &address.octets()[..8]),
+    }
+}
+
+/// Who a client is, as far as limits and blame go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Source {
+    /// Of an IPv6 address its network of 64 bits.
+    Address(IpAddr),
+    /// The user at the other end of a Unix socket.
+    User(u32),
+}
+
+impl Source {
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self::Address(address.into()),
+            IpAddr::V6(address) => {
+                let network = u128::from(address) >> 64 << 64;
+                Self::Address(Ipv6Addr::from(network).into())
+            }
+        }
     }
 }
 

@@ -18,12 +18,14 @@ use crate::sys::stream;
 
 /// How long until backends that failed are tried again, where they may come back without a word.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
+/// That time doubles so often: a thousand who wait are not to keep a worker busy.
+const DOUBLED_MAX: u8 = 3;
 
 impl Worker {
     /// No candidate: the connection waits if the rules and the table give it hope, or is refused.
     pub(super) fn nobody(&mut self, handle: Handle, key: Option<u64>, why: Nobody) {
         let now = self.tools.now;
-        let Self { sessions, balancers, .. } = self;
+        let Self { sessions, balancers, doors, to_wake, .. } = self;
         let Some(session) = sessions.get(handle) else { return };
         let Some(Some(local)) = balancers.get_mut(session.balancer as usize) else { return };
         let rules = &local.live.table.rules;
@@ -39,8 +41,8 @@ impl Worker {
         }
         let extra = session.extra();
         extra.key = KeyState::Known(key);
-        let is_new = extra.patience.is_none();
         extra.patience.get_or_insert(now.after(patience));
+        extra.give_up = None;
         if session.phase != Phase::Queued {
             let counters = local.balancer.counters();
             // Counted first: two workers cannot both take the last place.
@@ -49,8 +51,14 @@ impl Worker {
                 counters.queued.fetch_sub(1, Ordering::SeqCst);
                 return self.refuse(handle, Refusal::QueueFull);
             }
+            let is_new = !std::mem::replace(&mut session.extra().was_queued, true);
             add(&counters.queued_total, u64::from(is_new));
             session.phase = Phase::Queued;
+            session.since = now;
+            // The slot may have become free before whoever left it could see that somebody waits: one more look, once.
+            if why == Nobody::WithRoom && doors.closed_until.is_none() && !to_wake.contains(&session.balancer) {
+                to_wake.push(session.balancer);
+            }
         }
         let lies_in_it = std::mem::replace(&mut session.extra().in_queue, true);
         if !lies_in_it {
@@ -58,9 +66,6 @@ impl Worker {
                 local.queue.pop_front();
             }
             local.queue.push_back(handle);
-        }
-        if let Some(session) = self.sessions.get(handle) {
-            session.since = now;
         }
         self.set_due(handle);
         self.watch_or_reset(handle);
@@ -131,12 +136,14 @@ impl Worker {
     pub(super) fn waited(&mut self, handle: Handle) {
         let now = self.tools.now;
         let Some(session) = self.sessions.get(handle) else { return };
+        session.since = now;
         let extra = session.extra();
+        extra.retries = extra.retries.saturating_add(1);
         if extra.patience.is_none_or(|patience| patience <= now) {
             return self.refuse(handle, Refusal::QueueTimeout);
         }
-        extra.tried.clear();
-        extra.try_again = false;
+        extra.tried.retain(|tried| tried.delivered);
+        extra.try_again = extra.tried.iter().any(|tried| tried.run > 0);
         let key = self.key_again(handle);
         self.place(handle, key);
     }
@@ -144,10 +151,11 @@ impl Worker {
     /// A client hung up, or closed its direction while it waits.
     pub(super) fn waiter_told(&mut self, handle: Handle, event: &Ready) {
         let Some(session) = self.sessions.get(handle) else { return };
-        if event.hangup {
+        // A Unix client may write its request and be gone: what it sent is there to be read.
+        if event.hangup && stream::local_address(&session.client).is_some() {
             return self.reset(handle, "client left the queue");
         }
-        if !event.ended {
+        if !event.ended && !event.hangup {
             return;
         }
         // Closed without a word (and without one read before): there is nothing to answer. Else it may be half of a request.
@@ -155,7 +163,9 @@ impl Worker {
         if !said_something {
             return self.reset(handle, "client left the queue");
         }
-        session.extra().half_closed = true;
+        let extra = session.extra();
+        extra.half_closed = true;
+        extra.hung_up = event.hangup;
         self.watch_or_reset(handle);
     }
 }
@@ -165,6 +175,10 @@ impl Session {
     pub(super) fn next_try(&self) -> Time {
         let Some(extra) = &self.extra else { return self.since };
         let end = extra.patience.unwrap_or(self.since);
-        if extra.try_again { end.min(self.since.after(TRY_AGAIN)) } else { end }
+        if extra.try_again {
+            end.min(self.since.after(TRY_AGAIN * 2_u32.pow(u32::from(extra.retries.min(DOUBLED_MAX)))))
+        } else {
+            end
+        }
     }
 }

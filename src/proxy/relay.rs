@@ -7,7 +7,7 @@
 
 use std::io;
 
-use super::pipes::Tools;
+use super::pipes::{READ_BYTES_TIGHT, Tools};
 use super::session::{Direction, Mode, ServerKind, Session, Side, Tail, Way};
 use crate::sys::splice::{Pipe, Spliced};
 use crate::sys::stream;
@@ -75,6 +75,9 @@ impl Session {
 
     /// One read into the worker's buffer, written at once.
     pub(super) fn copy(&mut self, way: Way, tools: &mut Tools, expect: Expect) -> Result<Moved, Broken> {
+        if tools.is_full() {
+            return self.copy_what_fits(way, tools);
+        }
         let room = tools.read_bytes();
         let Some(from) = self.socket(way.source()) else { return Ok(Moved::Enough) };
         let count = match stream::receive(from, &mut tools.scratch[..room]) {
@@ -98,6 +101,41 @@ impl Session {
         self.consider_splicing(way, count);
         let drained = count < room && expect == Expect::More;
         Ok(if rest < count || drained { Moved::Enough } else { Moved::More })
+    }
+
+    /// Takes from the source only what the destination has taken: the rest stays in the kernel, where it holds back the sender. An empty
+    /// tail makes the direction wait until the destination is writable.
+    fn copy_what_fits(&mut self, way: Way, tools: &mut Tools) -> Result<Moved, Broken> {
+        let Some(from) = self.socket(way.source()) else { return Ok(Moved::Enough) };
+        let count = match stream::peek(from, &mut tools.scratch[..READ_BYTES_TIGHT]) {
+            Ok(None) => return Ok(Moved::Enough),
+            Ok(Some(0)) => return Ok(Moved::Ended),
+            Ok(Some(count)) => count,
+            Err(error) => return Err(Broken { side: way.source(), error }),
+        };
+        let written = self.write(way, &tools.scratch[..count]);
+        let written = written.map_err(|error| Broken { side: way.destination(), error })?;
+        let mut taken = 0;
+        while taken < written {
+            let Some(from) = self.socket(way.source()) else { break };
+            match stream::receive(from, &mut tools.scratch[taken..written]) {
+                Ok(Some(more @ 1..)) => taken += more,
+                // They were there a moment ago, and nobody else reads.
+                Ok(_) => return Err(Broken { side: way.source(), error: io::ErrorKind::UnexpectedEof.into() }),
+                Err(error) => return Err(Broken { side: way.source(), error }),
+            }
+        }
+        if written > 0 {
+            self.note_read(way, written);
+            if way == Way::Up {
+                self.keep(&tools.scratch[..written]);
+            }
+        }
+        if written == count {
+            return Ok(Moved::More);
+        }
+        self.way(way).tail = Some(Box::default());
+        Ok(Moved::Enough)
     }
 
     fn note_read(&mut self, way: Way, count: usize) {
@@ -130,6 +168,9 @@ impl Session {
 
     /// How much of it the destination took.
     fn write(&mut self, way: Way, bytes: &[u8]) -> io::Result<usize> {
+        if self.way(way).discarded {
+            return Ok(bytes.len());
+        }
         let Some(to) = self.socket(way.destination()) else { return Ok(0) };
         if way == Way::Up && self.server_kind == ServerKind::WrittenTcp {
             // Without it small writes are late, not wrong.
@@ -152,7 +193,7 @@ impl Session {
     /// Writes what is pending; `true` when nothing is any more.
     pub(super) fn flush(&mut self, way: Way, tools: &mut Tools) -> Result<bool, Broken> {
         let broken = |error| Broken { side: way.destination(), error };
-        if let Some(mut tail) = self.way(way).tail.take() {
+        if let Some(mut tail) = self.way(way).tail.take().filter(|tail| !tail.bytes.is_empty()) {
             let written = self.write(way, &tail.bytes[tail.written..]);
             tail.written += *written.as_ref().unwrap_or(&0);
             if tail.written < tail.bytes.len() {

@@ -19,7 +19,7 @@ pub const SOCKET: &str = "roles/proxy.sock";
 /// Where the agent reads that the role listens: a newline on this descriptor, if it is open.
 const READY_DESCRIPTOR: i32 = 3;
 /// Worker threads at most; each holds a buffer of 256 KiB, and few hosts have a network that needs more.
-const WORKERS_MAX: usize = 8;
+const WORKERS_MAX: usize = 4;
 /// A machine's id has 32 digits.
 const ID_BYTES_MIN: usize = 32;
 /// For the workers to reset their connections when the agent says quit.

@@ -1,15 +1,17 @@
 //! One connection as a worker holds it: two sockets, two directions, and how far it has come. Small, since thousands of them may be idle.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::backend::BackendState;
+use super::key::Source;
 use super::slab::{GENERATION_END, Handle};
 use crate::engine::types::Time;
 use crate::sys::epoll::Interest;
 use crate::sys::splice::Pipe;
+use crate::sys::stream;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -64,6 +66,8 @@ pub(super) struct Session {
     pub(super) up: Direction,
     pub(super) down: Direction,
     pub(super) backend: Option<Arc<BackendState>>,
+    /// Which run of it.
+    pub(super) run: u32,
     pub(super) accepted: Time,
     /// When its phase began, or something last happened in it.
     pub(super) since: Time,
@@ -111,6 +115,8 @@ pub(super) struct Direction {
     pub(super) ended: bool,
     /// The destination knows.
     pub(super) shut: bool,
+    /// The destination has closed: what comes is dropped.
+    pub(super) discarded: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,7 +128,8 @@ pub(super) enum Mode {
     CopyForGood,
 }
 
-#[derive(Debug)]
+/// An empty one waits for room in the destination.
+#[derive(Debug, Default)]
 pub(super) struct Tail {
     pub(super) bytes: Vec<u8>,
     pub(super) written: usize,
@@ -144,25 +151,48 @@ pub(super) struct Extra {
     /// The client's address: its own, or the one that a PROXY header announced.
     pub(super) source: Option<SocketAddr>,
     pub(super) key: KeyState,
-    /// Backends that were tried and failed: id and run.
-    pub(super) tried: Vec<(u32, u32)>,
+    /// Backends that were tried and failed.
+    pub(super) tried: Vec<Tried>,
+    /// How often what the client has sent, or its silence, was given to another backend after one had taken it.
+    pub(super) replays: u8,
     /// One of those may take it when it is asked again: it is about to be restarted, or its queue was full.
     pub(super) try_again: bool,
     pub(super) attempts: u16,
     /// What the client has sent so far (and a header before it), for another backend, as long as nothing was answered.
     pub(super) kept: Option<Vec<u8>>,
     pub(super) kept_max: usize,
+    /// What the kernel still had for the client and for the server, when it was too quiet last.
+    pub(super) unsent: Option<[u32; 2]>,
     /// From the connect to the first byte of answer.
     pub(super) first_byte: Option<Duration>,
     /// Its handle lies in the queue.
     pub(super) in_queue: bool,
+    /// Counted among those that waited.
+    pub(super) was_queued: bool,
+    /// Counted among those that went to another backend.
+    pub(super) redispatched: bool,
+    /// How often those that failed were tried again while it waits.
+    pub(super) retries: u8,
+    /// When the attempts to connect end, once one has failed.
+    pub(super) give_up: Option<Time>,
     /// When waiting ends; set once.
     pub(super) patience: Option<Time>,
     /// Counted against the limit of its source.
-    pub(super) counted_source: Option<IpAddr>,
+    pub(super) counted_source: Option<Source>,
     /// The client closed its direction while it waited: it may still want its answer.
     pub(super) half_closed: bool,
+    /// It is gone altogether: the epoll would tell that again and again.
+    pub(super) hung_up: bool,
     pub(super) must_peek_proxy: bool,
+}
+
+/// A backend that failed a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tried {
+    pub(super) id: u32,
+    pub(super) run: u32,
+    /// It had bytes of the client: it never gets them again.
+    pub(super) delivered: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -174,6 +204,16 @@ pub(super) enum KeyState {
 }
 
 impl Session {
+    /// `None`: a Unix client that cannot be asked any more.
+    pub(super) fn identity(&self) -> Option<Source> {
+        let address =
+            self.extra.as_ref().and_then(|extra| extra.source).or_else(|| stream::remote_address(&self.client));
+        match address {
+            Some(address) => Some(Source::of(address.ip())),
+            None => stream::peer(&self.client).ok().map(|peer| Source::User(peer.uid)),
+        }
+    }
+
     pub(super) fn way(&mut self, way: Way) -> &mut Direction {
         match way {
             Way::Up => &mut self.up,
@@ -189,6 +229,11 @@ impl Session {
         }
     }
 
+    /// One side has ended and nothing is on its way through us: the other side has to say something soon.
+    pub(super) fn is_half_closed(&self) -> bool {
+        (self.up.ended || self.down.ended) && !self.up.is_pending() && !self.down.is_pending()
+    }
+
     /// What its sockets have to be watched for; `None`: not at all, since a hang-up would be told again and again.
     pub(super) fn wanted(&self, side: Side) -> Option<Interest> {
         let open = |reads: &Direction, writes: &Direction| {
@@ -201,6 +246,7 @@ impl Session {
         };
         match (self.phase, side) {
             (Phase::FirstBytes, Side::Client) => Some(Interest::STREAM_READ),
+            (Phase::Queued, Side::Client) if self.extra.as_ref().is_some_and(|extra| extra.hung_up) => None,
             (Phase::Queued, Side::Client) => {
                 let knows = self.up.ended || self.extra.as_ref().is_some_and(|extra| extra.half_closed);
                 Some(if knows { Interest::NONE } else { Interest::STREAM_END })

@@ -38,6 +38,8 @@ pub struct Balancer {
     name: String,
     live: RwLock<Arc<Live>>,
     generation: AtomicU64,
+    /// A worker was told that it is removed: what others still pass on is dropped.
+    forgotten: AtomicBool,
     counters: Counters,
 }
 
@@ -71,6 +73,7 @@ impl Balancer {
             name,
             live: RwLock::new(Arc::new(live)),
             generation: AtomicU64::new(1),
+            forgotten: AtomicBool::new(false),
             counters: Counters::default(),
         })
     }
@@ -82,6 +85,14 @@ impl Balancer {
 
     pub(super) fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    pub(super) fn forget(&self) {
+        self.forgotten.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.forgotten.load(Ordering::SeqCst)
     }
 
     /// All counters as they stand, at `now` on CLOCK_MONOTONIC; of the backends those of the table.
@@ -304,6 +315,8 @@ pub struct Shared {
     pub(super) sessions_max: u32,
     /// Workers that do not accept because `sessions_max` is reached.
     pub(super) full_workers: AtomicU32,
+    /// A worker had no descriptor for a client that is in: until then (CLOCK_MONOTONIC, nanoseconds) nobody takes further ones in.
+    pub(super) starved_until: AtomicU64,
     notices: Sender<Notice>,
     finished: Sender<Finished>,
     outcome_wake: Wake,
@@ -346,6 +359,7 @@ impl Shared {
             sessions: AtomicU32::new(0),
             sessions_max,
             full_workers: AtomicU32::new(0),
+            starved_until: AtomicU64::new(0),
             notices,
             finished,
             outcome_wake: Wake::new()?,

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::accept::Doors;
+use super::connect::attempt_lasts;
 use super::pipes::Tools;
 use super::relay::Expect;
 use super::session::{Phase, Session, Side, Token, Way};
@@ -40,6 +41,8 @@ pub(super) struct Worker {
     /// A descriptor that is given up when there is no other for a backend.
     pub(super) reserve: Option<Wake>,
     pub(super) draws: u64,
+    /// Connections that could not be watched since that was told last, and when it was.
+    pub(super) unwatched: (u64, Option<Time>),
 }
 
 /// A balancer as this worker knows it.
@@ -147,6 +150,7 @@ impl Worker {
             to_wake: Vec::new(),
             reserve: Some(Wake::new()?),
             draws: u64::try_from(number).unwrap_or_default(),
+            unwatched: (0, None),
             shared,
         })
     }
@@ -195,11 +199,15 @@ impl Worker {
         self.draws
     }
 
-    /// The number of a balancer with this worker.
-    pub(super) fn local_number(&mut self, balancer: &Arc<Balancer>) -> u32 {
+    fn known_number(&self, balancer: &Arc<Balancer>) -> Option<u32> {
         let is_it = |local: &Option<Local>| local.as_ref().is_some_and(|local| Arc::ptr_eq(&local.balancer, balancer));
-        if let Some(place) = self.balancers.iter().position(is_it) {
-            return u32::try_from(place).unwrap_or(u32::MAX);
+        self.balancers.iter().position(is_it).and_then(|place| u32::try_from(place).ok())
+    }
+
+    /// The number of a balancer with this worker, a new one if need be.
+    pub(super) fn local_number(&mut self, balancer: &Arc<Balancer>) -> u32 {
+        if let Some(number) = self.known_number(balancer) {
+            return number;
         }
         let place = self.balancers.iter().position(Option::is_none).unwrap_or_else(|| {
             self.balancers.push(None);
@@ -233,22 +241,23 @@ impl Worker {
             Command::Listen { balancer, listener } => self.open_door(&balancer, listener),
             Command::Unlisten { listener } => self.close_door(&listener),
             Command::Changed { balancer } => {
-                let number = self.local_number(&balancer);
+                let Some(number) = self.known_number(&balancer) else { return };
                 self.change(number);
             }
             Command::CutBackend { balancer, backend } => {
-                let number = self.local_number(&balancer);
+                let Some(number) = self.known_number(&balancer) else { return };
                 let has_it = |own: &Session| own.backend.as_ref().is_some_and(|own| Arc::ptr_eq(own, &backend));
                 self.cut(|session| session.balancer == number && has_it(session), "drain timeout");
             }
             Command::CutBalancer { balancer } => {
-                let number = self.local_number(&balancer);
+                balancer.forget();
+                let Some(number) = self.known_number(&balancer) else { return };
                 self.cut(|session| session.balancer == number, "balancer removed");
                 self.close_doors_of(number);
                 self.balancers[number as usize] = None;
             }
             Command::Resume { balancer } => {
-                let number = self.local_number(&balancer);
+                let Some(number) = self.known_number(&balancer) else { return };
                 self.reopen(number);
                 self.to_wake.push(number);
             }
@@ -309,6 +318,11 @@ impl Worker {
     fn look_at_due(&mut self) {
         let now = self.tools.now;
         self.feed();
+        if self.tools.must_tell_full() {
+            self.trouble(
+                "balancer: slow readers make a worker hold 64 MiB: it holds no more, and their senders wait".to_owned(),
+            );
+        }
         while let Some(index) = self.wheel.take_due(now) {
             if let Some(handle) = self.sessions.handle_of(index) {
                 self.look_at(handle);
@@ -339,11 +353,15 @@ impl Worker {
     /// When its time comes, unless something happens before.
     pub(super) fn due(&mut self, handle: Handle) -> Option<Time> {
         let session = self.sessions.get(handle)?;
-        let timeouts = &self.balancers.get(session.balancer as usize)?.as_ref()?.live.table.rules.timeouts;
+        let live = &self.balancers.get(session.balancer as usize)?.as_ref()?.live;
+        let timeouts = &live.table.rules.timeouts;
         Some(match session.phase {
-            Phase::Open if session.up.ended || session.down.ended => session.since.after(timeouts.half_closed),
+            Phase::Open if session.is_half_closed() => session.since.after(timeouts.half_closed),
             Phase::Open => session.since.after(timeouts.idle),
-            Phase::Connecting => session.since.after(timeouts.connect),
+            Phase::Connecting => {
+                let end = session.since.after(attempt_lasts(live, session));
+                session.give_up().map_or(end, |give_up| end.min(give_up))
+            }
             Phase::FirstBytes => session.since.after(timeouts.first_bytes),
             Phase::Queued => session.next_try(),
         })

@@ -18,8 +18,6 @@ use super::unix;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
-/// What was sent and is not acknowledged for so long ends the connection; else the kernel goes on for a quarter of an hour.
-const USER_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// How far a connect came at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +27,7 @@ pub enum Connecting {
     UnderWay,
 }
 
-/// A listening TCP socket whose connections inherit no delay, keepalive and the user timeout, so that accepting one takes one call.
+/// A listening TCP socket whose connections inherit no delay and keepalive, so that accepting one takes one call.
 pub fn prepare_tcp_listener(listener: &OwnedFd) -> io::Result<()> {
     set_nonblocking(listener)?;
     no_delay(listener)?;
@@ -143,15 +141,26 @@ fn keep_alive(socket: &OwnedFd) -> io::Result<()> {
     socket::setsockopt(socket, sockopt::KeepAlive, &true)?;
     socket::setsockopt(socket, sockopt::TcpKeepIdle, &seconds(KEEPALIVE_IDLE))?;
     socket::setsockopt(socket, sockopt::TcpKeepInterval, &seconds(KEEPALIVE_EVERY))?;
-    socket::setsockopt(socket, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)?;
-    let timeout_ms = u32::try_from(USER_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
-    Ok(socket::setsockopt(socket, sockopt::TcpUserTimeout, &timeout_ms)?)
+    // INVARIANT: no TCP_USER_TIMEOUT: it would also end a connection whose peer is there and only does not read for a while.
+    Ok(socket::setsockopt(socket, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)?)
 }
 
 /// Reads what is there. `None`: nothing yet; 0: the peer has closed its direction.
 pub fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     loop {
         match socket::recv(socket.as_raw_fd(), buffer, MsgFlags::empty()) {
+            Ok(count) => return Ok(Some(count)),
+            Err(Errno::EAGAIN) => return Ok(None),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Like [`receive`], and leaves it there.
+pub fn peek(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        match socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_PEEK) {
             Ok(count) => return Ok(Some(count)),
             Err(Errno::EAGAIN) => return Ok(None),
             Err(Errno::EINTR) => {}
@@ -179,6 +188,16 @@ pub fn send(socket: &OwnedFd, bytes: &[u8]) -> io::Result<Option<usize>> {
             Err(errno) => return Err(errno.into()),
         }
     }
+}
+
+/// Bytes that were sent and are not yet with the peer (TCP: not acknowledged; Unix: memory of what is not read).
+#[expect(unsafe_code, reason = "nix has no wrapper of this ioctl")]
+pub fn unsent(socket: &OwnedFd) -> io::Result<u32> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: this request writes one int, and that lives on this frame.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    Errno::result(done)?;
+    Ok(u32::try_from(count).unwrap_or_default())
 }
 
 /// Ends our direction: the peer reads to the end and can go on sending.
@@ -245,7 +264,7 @@ mod tests {
         assert!(socket::getsockopt(&server, sockopt::TcpNoDelay).unwrap());
         assert!(socket::getsockopt(&server, sockopt::KeepAlive).unwrap());
         assert_eq!(socket::getsockopt(&server, sockopt::TcpKeepIdle).unwrap(), 60);
-        assert_eq!(socket::getsockopt(&server, sockopt::TcpUserTimeout).unwrap(), 90_000);
+        assert_eq!(socket::getsockopt(&server, sockopt::TcpUserTimeout).unwrap(), 0, "a client may pause");
         assert_eq!(receive(&server, &mut [0; 8]).unwrap(), None);
     }
 

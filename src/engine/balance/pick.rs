@@ -112,12 +112,16 @@ impl Picker {
     /// Slots to be tried, best first; none that may not be tried. `out` is cleared first. Up to 16 backends it allocates nothing, if
     /// `out` has room.
     ///
-    /// Those that are `Up` and not ejected. If there is none and the rule is `FailOpen`: those that are ejected, then the degraded ones.
+    /// Those that are `Up` and not ejected. If there is none, those that are ejected, since an attempt that may fail is better than none;
+    /// then, if the rule is `FailOpen`, the degraded ones.
     pub fn order(&self, key: Option<u64>, moment: &Moment<'_>, out: &mut Vec<u16>) {
         out.clear();
         self.append(key, moment, out, |slot, standing| standing == Standing::Up && !(moment.ejected)(slot));
-        if out.is_empty() && self.fail_open {
-            self.append(key, moment, out, |_, standing| standing == Standing::Up);
+        if !out.is_empty() {
+            return;
+        }
+        self.append(key, moment, out, |_, standing| standing == Standing::Up);
+        if self.fail_open {
             self.append(key, moment, out, |_, standing| standing == Standing::Degraded);
         }
     }

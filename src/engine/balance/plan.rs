@@ -169,7 +169,7 @@ pub enum NoneLeft {
     Queue(Duration),
     /// It is reset.
     Refuse,
-    /// Backends that are degraded or ejected are tried, each once.
+    /// Backends that are degraded are tried, each once.
     FailOpen,
 }
 

@@ -97,7 +97,7 @@ fn dead_backends_are_passed_over_and_tried_once_each() {
     }
     let stats = lab.stats();
     let tried: u64 = stats.backends[..3].iter().flat_map(|backend| &backend.connect_failed).map(|(_, n)| n).sum();
-    assert_eq!(stats.redispatched, tried);
+    assert_eq!(stats.redispatched, 6, "once for each client: two met the living one first");
     assert!((6..=8 * 3).contains(&tried), "{tried}");
     assert_eq!(stats.backends[3].connections, 8);
 }
@@ -109,8 +109,10 @@ fn nobody_left_means_a_reset_where_waiting_is_pointless() {
     rules.none_left = NoneLeft::Refuse;
     let lab = Lab::new(table(&[address], rules));
     let mut client = lab.connect();
-    let _ = client.write_all(b"x");
+    // The reset may be there before the write, which then takes it.
+    let written = client.write_all(b"x").map_err(|error| error.kind());
     let (bytes, error) = read_all(client);
+    let error = written.err().or(error);
     assert_eq!((bytes.as_slice(), error), (b"".as_slice(), Some(std::io::ErrorKind::ConnectionReset)));
     lab.until("counted", |stats| stats.refused == [("no_backend".to_owned(), 1)] && stats.active == 0);
 }

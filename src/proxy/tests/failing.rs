@@ -428,3 +428,160 @@ fn fail_open_tries_the_degraded_when_nobody_else_is_there() {
         assert_eq!(read_all(lab.connect()), (b"degraded".to_vec(), None));
     }
 }
+
+#[test]
+fn request_that_kills_every_replica_reaches_only_three() {
+    let mut rules = with_replay();
+    rules.eject.after = 0;
+    let crashers: Vec<_> = (0..6).map(|_| crasher()).collect();
+    let lab = Lab::new(table(&crashers, rules.clone()));
+    let reset = (vec![], Some(ErrorKind::ConnectionReset));
+    assert_eq!(ask(&lab, "death"), reset);
+    let delivered = |lab: &Lab| lab.stats().backends.iter().map(|backend| backend.connections).sum::<u64>();
+    lab.until("closed", |stats| stats.active == 0);
+    assert_eq!((delivered(&lab), lab.stats().replayed), (3, 2));
+    // A single one that comes back as another run each time.
+    let lab = Lab::new(table(&[crasher()], rules));
+    let client = std::thread::spawn({
+        let mut client = lab.connect();
+        client.write_all(b"death\n").unwrap();
+        move || read_all(client)
+    });
+    for deliveries in 1..3 {
+        lab.until("waits again", |stats| stats.queued == 1 && stats.backends[0].connections == deliveries);
+        // More than one turn of those who try again.
+        std::thread::sleep(Duration::from_millis(250));
+        assert_eq!(delivered(&lab), deliveries, "the same run got it twice");
+        let mut next = lab.balancer.live().table.clone();
+        next.backends[0].run += 1;
+        lab.replace(next);
+    }
+    assert_eq!(client.join().unwrap(), reset);
+    assert_eq!(delivered(&lab), 3);
+}
+
+#[test]
+fn one_client_cannot_eject_more_than_one_replica() {
+    for replay in [Replay::Off, with_replay().replay] {
+        let crashers: Vec<_> = (0..3).map(|_| crasher()).collect();
+        let mut rules = Rules { replay, ..rules() };
+        rules.eject.base = PATIENCE;
+        let lab = Lab::new(table(&crashers, rules));
+        for _ in 0..20 {
+            assert_eq!(ask(&lab, "x").1, Some(ErrorKind::ConnectionReset));
+        }
+        let ejected = lab.stats().backends.iter().filter(|backend| backend.ejected_ms.is_some()).count();
+        assert_eq!(ejected, 1, "{replay:?}");
+    }
+}
+
+#[test]
+fn clean_end_without_an_answer_ejects_nobody() {
+    let ender = || {
+        let (listener, address) = listener();
+        serve(listener, |stream| {
+            read_line(&stream);
+        });
+        address
+    };
+    let lab = Lab::new(table(&[ender(), ender()], rules()));
+    for _ in 0..12 {
+        assert_eq!(ask(&lab, "x"), (vec![], None));
+    }
+    let stats = lab.stats();
+    assert_eq!(stats.backends.iter().map(|backend| backend.failed).sum::<u64>(), 12);
+    assert!(stats.backends.iter().all(|backend| backend.ejected_ms.is_none()), "{stats:?}");
+}
+
+#[test]
+fn failure_of_a_connection_of_the_run_before_is_not_charged_to_the_new_one() {
+    let (server, address) = listener();
+    let mut rules = rules();
+    rules.eject.after = 1;
+    let lab = Lab::new(table(&[address, name_server("other")], rules));
+    let ask_first = || {
+        let mut client = lab.connect();
+        client.write_all(b"x").unwrap();
+        client
+    };
+    let clients = [ask_first(), ask_first()];
+    let victim = patient(server.accept().unwrap().0);
+    (&victim).read_exact(&mut [0]).unwrap();
+    let mut next = lab.balancer.live().table.clone();
+    next.backends[0].run += 1;
+    lab.replace(next);
+    crate::sys::stream::reset(victim.into());
+    lab.until("closed", |stats| stats.active == 0 && stats.backends[0].failed == 1);
+    assert_eq!((lab.backend(0).ejected_ms, lab.outcome.notice()), (None, None));
+    drop(clients);
+}
+
+#[test]
+fn request_of_a_unix_client_that_is_gone_is_still_delivered() {
+    let (server, address) = listener();
+    let lab = Lab::new(out(table(std::slice::from_ref(&address), rules()), true));
+    let directory = TempDir::new();
+    let (path, front) = unix_address(&directory, "front.sock");
+    let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let front = crate::proxy::shared::Listener::new(front, socket.into()).unwrap();
+    lab.shared.tell(&Command::Listen { balancer: Arc::clone(&lab.balancer), listener: front });
+    let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    client.write_all(b"note").unwrap();
+    drop(client);
+    drop(std::os::unix::net::UnixStream::connect(&path).unwrap());
+    lab.until("one waits, and one without a word does not", |stats| stats.accepted == 2 && stats.active == 1);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(lab.stats().queued, 1);
+    lab.replace(table(&[address], rules()));
+    let connection = patient(server.accept().unwrap().0);
+    assert_eq!(read_all(&connection), (b"note".to_vec(), None));
+    drop(connection);
+    lab.until("closed", |stats| stats.active == 0);
+}
+
+#[test]
+fn early_answer_reaches_a_client_that_is_still_sending() {
+    let (listener, address) = listener();
+    serve(listener, |mut stream| {
+        stream.read_exact(&mut [0; 10]).unwrap();
+        stream.write_all(b"too large").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    });
+    let lab = Lab::new(table(&[address], rules()));
+    for _ in 0..5 {
+        let client = lab.connect();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    if (&client).write_all(&[7; 64 << 10]).is_err() {
+                        break;
+                    }
+                }
+                let _ = client.shutdown(Shutdown::Write);
+            });
+            assert_eq!(read_all(&client), (b"too large".to_vec(), None));
+        });
+    }
+    lab.until("closed", |stats| stats.active == 0);
+}
+
+#[test]
+fn connection_passed_on_for_a_balancer_that_is_gone_is_dropped() {
+    let (_server, address) = listener();
+    let lab = Lab::with(1, 100, table(&[address], rules()));
+    let mut removed = lab.connect();
+    removed.write_all(b"x").unwrap();
+    lab.until("it is in", |stats| stats.active == 1);
+    lab.shared.tell(&Command::CutBalancer { balancer: Arc::clone(&lab.balancer) });
+    assert_eq!(read_all(removed).1, Some(ErrorKind::ConnectionReset));
+    lab.until("closed", |stats| stats.active == 0);
+    // As another worker would, that has not heard of it yet.
+    lab.shared.tell(&Command::Resume { balancer: Arc::clone(&lab.balancer) });
+    lab.shared.tell(&Command::Changed { balancer: Arc::clone(&lab.balancer) });
+    let begun = Instant::now();
+    while Arc::strong_count(&lab.balancer) > 1 {
+        assert!(begun.elapsed() < PATIENCE, "a worker holds it again");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -136,15 +136,23 @@ fn nothing_moves() {
     let directory = TempDir::new();
     let (path, address) = unix_address(&directory, "quiet.sock");
     let listener = UnixListener::bind(path).unwrap();
-    let lab = Lab::new(table(&[address], rules()));
+    // With so few connections allowed there is one pipe, and the others go through buffers.
+    let lab = Lab::with(1, 15, table(&[address], rules()));
     std::thread::sleep(Duration::from_millis(100));
     let before = worker_switches();
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(worker_switches(), before, "woken with nothing open");
     // The server ends, the client neither reads nor ends: its socket is full, and the server's has nothing more to say.
-    let client = lab.connect();
-    let (mut server, _) = listener.accept().unwrap();
-    std::thread::spawn(move || server.write_all(&vec![7; 8 << 20]));
+    // With the first few, a worker holds all that it may.
+    let sleepers: Vec<_> = (0..10)
+        .map(|_| {
+            let client = lab.connect();
+            let (mut server, _) = listener.accept().unwrap();
+            std::thread::spawn(move || server.write_all(&vec![7; 8 << 20]));
+            client
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(200));
     // And one whose server just hung up.
     let quiet = lab.connect();
     drop(listener.accept().unwrap());
@@ -155,7 +163,10 @@ fn nothing_moves() {
     std::thread::sleep(Duration::from_millis(600));
     assert!(worker_cpu_ms() - before < 30, "a hang-up keeps a worker busy");
     assert!(worker_switches() - switches < 20);
-    assert_eq!(read_all(client).0.len(), 8 << 20);
+    assert!(matches!(lab.notice(), Notice::Trouble { text } if text.contains("slow readers")));
+    for client in sleepers {
+        assert_eq!(read_all(client).0.len(), 8 << 20);
+    }
 }
 
 #[test]
@@ -205,12 +216,40 @@ fn one_source_cannot_have_more_than_its_share() {
     rules.limits.per_source = Some(2);
     let lab = Lab::new(table(&[address], rules));
     let serves = |client: &mut TcpStream| client.write_all(b"x").is_ok() && client.read(&mut [0]).is_ok_and(|n| n == 1);
-    let (mut one, mut two, mut three) = (lab.connect(), lab.connect(), lab.connect());
-    assert!(serves(&mut one) && serves(&mut two) && !serves(&mut three));
+    // One after the other: two workers may count them in another order.
+    let (mut one, mut two) = (lab.connect(), lab.connect());
+    assert!(serves(&mut one) && serves(&mut two) && !serves(&mut lab.connect()));
     drop(one);
     lab.until("one left", |stats| stats.active == 1);
     assert!(serves(&mut lab.connect()));
     assert_eq!(lab.stats().refused, [("per_source".to_owned(), 1)]);
+}
+
+#[test]
+fn behind_a_trusted_proxy_each_client_has_its_own_share() {
+    let (listener, address) = listener();
+    serve(listener, echo);
+    let mut rules = rules();
+    rules.limits.per_source = Some(1);
+    rules.accept_proxy_from = vec![("127.0.0.0".parse().unwrap(), 8)];
+    let lab = Lab::new(table(&[address], rules));
+    let connect = |source: &str| {
+        let mut header = Vec::new();
+        proxy_v2(Some(source.parse().unwrap()), Some("[2001:db8:9::1]:80".parse().unwrap()), &mut header);
+        let mut client = lab.connect();
+        let _ = client.write_all(&header);
+        let _ = client.write_all(b"x");
+        let served = client.read(&mut [0]).is_ok_and(|count| count == 1);
+        (client, served)
+    };
+    let first = connect("[2001:db8::1]:7");
+    let other = connect("[2001:db8:0:1::1]:7");
+    let same = connect("[2001:db8::2]:8");
+    assert_eq!((first.1, other.1, same.1), (true, true, false));
+    assert_eq!(lab.stats().refused, [("per_source".to_owned(), 1)]);
+    drop(first);
+    lab.until("its end is counted", |stats| stats.active == 1);
+    assert!(connect("[2001:db8::3]:9").1);
 }
 
 #[test]
@@ -374,5 +413,33 @@ fn load_is_spread_over_the_workers() {
     assert_eq!(loads.iter().sum::<u32>(), 100);
     assert!(loads.iter().all(|load| *load >= 30), "{loads:?}");
     drop(Arc::new(clients));
+    lab.until("closed", |stats| stats.active == 0);
+}
+
+#[test]
+fn slow_reader_gets_the_whole_answer_of_a_backend_that_has_ended() {
+    let answer = Random::new(5).bytes(1_000_000);
+    let (listener, address) = listener();
+    serve(listener, {
+        let answer = answer.clone();
+        move |mut stream| {
+            let _ = stream.read(&mut [0]);
+            let _ = stream.write_all(&answer);
+        }
+    });
+    let mut rules = rules();
+    rules.timeouts.half_closed = Duration::from_millis(200);
+    let lab = Lab::new(table(&[address], rules));
+    let mut client = lab.connect();
+    nix::sys::socket::setsockopt(&client, nix::sys::socket::sockopt::RcvBuf, &(32 << 10)).unwrap();
+    client.write_all(b"x").unwrap();
+    let mut got = Vec::new();
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(count @ 1..) = client.read(&mut buffer) {
+        got.extend_from_slice(&buffer[..count]);
+        std::thread::sleep(Duration::from_millis(15));
+    }
+    assert_eq!(got.len(), answer.len());
+    assert!(got == answer);
     lab.until("closed", |stats| stats.active == 0);
 }

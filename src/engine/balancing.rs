@@ -96,7 +96,7 @@ impl Engine {
         let present: BTreeSet<String> = backends.iter().map(|backend| backend.name.clone()).collect();
         let before = told.iter().flat_map(|table| &table.backends);
         let leaving = before.filter(|backend| !present.contains(&backend.name) && self.still_drains(balancer, backend));
-        backends.extend(leaving.map(|backend| Backend { standing: Standing::Draining, ..backend.clone() }));
+        backends.extend(leaving.map(|backend| Backend { standing: Standing::Draining, cut: true, ..backend.clone() }));
         let (delivery, rules) = match (plan, told) {
             (Some(plan), _) => (plan.delivery, plan.rules.clone()),
             (None, Some(told)) if !backends.is_empty() => (told.delivery, told.rules.clone()),
@@ -125,6 +125,7 @@ impl Engine {
                     address: self.address_of(id, plan.delivery, socket.as_deref())?,
                     weight: weight(id).max(1),
                     standing,
+                    cut: matches!(self.at(id).state, State::Stopping { phase: Phase::Drain, .. }),
                     run: self.at(id).memory.run.0,
                     ready_for: self.serving_since(id).map(|since| now.since(since)).unwrap_or_default(),
                 })
@@ -265,6 +266,7 @@ fn fixed(address: &Address, weight: u32) -> Backend {
         address: address.clone(),
         weight: weight.max(1),
         standing: Standing::Up,
+        cut: false,
         run: 0,
         ready_for: FIXED_READY_FOR,
     }
@@ -281,6 +283,7 @@ pub(super) fn is_same(old: &Table, new: &Table) -> bool {
 }
 
 fn is_same_backend(old: &Backend, new: &Backend) -> bool {
-    let Backend { name, address, weight, standing, run, ready_for: _ } = new;
-    (&old.name, &old.address, &old.weight, &old.standing, &old.run) == (name, address, weight, standing, run)
+    let Backend { name, address, weight, standing, cut, run, ready_for: _ } = new;
+    let before = (&old.name, &old.address, &old.weight, &old.standing, &old.cut, &old.run);
+    before == (name, address, weight, standing, cut, run)
 }

@@ -261,6 +261,18 @@ fn a_drain_that_is_not_over_in_time_is_a_failure_but_stays_decided() {
 }
 
 #[test]
+fn connections_are_reset_for_a_stop_but_never_for_a_drain_by_hand() {
+    let mut kit = up(1);
+    let cuts = |kit: &Kit| tables(kit).iter().map(|table| table.backends[0].cut).collect::<Vec<_>>();
+    kit.command(Verb::Drain, "api");
+    assert_eq!(cuts(&kit), [false]);
+    kit.persist();
+    kit.pass(Duration::from_secs(10));
+    kit.command(Verb::Stop, "api");
+    assert_eq!(cuts(&kit), [true], "the same standing, and yet another table");
+}
+
+#[test]
 fn who_is_drained_already_is_stopped_without_another_drain() {
     let mut kit = up(1);
     kit.command(Verb::Drain, "api");

@@ -330,7 +330,7 @@ fn draining_backend_is_told_when_its_last_connection_ends_and_again_to_the_next_
 }
 
 #[test]
-fn connections_of_a_draining_backend_are_cut_when_its_time_is_over_unless_it_is_taken_back() {
+fn connections_of_a_backend_that_drains_for_its_stop_are_cut_when_its_time_is_over() {
     let role = Role::start();
     let patience = Duration::from_millis(200);
     let mut drain = table(&[echo_server()], Rules { drain_timeout: patience, ..rules() });
@@ -345,7 +345,12 @@ fn connections_of_a_draining_backend_are_cut_when_its_time_is_over_unless_it_is_
     role.agent.table(drain.clone());
     std::thread::sleep(patience * 2);
     round_trip(&mut stream);
+    // By hand: it has all the time that it wants.
     drain.backends[0].standing = Standing::Draining;
+    role.agent.table(drain.clone());
+    std::thread::sleep(patience * 2);
+    round_trip(&mut stream);
+    drain.backends[0].cut = true;
     let begun = Instant::now();
     role.agent.table(drain.clone());
     // Said again in between: the time does not begin anew.

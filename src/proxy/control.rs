@@ -29,6 +29,9 @@ const ORDERS_PER_TURN: usize = 64;
 /// After the kernel refused an agent's connection, for instance for want of descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// Between two looks whether a role that is to leave has connections left.
+const IDLE_LOOK: Duration = Duration::from_millis(50);
+
 /// What an epoll key stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Key {
@@ -90,6 +93,8 @@ pub(super) struct Control {
     /// The agent has said everything: what happens is news to it.
     synced: bool,
     accept_at: Option<Time>,
+    /// It is to leave when it has no connection left, which is looked at again then.
+    idle_look_at: Option<Time>,
     lost_notices: u64,
     lost_lines: u64,
 }
@@ -115,6 +120,7 @@ impl Control {
             registry: Registry::default(),
             synced: false,
             accept_at: None,
+            idle_look_at: None,
             lost_notices: 0,
             lost_lines: 0,
         })
@@ -134,11 +140,15 @@ impl Control {
                 }
             }
             self.finish_turn();
+            if self.is_over(now()) {
+                return Ok(());
+            }
         }
     }
 
     fn next_deadline(&self) -> Option<Time> {
-        [self.registry.next_cut(), self.handoffs.next_deadline(), self.accept_at].into_iter().flatten().min()
+        let times = [self.registry.next_cut(), self.handoffs.next_deadline(), self.accept_at, self.idle_look_at];
+        times.into_iter().flatten().min()
     }
 
     fn handle(&mut self, event: Ready) -> Next {
@@ -182,8 +192,8 @@ impl Control {
     fn obey(&mut self, order: ToProxy, fds: Vec<OwnedFd>, now: Time) -> Next {
         match order {
             ToProxy::Hello { .. } => {
-                self.synced = false;
-                self.registry.begin_sync();
+                self.idle_look_at = None;
+                self.begin_sync();
                 let pid = i32::try_from(std::process::id()).unwrap_or_default();
                 self.agents.tell(&FromProxy::Hello { pid });
             }
@@ -198,8 +208,32 @@ impl Control {
                 self.shared.tell(&Command::Quit);
                 return Next::Leave;
             }
+            ToProxy::QuitWhenIdle => {
+                self.begin_sync();
+                self.complete(now);
+                self.idle_look_at = Some(now);
+            }
         }
         Next::Continue
+    }
+
+    /// Nothing is named yet.
+    fn begin_sync(&mut self) {
+        self.synced = false;
+        self.registry.begin_sync();
+    }
+
+    /// Whether an agent that has no use for the role is obeyed by now.
+    fn is_over(&mut self, now: Time) -> bool {
+        if self.idle_look_at.is_none_or(|at| at > now) {
+            return false;
+        }
+        let over = self.registry.next_cut().is_none() || self.shared.sessions() == 0 && self.handoffs.is_idle();
+        if over {
+            self.shared.tell(&Command::Quit);
+        }
+        self.idle_look_at = Some(now.after(IDLE_LOOK));
+        over
     }
 
     fn listen(&mut self, balancer: &str, address: Address, fds: Vec<OwnedFd>) {

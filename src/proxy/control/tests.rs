@@ -51,10 +51,19 @@ impl Role {
         agent.hello();
         agent
     }
+
+    /// Returns when it has left by itself.
+    fn ended(mut self) {
+        self.threads.drain(..).for_each(|thread| thread.join().unwrap());
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 impl Drop for Role {
     fn drop(&mut self) {
+        if self.threads.is_empty() {
+            return;
+        }
         // The first agent may have been replaced: a new one always counts.
         let last = Agent::connect(&self.path);
         for order in [ToProxy::Hello { agent_pid: 1 }, ToProxy::Quit] {
@@ -360,6 +369,22 @@ fn connections_of_a_backend_that_drains_for_its_stop_are_cut_when_its_time_is_ov
     assert!(begun.elapsed() >= patience, "{:?}", begun.elapsed());
     assert!(begun.elapsed() < patience * 2, "{:?}", begun.elapsed());
     assert!(!matches!(stream.read(&mut [0; 1]), Ok(1..)));
+}
+
+#[test]
+fn role_that_is_needed_no_more_leaves_after_its_last_connection() {
+    let role = Role::start();
+    role.agent.table(table(&[echo_server()], rules()));
+    let address = role.agent.listen();
+    role.agent.complete();
+    let mut stream = connect(address);
+    round_trip(&mut stream);
+    role.agent.order(&ToProxy::QuitWhenIdle);
+    std::thread::sleep(IDLE_LOOK * 3);
+    round_trip(&mut stream);
+    assert!(TcpStream::connect(address).is_err(), "it listens no more");
+    drop(stream);
+    role.ended();
 }
 
 #[test]

@@ -283,9 +283,6 @@ fn order_that_is_not_understood_is_told_and_passed_over() {
     assert!(role.agent.0.send(b"{\"type\":\"sing\"}", &[]).unwrap());
     let Some(FromProxy::Trouble { text }) = role.agent.hear() else { panic!() };
     assert!(text.starts_with("an order to the proxy role is not understood: unknown variant `sing`"), "{text}");
-    role.agent.order(&ToProxy::Listen { balancer: "lab".to_owned(), address: Address::Unix("/x".into()) });
-    let Some(FromProxy::Trouble { text }) = role.agent.hear() else { panic!() };
-    assert_eq!(text, "balancer lab: an order to listen came without its socket");
     assert!(role.agent.stats().is_empty());
 }
 
@@ -369,6 +366,25 @@ fn connections_of_a_backend_that_drains_for_its_stop_are_cut_when_its_time_is_ov
     assert!(begun.elapsed() >= patience, "{:?}", begun.elapsed());
     assert!(begun.elapsed() < patience * 2, "{:?}", begun.elapsed());
     assert!(!matches!(stream.read(&mut [0; 1]), Ok(1..)));
+}
+
+#[test]
+fn agent_whose_descriptor_was_lost_is_let_go_so_that_it_says_everything_anew() {
+    let role = Role::start();
+    role.agent.table(table(&[echo_server()], rules()));
+    role.agent.complete();
+    let socket = listen::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let address = TcpListener::from(socket.try_clone().unwrap()).local_addr().unwrap();
+    let order = ToProxy::Listen { balancer: "lab".to_owned(), address: Address::Tcp(address) };
+    role.agent.order(&order);
+    let Some(FromProxy::Trouble { text }) = role.agent.hear() else { panic!() };
+    assert_eq!(text, "balancer lab: an order to listen came without its socket");
+    assert_eq!(role.agent.hear(), None);
+    let second = role.another_agent();
+    second.table(table(&[echo_server()], rules()));
+    second.order_with(&order, &[socket.as_fd()]);
+    second.complete();
+    round_trip(&mut connect(address));
 }
 
 #[test]

@@ -228,8 +228,7 @@ impl Engine {
 
     /// Once more after another is no news, and would be one every few seconds: that goes into the log only for those who look closely.
     pub(super) fn ejected(&mut self, balancer: String, backend: String, out: Option<(String, Duration)>) {
-        let known = self.told.get(&balancer).is_some_and(|table| table.backends.iter().any(|one| one.name == backend));
-        if !known {
+        if !self.has_backend(&balancer, &backend) {
             return self.stale();
         }
         let replica = self.replica_of_backend(&backend);

@@ -247,6 +247,18 @@ impl Engine {
         self.told.keys().filter_map(|name| self.table_of(name, now.mono)).collect()
     }
 
+    /// Whether the proxy has been told of this backend: what it says of others is not listened to.
+    #[must_use]
+    pub fn has_backend(&self, balancer: &str, backend: &str) -> bool {
+        self.told.get(balancer).is_some_and(|table| table.backends.iter().any(|one| one.name == backend))
+    }
+
+    /// Whether the proxy has been told of this balancer.
+    #[must_use]
+    pub fn has_balancer(&self, balancer: &str) -> bool {
+        self.told.contains_key(balancer)
+    }
+
     /// Whether a decision says what holds without it as well, so that nothing of it need be kept on disk.
     #[must_use]
     pub fn is_implied(&self, decision: &event::Decision) -> bool {

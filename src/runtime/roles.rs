@@ -392,14 +392,16 @@ fn from_checks(shell: &mut Shell, message: FromChecks) {
 fn from_proxy(shell: &mut Shell, engine: &Engine, message: FromProxy) {
     match message {
         FromProxy::Hello { .. } => {}
-        FromProxy::Stats { id, stats } => shell.inquiry.add(id, *stats),
+        FromProxy::Stats { id, stats } if engine.has_balancer(&stats.balancer) => {
+            shell.inquiry.add(id, *stats, |balancer, backend| engine.has_backend(balancer, backend));
+        }
         FromProxy::StatsEnd { id } => shell.inquiry.complete(id),
         FromProxy::Drained { balancer, backend, run } => {
             if let Some(replica) = backend_replica(engine, &backend) {
                 shell.events.push_back(Event::Drained { balancer, replica, run: RunId(run) });
             }
         }
-        FromProxy::Ejected { balancer, backend, run, why, for_ } => {
+        FromProxy::Ejected { balancer, backend, run, why, for_ } if engine.has_backend(&balancer, &backend) => {
             shell.ejections.add(&balancer, &backend, run, &why);
             shell.events.push_back(Event::Ejected { balancer, backend, out: Some((why, for_)) });
         }
@@ -408,6 +410,8 @@ fn from_proxy(shell: &mut Shell, engine: &Engine, message: FromProxy) {
             shell.events.push_back(Event::Ejected { balancer, backend, out: None });
         }
         FromProxy::Trouble { text } => shell.events.push_back(Event::Remark { level: Level::Warn, text }),
+        // Of what has left meanwhile; or somebody else speaks, who must not fill this process with names.
+        FromProxy::Stats { .. } | FromProxy::Ejected { .. } => {}
     }
 }
 

@@ -6,7 +6,7 @@
 //! A replica that drains stays in the table of a balancer that does not lead to it any more (removed, or turned to another service)
 //! until the proxy has said that its last connection ended: only then does a removed balancer leave.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -122,7 +122,7 @@ impl Engine {
             .filter_map(|(id, standing)| {
                 Some(Backend {
                     name: self.backend_name(id),
-                    address: self.address_of(id, plan.delivery, socket.as_deref())?,
+                    address: self.address_of(id, plan, socket.as_deref())?,
                     weight: weight(id).max(1),
                     standing,
                     cut: matches!(self.at(id).state, State::Stopping { phase: Phase::Drain, .. }),
@@ -134,18 +134,39 @@ impl Engine {
     }
 
     /// A process listens where it was told to at its birth, whatever the configuration says by now.
-    fn address_of(&self, id: ReplicaId, delivery: Delivery, socket: Option<&str>) -> Option<Address> {
-        if delivery != Delivery::Proxy {
+    fn address_of(&self, id: ReplicaId, balancer: &BalancerPlan, socket: Option<&str>) -> Option<Address> {
+        if balancer.delivery != Delivery::Proxy {
             return Some(Address::Unix(PathBuf::new()));
         }
-        let plan = self.plan_of(id.service);
-        if let Some(socket) = socket {
-            return Some(Address::Unix(expand(socket, &plan.words(id.index, &self.plan.agent.run_dir)).into()));
-        }
         let replica = self.at(id);
-        let born_with = replica.memory.port.filter(|_| replica.run.is_some());
-        let port = born_with.or_else(|| plan.port_of(id.index))?;
+        let born = replica.run.is_some();
+        let socket = match replica.memory.sockets.get(&balancer.name).filter(|_| born) {
+            Some(told) => told.clone(),
+            None => socket.map(|socket| self.expanded(id, socket)),
+        };
+        if let Some(socket) = socket {
+            return Some(Address::Unix(socket.into()));
+        }
+        let born_with = replica.memory.port.filter(|_| born);
+        let port = born_with.or_else(|| self.plan_of(id.service).port_of(id.index))?;
         Some(Address::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)))
+    }
+
+    fn expanded(&self, id: ReplicaId, socket: &str) -> String {
+        expand(socket, &self.plan_of(id.service).words(id.index, &self.plan.agent.run_dir))
+    }
+
+    /// How the balancers reach a run that is born now.
+    pub(super) fn sockets_of(&self, id: ReplicaId) -> BTreeMap<String, Option<String>> {
+        let proxied = self.balancers_of(id.service).filter(|plan| plan.delivery == Delivery::Proxy);
+        proxied
+            .filter_map(|plan| match &plan.to {
+                Destination::Service { socket, .. } => {
+                    Some((plan.name.clone(), socket.as_deref().map(|socket| self.expanded(id, socket))))
+                }
+                Destination::Backends(_) => None,
+            })
+            .collect()
     }
 
     /// What a replica may be given.

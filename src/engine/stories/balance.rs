@@ -445,6 +445,35 @@ fn a_new_port_counts_from_the_next_run_on() {
     assert_eq!(addresses(&kit), ["tcp:127.0.0.1:7000", "tcp:127.0.0.1:9001"]);
 }
 
+#[test]
+fn a_new_socket_counts_from_the_next_run_on() {
+    let by = |socket: Option<&str>| {
+        let to = Destination::Service { name: "api".into(), socket: socket.map(str::to_owned), weights: Vec::new() };
+        BalancerPlan { to, ..balancer("front", "api") }
+    };
+    let mut kit = Kit::balanced(vec![replicated(2)], vec![by(Some("/run/old.{replica}"))]);
+    kit.exec("api/0");
+    kit.exec("api/1");
+    let addresses = |kit: &Kit| {
+        let table = kit.engine.tables(kit.now).remove(0);
+        table.backends.iter().map(|backend| backend.address.to_string()).collect::<Vec<_>>()
+    };
+    let told = reload(&mut kit, vec![replicated(2)], vec![by(Some("/run/new.{replica}"))]);
+    let expected = "live balancer front: socket (the socket counts from the next run on: `mainstay restart api`)";
+    assert_eq!(told, [expected]);
+    assert_eq!(addresses(&kit), ["unix:/run/old.0", "unix:/run/old.1"]);
+    kit.exit("api/0", 1);
+    kit.pass(ms(100));
+    kit.exec("api/0");
+    assert_eq!(addresses(&kit), ["unix:/run/new.0", "unix:/run/old.1"]);
+    reload(&mut kit, vec![replicated(2)], vec![by(None)]);
+    assert_eq!(addresses(&kit), ["unix:/run/new.0", "unix:/run/old.1"]);
+    kit.exit("api/0", 1);
+    kit.pass(Duration::from_secs(1));
+    kit.exec("api/0");
+    assert_eq!(addresses(&kit), ["tcp:127.0.0.1:9000", "unix:/run/old.1"]);
+}
+
 /// Found by the simulation: what the proxy had said was kept for ever.
 #[test]
 fn a_drained_replica_whose_balancer_leaves_ends_like_any_other() {

@@ -12,6 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Engine;
 use super::action::{Action, Level, Note, NoteKind};
 use super::balance::note::BalanceNote;
@@ -19,10 +21,18 @@ use super::balance::plan::{Address, BalancerPlan, Delivery, Destination, Rules};
 use super::balance::table::{Backend, Standing, Table};
 use super::plan::expand;
 use super::service::{Phase, State, StopWhy, Then};
-use super::types::{ReplicaId, ServiceId, Time};
+use super::types::{ReplicaId, ServiceId, Time, human};
 
 /// Nobody knows since when a fixed backend is there; it is past every ramp.
 const FIXED_READY_FOR: Duration = Duration::from_secs(86_400);
+
+/// A backend that a balancer has ejected and that has not answered again since.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct KeptOut {
+    until: Time,
+    why: String,
+    times: u32,
+}
 
 impl Engine {
     /// Something about the replicas of a service that its balancers may have to know.
@@ -65,8 +75,10 @@ impl Engine {
         if !actions.is_empty() {
             self.forget_balancers_that_left();
             let told = &self.told;
-            self.kept_out.retain(|(balancer, backend)| {
-                told.get(balancer).is_some_and(|table| table.backends.iter().any(|one| one.name == *backend))
+            self.ejections.retain(|backend, by| {
+                let has = |table: &Table| table.backends.iter().any(|one| one.name == *backend);
+                by.retain(|balancer, _| told.get(balancer).is_some_and(has));
+                !by.is_empty()
             });
             self.out.splice(0..0, actions);
         }
@@ -254,13 +266,18 @@ impl Engine {
         }
         let replica = self.replica_of_backend(&backend);
         let named = replica.is_none().then(|| backend.clone());
-        let pair = (balancer.clone(), backend);
         let (level, note) = match out {
             Some((why, for_)) => {
-                let level = if self.kept_out.insert(pair) { Level::Warn } else { Level::Debug };
+                let until = self.now.mono.after(for_);
+                let known = self.ejections.entry(backend).or_default().entry(balancer.clone()).or_default();
+                known.times = known.times.saturating_add(1);
+                (known.until, known.why) = (until, why.clone());
+                let level = if known.times == 1 { Level::Warn } else { Level::Debug };
                 (level, BalanceNote::Ejected { balancer, backend: named, why, for_ })
             }
-            None if self.kept_out.remove(&pair) => (Level::Info, BalanceNote::Restored { balancer, backend: named }),
+            None if self.ejections.get_mut(&backend).is_some_and(|by| by.remove(&balancer).is_some()) => {
+                (Level::Info, BalanceNote::Restored { balancer, backend: named })
+            }
             None => return self.stale(),
         };
         let kind = NoteKind::Balance(note);
@@ -271,11 +288,23 @@ impl Engine {
         }
     }
 
+    /// Who keeps this replica out now, although it is ready.
+    pub(super) fn why_ejected(&self, id: ReplicaId, now: Time) -> Option<String> {
+        if self.ejections.is_empty() {
+            return None;
+        }
+        let by = self.ejections.get(&self.backend_name(id))?;
+        let (balancer, kept) = by.iter().find(|(_, kept)| kept.until > now)?;
+        let times = if kept.times > 1 { format!(" ({} times in a row)", kept.times) } else { String::new() };
+        let left = human(kept.until.since(now));
+        Some(format!("balancer {balancer} gives it no connections for {left} more{times}: {}", kept.why))
+    }
+
     /// A new run is another process.
     pub(super) fn forget_ejections(&mut self, id: ReplicaId) {
-        if !self.kept_out.is_empty() {
+        if !self.ejections.is_empty() {
             let name = self.backend_name(id);
-            self.kept_out.retain(|(_, backend)| *backend != name);
+            self.ejections.remove(&name);
         }
     }
 }

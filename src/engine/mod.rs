@@ -101,9 +101,9 @@ pub struct Engine {
     /// What the proxy was told of each balancer.
     #[serde(default)]
     told: BTreeMap<String, Table>,
-    /// Balancers and the backends that they keep out because connections to them fail.
+    /// Backends, and the balancers that keep them out because connections to them fail.
     #[serde(default)]
-    kept_out: BTreeSet<(String, String)>,
+    ejections: BTreeMap<String, BTreeMap<String, balancing::KeptOut>>,
     now: Now,
     /// Replicas to be settled.
     #[serde(skip)]
@@ -147,7 +147,7 @@ impl Engine {
             populated: 0,
             counters: Counters::default(),
             told: BTreeMap::new(),
-            kept_out: BTreeSet::new(),
+            ejections: BTreeMap::new(),
             now,
             dirty: BTreeSet::new(),
             touched: BTreeSet::new(),

@@ -360,9 +360,13 @@ fn an_ejection_is_told_once_and_again_only_after_it_was_over() {
     let note = "service api/1: kept out of balancer front for 1s: 3 connects refused";
     assert_eq!(eject(&mut kit, Some(("3 connects refused", 1))), [note]);
     eject(&mut kit, Some(("3 connects refused", 2)));
+    let why = |kit: &Kit| kit.engine.service("api", kit.now).expect("known").replicas[1].why.clone();
+    let text = "balancer front gives it no connections for 2s more (2 times in a row): 3 connects refused";
+    assert_eq!(why(&kit).as_deref(), Some(text));
     let causes: Vec<String> = kit.memory("api/1").causes.iter().map(|cause| cause.text.clone()).collect();
     assert_eq!(causes[1..], [note], "the second is in the debug log only");
     assert_eq!(eject(&mut kit, None), ["service api/1: back in balancer front, it answers again"]);
+    assert_eq!(why(&kit), None);
 }
 
 #[test]

@@ -39,6 +39,7 @@ fn memory(state: StateName, ago_s: u64) -> Memory {
         last_exit: None,
         drained: false,
         draining_since: None,
+        sockets: std::collections::BTreeMap::new(),
         port: None,
         requested: false,
         causes: VecDeque::new(),

@@ -6,11 +6,13 @@
 //! A replica that drains stays in the table of a balancer that does not lead to it any more (removed, or turned to another service)
 //! until the proxy has said that its last connection ended: only then does a removed balancer leave.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::action::{Action, Level, Note, NoteKind};
@@ -19,10 +21,18 @@ use super::balance::plan::{Address, BalancerPlan, Delivery, Destination, Rules};
 use super::balance::table::{Backend, Standing, Table};
 use super::plan::expand;
 use super::service::{Phase, State, StopWhy, Then};
-use super::types::{ReplicaId, ServiceId, Time};
+use super::types::{ReplicaId, ServiceId, Time, human};
 
 /// Nobody knows since when a fixed backend is there; it is past every ramp.
 const FIXED_READY_FOR: Duration = Duration::from_secs(86_400);
+
+/// A backend that a balancer has ejected and that has not answered again since.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct KeptOut {
+    until: Time,
+    why: String,
+    times: u32,
+}
 
 impl Engine {
     /// Something about the replicas of a service that its balancers may have to know.
@@ -65,8 +75,10 @@ impl Engine {
         if !actions.is_empty() {
             self.forget_balancers_that_left();
             let told = &self.told;
-            self.kept_out.retain(|(balancer, backend)| {
-                told.get(balancer).is_some_and(|table| table.backends.iter().any(|one| one.name == *backend))
+            self.ejections.retain(|backend, by| {
+                let has = |table: &Table| table.backends.iter().any(|one| one.name == *backend);
+                by.retain(|balancer, _| told.get(balancer).is_some_and(has));
+                !by.is_empty()
             });
             self.out.splice(0..0, actions);
         }
@@ -96,7 +108,7 @@ impl Engine {
         let present: BTreeSet<String> = backends.iter().map(|backend| backend.name.clone()).collect();
         let before = told.iter().flat_map(|table| &table.backends);
         let leaving = before.filter(|backend| !present.contains(&backend.name) && self.still_drains(balancer, backend));
-        backends.extend(leaving.map(|backend| Backend { standing: Standing::Draining, ..backend.clone() }));
+        backends.extend(leaving.map(|backend| Backend { standing: Standing::Draining, cut: true, ..backend.clone() }));
         let (delivery, rules) = match (plan, told) {
             (Some(plan), _) => (plan.delivery, plan.rules.clone()),
             (None, Some(told)) if !backends.is_empty() => (told.delivery, told.rules.clone()),
@@ -122,9 +134,10 @@ impl Engine {
             .filter_map(|(id, standing)| {
                 Some(Backend {
                     name: self.backend_name(id),
-                    address: self.address_of(id, plan.delivery, socket.as_deref())?,
+                    address: self.address_of(id, plan, socket.as_deref())?,
                     weight: weight(id).max(1),
                     standing,
+                    cut: matches!(self.at(id).state, State::Stopping { phase: Phase::Drain, .. }),
                     run: self.at(id).memory.run.0,
                     ready_for: self.serving_since(id).map(|since| now.since(since)).unwrap_or_default(),
                 })
@@ -133,18 +146,39 @@ impl Engine {
     }
 
     /// A process listens where it was told to at its birth, whatever the configuration says by now.
-    fn address_of(&self, id: ReplicaId, delivery: Delivery, socket: Option<&str>) -> Option<Address> {
-        if delivery != Delivery::Proxy {
+    fn address_of(&self, id: ReplicaId, balancer: &BalancerPlan, socket: Option<&str>) -> Option<Address> {
+        if balancer.delivery != Delivery::Proxy {
             return Some(Address::Unix(PathBuf::new()));
         }
-        let plan = self.plan_of(id.service);
-        if let Some(socket) = socket {
-            return Some(Address::Unix(expand(socket, &plan.words(id.index, &self.plan.agent.run_dir)).into()));
-        }
         let replica = self.at(id);
-        let born_with = replica.memory.port.filter(|_| replica.run.is_some());
-        let port = born_with.or_else(|| plan.port_of(id.index))?;
+        let born = replica.run.is_some();
+        let socket = match replica.memory.sockets.get(&balancer.name).filter(|_| born) {
+            Some(told) => told.clone(),
+            None => socket.map(|socket| self.expanded(id, socket)),
+        };
+        if let Some(socket) = socket {
+            return Some(Address::Unix(socket.into()));
+        }
+        let born_with = replica.memory.port.filter(|_| born);
+        let port = born_with.or_else(|| self.plan_of(id.service).port_of(id.index))?;
         Some(Address::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)))
+    }
+
+    fn expanded(&self, id: ReplicaId, socket: &str) -> String {
+        expand(socket, &self.plan_of(id.service).words(id.index, &self.plan.agent.run_dir))
+    }
+
+    /// How the balancers reach a run that is born now.
+    pub(super) fn sockets_of(&self, id: ReplicaId) -> BTreeMap<String, Option<String>> {
+        let proxied = self.balancers_of(id.service).filter(|plan| plan.delivery == Delivery::Proxy);
+        proxied
+            .filter_map(|plan| match &plan.to {
+                Destination::Service { socket, .. } => {
+                    Some((plan.name.clone(), socket.as_deref().map(|socket| self.expanded(id, socket))))
+                }
+                Destination::Backends(_) => None,
+            })
+            .collect()
     }
 
     /// What a replica may be given.
@@ -227,19 +261,23 @@ impl Engine {
 
     /// Once more after another is no news, and would be one every few seconds: that goes into the log only for those who look closely.
     pub(super) fn ejected(&mut self, balancer: String, backend: String, out: Option<(String, Duration)>) {
-        let known = self.told.get(&balancer).is_some_and(|table| table.backends.iter().any(|one| one.name == backend));
-        if !known {
+        if !self.has_backend(&balancer, &backend) {
             return self.stale();
         }
         let replica = self.replica_of_backend(&backend);
         let named = replica.is_none().then(|| backend.clone());
-        let pair = (balancer.clone(), backend);
         let (level, note) = match out {
             Some((why, for_)) => {
-                let level = if self.kept_out.insert(pair) { Level::Warn } else { Level::Debug };
+                let until = self.now.mono.after(for_);
+                let known = self.ejections.entry(backend).or_default().entry(balancer.clone()).or_default();
+                known.times = known.times.saturating_add(1);
+                (known.until, known.why) = (until, why.clone());
+                let level = if known.times == 1 { Level::Warn } else { Level::Debug };
                 (level, BalanceNote::Ejected { balancer, backend: named, why, for_ })
             }
-            None if self.kept_out.remove(&pair) => (Level::Info, BalanceNote::Restored { balancer, backend: named }),
+            None if self.ejections.get_mut(&backend).is_some_and(|by| by.remove(&balancer).is_some()) => {
+                (Level::Info, BalanceNote::Restored { balancer, backend: named })
+            }
             None => return self.stale(),
         };
         let kind = NoteKind::Balance(note);
@@ -250,11 +288,23 @@ impl Engine {
         }
     }
 
+    /// Who keeps this replica out now, although it is ready.
+    pub(super) fn why_ejected(&self, id: ReplicaId, now: Time) -> Option<String> {
+        if self.ejections.is_empty() {
+            return None;
+        }
+        let by = self.ejections.get(&self.backend_name(id))?;
+        let (balancer, kept) = by.iter().find(|(_, kept)| kept.until > now)?;
+        let times = if kept.times > 1 { format!(" ({} times in a row)", kept.times) } else { String::new() };
+        let left = human(kept.until.since(now));
+        Some(format!("balancer {balancer} gives it no connections for {left} more{times}: {}", kept.why))
+    }
+
     /// A new run is another process.
     pub(super) fn forget_ejections(&mut self, id: ReplicaId) {
-        if !self.kept_out.is_empty() {
+        if !self.ejections.is_empty() {
             let name = self.backend_name(id);
-            self.kept_out.retain(|(_, backend)| *backend != name);
+            self.ejections.remove(&name);
         }
     }
 }
@@ -265,6 +315,7 @@ fn fixed(address: &Address, weight: u32) -> Backend {
         address: address.clone(),
         weight: weight.max(1),
         standing: Standing::Up,
+        cut: false,
         run: 0,
         ready_for: FIXED_READY_FOR,
     }
@@ -281,6 +332,7 @@ pub(super) fn is_same(old: &Table, new: &Table) -> bool {
 }
 
 fn is_same_backend(old: &Backend, new: &Backend) -> bool {
-    let Backend { name, address, weight, standing, run, ready_for: _ } = new;
-    (&old.name, &old.address, &old.weight, &old.standing, &old.run) == (name, address, weight, standing, run)
+    let Backend { name, address, weight, standing, cut, run, ready_for: _ } = new;
+    let before = (&old.name, &old.address, &old.weight, &old.standing, &old.cut, &old.run);
+    before == (name, address, weight, standing, cut, run)
 }

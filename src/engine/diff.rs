@@ -92,13 +92,21 @@ fn balancer_changes(old: &[BalancerPlan], new: &[BalancerPlan]) -> Vec<Change> {
             Some(old) => {
                 let fields = balancer_fields(old, plan);
                 let effect = if fields.is_empty() { Effect::Unchanged } else { Effect::Live };
-                change(plan, effect, fields.join(", "))
+                change(plan, effect, [fields.join(", "), awaits_restart(&fields, plan)].concat())
             }
         })
         .collect();
     let leaving = old.iter().filter(|old| new.iter().all(|plan| plan.name != old.name));
     list.extend(leaving.map(|plan| change(plan, Effect::Stop, "no longer configured".to_owned())));
     list
+}
+
+/// A process goes on listening where it was told to at its birth.
+fn awaits_restart(fields: &[&str], plan: &BalancerPlan) -> String {
+    match plan.service().filter(|_| fields.contains(&"socket") && !fields.contains(&"to")) {
+        Some(service) => format!(" (the socket counts from the next run on: `mainstay restart {service}`)"),
+        None => String::new(),
+    }
 }
 
 fn balancer_fields(old: &BalancerPlan, new: &BalancerPlan) -> Vec<&'static str> {

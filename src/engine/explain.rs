@@ -30,7 +30,8 @@ impl Engine {
         let service = self.service_at(id);
         let replicas: Vec<ReplicaView<'_>> =
             self.replicas_of(id).into_iter().map(|id| self.view_replica(id, now)).collect();
-        let shown = replicas.iter().max_by_key(|replica| (nearness(replica.state), !replica.drained));
+        let shown =
+            replicas.iter().max_by_key(|replica| (nearness(replica.state), !replica.drained, replica.why.is_none()));
         let ready = shown.filter(|replica| matches!(replica.state, StateName::Ready | StateName::Done));
         let furthest = replicas.iter().min_by_key(|replica| nearness(replica.state));
         let telling = ready.or(furthest);
@@ -107,7 +108,8 @@ impl Engine {
         let last_cause = || replica.memory.causes.back().map(|cause| self.without_subject(id, &cause.text));
         Some(match &replica.state {
             State::Ready if replica.memory.drained => self.why_drained(id),
-            State::Ready | State::Done => return None,
+            State::Ready => return self.why_ejected(id, now),
+            State::Done => return None,
             State::Adopting => "what an earlier agent left is being looked at".to_owned(),
             State::Stopped if replica.memory.wanted == Wanted::Down => "stopped by an operator".to_owned(),
             State::Stopped => "stopped".to_owned(),

@@ -1,7 +1,7 @@
 //! What the engine must still know about a replica after the agent's own death. It is part of the adoption record in `run_dir`
 //! and holds for one boot (its times are readings of this boot's clocks).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,9 @@ pub struct Memory {
     /// The port that the latest run was given: a new configuration may say another.
     #[serde(default)]
     pub port: Option<u16>,
+    /// How each balancer reaches the latest run, as the configuration said at its birth: the path of a socket, or `None` for its port.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sockets: BTreeMap<String, Option<String>>,
     /// The causes of the present state, oldest first; at most [`Memory::CAUSES_MAX`].
     pub causes: VecDeque<Cause>,
     /// The hash of what a restart would change in the plan the present run was started from.

@@ -102,9 +102,9 @@ pub struct Engine {
     /// What the proxy was told of each balancer.
     #[serde(default)]
     told: BTreeMap<String, Table>,
-    /// Balancers and the backends that they keep out because connections to them fail.
+    /// Backends, and the balancers that keep them out because connections to them fail.
     #[serde(default)]
-    kept_out: BTreeSet<(String, String)>,
+    ejections: BTreeMap<String, BTreeMap<String, balancing::KeptOut>>,
     now: Now,
     /// Replicas to be settled.
     #[serde(skip)]
@@ -148,7 +148,7 @@ impl Engine {
             populated: 0,
             counters: Counters::default(),
             told: BTreeMap::new(),
-            kept_out: BTreeSet::new(),
+            ejections: BTreeMap::new(),
             now,
             dirty: BTreeSet::new(),
             touched: BTreeSet::new(),
@@ -246,6 +246,18 @@ impl Engine {
     #[must_use]
     pub fn tables(&self, now: Now) -> Vec<Table> {
         self.told.keys().filter_map(|name| self.table_of(name, now.mono)).collect()
+    }
+
+    /// Whether the proxy has been told of this backend: what it says of others is not listened to.
+    #[must_use]
+    pub fn has_backend(&self, balancer: &str, backend: &str) -> bool {
+        self.told.get(balancer).is_some_and(|table| table.backends.iter().any(|one| one.name == backend))
+    }
+
+    /// Whether the proxy has been told of this balancer.
+    #[must_use]
+    pub fn has_balancer(&self, balancer: &str) -> bool {
+        self.told.contains_key(balancer)
     }
 
     /// Whether a decision says what holds without it as well, so that nothing of it need be kept on disk.

@@ -365,6 +365,7 @@ pub(super) fn fresh_memory(decided: Decided, run: RunId, spec_hash: u64, wall: T
         requested: false,
         draining_since: None,
         port: None,
+        sockets: BTreeMap::new(),
         causes: VecDeque::new(),
         spec_hash,
         status_text: None,

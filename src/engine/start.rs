@@ -62,6 +62,7 @@ impl Engine {
         let now = self.now;
         let spec_hash = self.service_at(id.service).spec_hash;
         let port = self.plan_of(id.service).port_of(id.index);
+        let sockets = self.sockets_of(id);
         let replica = self.at_mut(id);
         debug_assert!(replica.run.is_none(), "a spawn beside a live run");
         replica.run = Some(Run::default());
@@ -76,6 +77,7 @@ impl Engine {
         memory.requested = false;
         memory.spec_hash = spec_hash;
         memory.port = port;
+        memory.sockets = sockets;
         memory.status_text = None;
         let run = memory.run;
         self.count_populated(id, super::ended::Change::More);

@@ -30,6 +30,7 @@ pub struct ReplicaView<'a> {
     pub pending_restart: bool,
     /// An operator took it out of its balancers.
     pub drained: bool,
+    /// Why it is not `ready`; or, of one that is, why it takes no connections.
     pub why: Option<String>,
     /// What happens next by itself, and when (mono).
     pub next: Option<(String, Time)>,

@@ -151,6 +151,13 @@ impl Agents {
         }
     }
 
+    /// Lets go of the agent: it comes again, and says everything anew.
+    pub(super) fn let_go(&mut self) {
+        if let Some(id) = self.current.as_ref().map(|link| link.id) {
+            self.part(id);
+        }
+    }
+
     fn part(&mut self, id: u32) {
         for place in [&mut self.current, &mut self.stranger] {
             if let Some(link) = place.take_if(|link| link.id == id) {

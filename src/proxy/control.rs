@@ -29,6 +29,11 @@ const ORDERS_PER_TURN: usize = 64;
 /// After the kernel refused an agent's connection, for instance for want of descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// For an agent's connection and what comes with its first orders.
+const RESERVE: usize = 8;
+/// Between two looks whether a role that is to leave has connections left.
+const IDLE_LOOK: Duration = Duration::from_millis(50);
+
 /// What an epoll key stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Key {
@@ -90,6 +95,10 @@ pub(super) struct Control {
     /// The agent has said everything: what happens is news to it.
     synced: bool,
     accept_at: Option<Time>,
+    /// Descriptors that are given up for the orders of an agent, should there be no others left.
+    reserve: Vec<OwnedFd>,
+    /// It is to leave when it has no connection left, which is looked at again then.
+    idle_look_at: Option<Time>,
     lost_notices: u64,
     lost_lines: u64,
 }
@@ -115,6 +124,8 @@ impl Control {
             registry: Registry::default(),
             synced: false,
             accept_at: None,
+            reserve: Vec::new(),
+            idle_look_at: None,
             lost_notices: 0,
             lost_lines: 0,
         })
@@ -134,11 +145,15 @@ impl Control {
                 }
             }
             self.finish_turn();
+            if self.is_over(now()) {
+                return Ok(());
+            }
         }
     }
 
     fn next_deadline(&self) -> Option<Time> {
-        [self.registry.next_cut(), self.handoffs.next_deadline(), self.accept_at].into_iter().flatten().min()
+        let times = [self.registry.next_cut(), self.handoffs.next_deadline(), self.accept_at, self.idle_look_at];
+        times.into_iter().flatten().min()
     }
 
     fn handle(&mut self, event: Ready) -> Next {
@@ -182,8 +197,8 @@ impl Control {
     fn obey(&mut self, order: ToProxy, fds: Vec<OwnedFd>, now: Time) -> Next {
         match order {
             ToProxy::Hello { .. } => {
-                self.synced = false;
-                self.registry.begin_sync();
+                self.idle_look_at = None;
+                self.begin_sync();
                 let pid = i32::try_from(std::process::id()).unwrap_or_default();
                 self.agents.tell(&FromProxy::Hello { pid });
             }
@@ -198,8 +213,32 @@ impl Control {
                 self.shared.tell(&Command::Quit);
                 return Next::Leave;
             }
+            ToProxy::QuitWhenIdle => {
+                self.begin_sync();
+                self.complete(now);
+                self.idle_look_at = Some(now);
+            }
         }
         Next::Continue
+    }
+
+    /// Nothing is named yet.
+    fn begin_sync(&mut self) {
+        self.synced = false;
+        self.registry.begin_sync();
+    }
+
+    /// Whether an agent that has no use for the role is obeyed by now.
+    fn is_over(&mut self, now: Time) -> bool {
+        if self.idle_look_at.is_none_or(|at| at > now) {
+            return false;
+        }
+        let over = self.registry.next_cut().is_none() || self.shared.sessions() == 0 && self.handoffs.is_idle();
+        if over {
+            self.shared.tell(&Command::Quit);
+        }
+        self.idle_look_at = Some(now.after(IDLE_LOOK));
+        over
     }
 
     fn listen(&mut self, balancer: &str, address: Address, fds: Vec<OwnedFd>) {
@@ -207,7 +246,7 @@ impl Control {
             return;
         }
         let Some(socket) = fds.into_iter().next() else {
-            return self.trouble(format!("balancer {balancer}: an order to listen came without its socket"));
+            return self.ask_anew(format!("balancer {balancer}: an order to listen came without its socket"));
         };
         let listener = match Listener::new(address, socket) {
             Ok(listener) => listener,
@@ -287,7 +326,7 @@ impl Control {
     fn open_channel(&mut self, balancer: String, backend: String, run: u32, fds: Vec<OwnedFd>, now: Time) {
         let whose = format!("balancer {balancer}: the channel of {backend}");
         let Some(socket) = fds.into_iter().next() else {
-            return self.trouble(format!("{whose} came without its socket"));
+            return self.ask_anew(format!("{whose} came without its socket"));
         };
         let name = balancer.clone();
         match self.handoffs.open(balancer, backend, run, socket) {
@@ -306,6 +345,7 @@ impl Control {
             self.unlisten(&balancer, &address);
         }
         self.synced = true;
+        self.fill_reserve();
         self.tell_standing(now);
     }
 
@@ -341,6 +381,21 @@ impl Control {
             self.agents.tell(&FromProxy::Stats { id, stats: Box::new(part) });
         }
         self.agents.tell(&FromProxy::StatsEnd { id });
+    }
+
+    /// The kernel had no descriptor left for what came with an order. Only an agent that comes anew says it again; for it, there is a reserve.
+    fn ask_anew(&mut self, text: String) {
+        self.trouble(text);
+        self.reserve.clear();
+        self.agents.let_go();
+    }
+
+    /// Fails while there are none left: then the next agent's word is the next try.
+    fn fill_reserve(&mut self) {
+        while self.reserve.len() < RESERVE {
+            let Ok(copy) = self.outcome.as_fd().try_clone_to_owned() else { return };
+            self.reserve.push(copy);
+        }
     }
 
     fn trouble(&mut self, text: String) {

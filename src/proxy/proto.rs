@@ -46,6 +46,8 @@ pub enum ToProxy {
     },
     /// Leave: connections are reset.
     Quit,
+    /// No balancer is left: leave when the last connection has ended, or the drain timeouts are over.
+    QuitWhenIdle,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::backend::BackendState;
 use super::shared::{Balancer, Listener};
 use crate::engine::balance::plan::{Address, Delivery};
-use crate::engine::balance::table::{Standing, Table};
+use crate::engine::balance::table::{Backend, Standing, Table};
 use crate::engine::types::Time;
 
 #[derive(Debug, Default)]
@@ -129,12 +129,13 @@ impl Registry {
         Applied { balancer, before, drained }
     }
 
-    /// A backend that begins to drain has until `at`; one that drained already keeps its time, and one that no longer does has none.
+    /// A backend that begins to drain for its stop has until `at`; one that did already keeps its time, and one that no longer does has
+    /// none. Nor has one that drains by hand.
     fn time_drains(&mut self, balancer: &Arc<Balancer>, at: Time) {
         let live = balancer.live();
         let draining = |state: &Arc<BackendState>, run: u32| {
             let slot = live.slot_of(state).map(|slot| &live.table.backends[slot]);
-            slot.is_some_and(|backend| backend.standing == Standing::Draining && backend.run == run)
+            slot.is_some_and(|backend| is_timed(backend) && backend.run == run)
         };
         self.cuts.retain(|cut| match &cut.what {
             CutOf::Drain(of, state, run) if Arc::ptr_eq(of, balancer) => draining(state, *run),
@@ -145,7 +146,7 @@ impl Registry {
                 CutOf::Drain(_, timed, _) => Arc::ptr_eq(timed, state),
                 CutOf::Balancer(_) | CutOf::Left(..) => false,
             });
-            if backend.standing == Standing::Draining && !timed {
+            if is_timed(backend) && !timed {
                 let what = CutOf::Drain(Arc::clone(balancer), Arc::clone(state), backend.run);
                 self.cuts.push(Cut { at, what });
             }
@@ -170,6 +171,10 @@ impl Registry {
     pub(super) fn take_due(&mut self, now: Time) -> Vec<CutOf> {
         self.cuts.extract_if(.., |cut| cut.at <= now).map(|cut| cut.what).collect()
     }
+}
+
+fn is_timed(backend: &Backend) -> bool {
+    backend.standing == Standing::Draining && backend.cut
 }
 
 /// Name and run of those that drain and have no connection.

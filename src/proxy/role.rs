@@ -4,18 +4,21 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::{control, shared, worker};
 use crate::engine::balance::pick::hash_key;
 use crate::sys;
+use crate::sys::files;
 use crate::sys::identity::{self, Identity};
 use crate::sys::packet::PacketListener;
 
 /// Below the run directory.
 pub const SOCKET: &str = "roles/proxy.sock";
+/// Below the state directory: 16 random bytes.
+const SECRET: &str = "balancer-secret";
 /// Where the agent reads that the role listens: a newline on this descriptor, if it is open.
 const READY_DESCRIPTOR: i32 = 3;
 /// Worker threads at most; each holds a buffer of 256 KiB, and few hosts have a network that needs more.
@@ -27,7 +30,9 @@ const QUIT_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
-    #[error("{0}: the proxy role is started by the agent, with --run-dir PATH and --user UID:GID[:GROUP,..]")]
+    #[error(
+        "{0}: the proxy role is started by the agent, with --run-dir PATH, --state-dir PATH and --user UID:GID[:GROUP,..]"
+    )]
     Usage(String),
     #[error("cannot listen on {path}")]
     Listen {
@@ -56,6 +61,8 @@ pub enum ProxyError {
 #[derive(Debug, PartialEq, Eq)]
 struct Arguments {
     run_dir: PathBuf,
+    /// Where the secret of the hash is kept; `None`: nowhere.
+    state_dir: Option<PathBuf>,
     /// `None`: it stays who it is.
     user: Option<Identity>,
 }
@@ -68,18 +75,20 @@ struct Arguments {
 pub fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), ProxyError> {
     // First of all: later, descriptor 3 could be one of ours.
     let ready = sys::inherited::take(READY_DESCRIPTOR).map_err(ProxyError::Ready)?;
-    let Arguments { run_dir, user } = read(arguments).map_err(|error| ProxyError::Usage(error.to_string()))?;
+    let Arguments { run_dir, state_dir, user } =
+        read(arguments).map_err(|error| ProxyError::Usage(error.to_string()))?;
     sys::signal::ignore_role_signals().map_err(ProxyError::Signals)?;
     let descriptors = sys::host::raise_nofile();
     let (path, starter) = (run_dir.join(SOCKET), sys::host::uid());
     let listener = PacketListener::bind(&path, 0o600).map_err(|source| ProxyError::Listen { path, source })?;
+    let secret = state_dir.and_then(|directory| kept_secret(&directory)).unwrap_or_else(secret);
     if let Some(user) = &user {
         identity::assume(user).map_err(|source| ProxyError::Become { uid: user.uid, source })?;
     }
     let step = |step: &'static str| move |source| ProxyError::Loop { step, source };
     identity::renounce().map_err(step("renounce further rights"))?;
     let count = sys::host::cpus().min(WORKERS_MAX);
-    let (shared, outcome) = shared::Shared::new(count, secret(), shared::sessions_max(descriptors))
+    let (shared, outcome) = shared::Shared::new(count, secret, shared::sessions_max(descriptors))
         .map_err(step("make what the threads share"))?;
     let log = io::stderr().as_fd().try_clone_to_owned().map_err(step("copy the standard error"))?;
     let workers = worker::start(&shared).map_err(step("start the workers"))?;
@@ -101,8 +110,21 @@ fn join(workers: &[JoinHandle<()>]) {
     }
 }
 
-/// Keys of the hash, the same after a restart of the role: else every client would move to another backend. From the machine's id,
-/// which is not told to others (machine-id(5)); without one, from that of the boot.
+/// Keys of the hash that only root can read, made once: the same after every restart, else each client would move to another backend.
+/// Read before the role gives up the right to.
+fn kept_secret(directory: &Path) -> Option<[u64; 2]> {
+    let path = directory.join(SECRET);
+    let read = || <[u8; 16]>::try_from(std::fs::read(&path).ok()?).ok();
+    if read().is_none() {
+        let fresh = [sys::host::random_u64(), sys::host::random_u64()].map(u64::to_le_bytes);
+        files::write_atomically(&path, fresh.as_flattened(), files::Durability::Disk).ok()?;
+    }
+    // What is kept, never what was to be: a role without a disk must not have a secret of its own at each start.
+    let [low, high] = [read()?[..8].try_into().ok()?, read()?[8..].try_into().ok()?].map(u64::from_le_bytes);
+    Some([low, high])
+}
+
+/// Where nothing can be kept: from the machine's id, which anybody on this host can read; without one, from that of the boot.
 fn secret() -> [u64; 2] {
     let ids = ["/etc/machine-id", "/proc/sys/kernel/random/boot_id"].iter().filter_map(|path| std::fs::read(path).ok());
     // An image that has not been started yet has an empty file, or a word in it.
@@ -112,10 +134,11 @@ fn secret() -> [u64; 2] {
 
 fn read(arguments: impl Iterator<Item = OsString>) -> Result<Arguments, lexopt::Error> {
     let mut parser = lexopt::Parser::from_args(arguments);
-    let (mut run_dir, mut user) = (None, None);
+    let (mut run_dir, mut state_dir, mut user) = (None, None, None);
     while let Some(argument) = parser.next()? {
         match argument {
             lexopt::Arg::Long("run-dir") => run_dir = Some(PathBuf::from(parser.value()?)),
+            lexopt::Arg::Long("state-dir") => state_dir = Some(PathBuf::from(parser.value()?)),
             lexopt::Arg::Long("user") => {
                 let text = parser.value()?;
                 let parsed = text.to_str().and_then(read_user);
@@ -124,7 +147,7 @@ fn read(arguments: impl Iterator<Item = OsString>) -> Result<Arguments, lexopt::
             lexopt::Arg::Long(_) | lexopt::Arg::Short(_) | lexopt::Arg::Value(_) => return Err(argument.unexpected()),
         }
     }
-    Ok(Arguments { run_dir: run_dir.ok_or("--run-dir is missing")?, user })
+    Ok(Arguments { run_dir: run_dir.ok_or("--run-dir is missing")?, state_dir, user })
 }
 
 /// `UID:GID[:GROUP,GROUP..]`
@@ -140,20 +163,41 @@ fn read_user(text: &str) -> Option<Identity> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+    use crate::sys::testing::TempDir;
 
     #[test]
     fn arguments_are_a_directory_and_a_user() {
         let read = |line: &str| read(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string());
         let run_dir = PathBuf::from("/run/x");
-        assert_eq!(read("--run-dir /run/x"), Ok(Arguments { run_dir: run_dir.clone(), user: None }));
+        assert_eq!(read("--run-dir /run/x"), Ok(Arguments { run_dir: run_dir.clone(), state_dir: None, user: None }));
         let user = |groups: &[u32]| Some(Identity { uid: 7, gid: 8, groups: groups.to_vec() });
-        assert_eq!(read("--run-dir /run/x --user 7:8"), Ok(Arguments { run_dir: run_dir.clone(), user: user(&[]) }));
-        assert_eq!(read("--run-dir /run/x --user 7:8:9,10"), Ok(Arguments { run_dir, user: user(&[9, 10]) }));
+        assert_eq!(
+            read("--run-dir /run/x --user 7:8"),
+            Ok(Arguments { run_dir: run_dir.clone(), state_dir: None, user: user(&[]) })
+        );
+        assert_eq!(
+            read("--run-dir /run/x --state-dir /s --user 7:8:9,10"),
+            Ok(Arguments { run_dir, state_dir: Some("/s".into()), user: user(&[9, 10]) })
+        );
         assert_eq!(read(""), Err("--run-dir is missing".to_owned()));
         for broken in ["7", "7:", "a:8", "7:8:", "7:8:9,", "7:8:9:1", "-1:8"] {
             assert!(read(&format!("--run-dir /run/x --user {broken}")).is_err(), "{broken}");
         }
+    }
+
+    #[test]
+    fn secret_is_made_once_and_only_its_owner_can_read_it() {
+        let directory = TempDir::new();
+        let first = kept_secret(directory.path()).unwrap();
+        assert_eq!(kept_secret(directory.path()), Some(first));
+        let path = directory.path().join(SECRET);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::write(&path, b"cut short").unwrap();
+        assert_ne!(kept_secret(directory.path()).unwrap(), first, "made anew");
+        assert_eq!(kept_secret(&directory.path().join("nowhere")), None);
     }
 
     #[test]

@@ -37,7 +37,15 @@ pub(super) fn rules() -> Rules {
 }
 
 pub(super) fn backend(name: &str, address: Address) -> Backend {
-    Backend { name: name.to_owned(), address, weight: 1, standing: Standing::Up, run: 1, ready_for: PATIENCE }
+    Backend {
+        name: name.to_owned(),
+        address,
+        weight: 1,
+        standing: Standing::Up,
+        cut: false,
+        run: 1,
+        ready_for: PATIENCE,
+    }
 }
 
 /// Of backends `b/0`, `b/1` ... in order.

@@ -11,6 +11,11 @@ use crate::proxy::proto::{BalancerStats, ToProxy};
 /// How long they are waited for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Above the number of reasons and kinds that the proxy counts by.
+const KINDS_MAX: usize = 16;
+/// Above the number of its histograms' buckets.
+const BUCKETS_MAX: usize = 64;
+
 /// What the counters are wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WantedFor {
@@ -63,11 +68,20 @@ impl Inquiry {
         self.question.as_ref().map(|question| question.until)
     }
 
-    /// The counters of one balancer have come.
-    pub(super) fn add(&mut self, id: u64, stats: BalancerStats) {
-        if let Some(question) = self.question.as_mut().filter(|question| question.id == id) {
-            stats.collect(&mut question.stats);
+    /// The counters of one balancer have come. What is not `known` is dropped, and what is longer than any counters of ours: the proxy
+    /// speaks with strangers.
+    pub(super) fn add(&mut self, id: u64, mut stats: BalancerStats, known: impl Fn(&str, &str) -> bool) {
+        let Some(question) = self.question.as_mut().filter(|question| question.id == id) else { return };
+        let before = question.stats.iter().find(|before| before.balancer == stats.balancer);
+        let has = |name: &str| before.is_some_and(|before| before.backends.iter().any(|one| one.name == name));
+        stats.backends.retain(|backend| known(&stats.balancer, &backend.name) && !has(&backend.name));
+        stats.refused.truncate(KINDS_MAX);
+        for backend in &mut stats.backends {
+            backend.connect_failed.truncate(KINDS_MAX);
+            backend.connect_us.buckets.truncate(BUCKETS_MAX);
+            backend.first_byte_us.buckets.truncate(BUCKETS_MAX);
         }
+        stats.collect(&mut question.stats);
     }
 
     /// All have come.
@@ -92,6 +106,7 @@ impl Inquiry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::proto::BackendStats;
 
     const NOW: Time = Time(5_000_000_000);
 
@@ -109,9 +124,9 @@ mod tests {
     #[test]
     fn one_answer_is_for_everybody_who_waits() {
         let mut inquiry = asked();
-        inquiry.add(1, stats("front"));
+        inquiry.add(1, stats("front"), |_, _| true);
         assert_eq!(inquiry.take(true, NOW), None);
-        inquiry.add(9, stats("of another question"));
+        inquiry.add(9, stats("of another question"), |_, _| true);
         inquiry.complete(1);
         let (waiting, figures) = inquiry.take(true, NOW).unwrap();
         assert_eq!(waiting, [(ConnectionId(7), WantedFor::Balancers), (ConnectionId(8), WantedFor::Metrics)]);
@@ -122,12 +137,26 @@ mod tests {
     #[test]
     fn late_proxy_and_lost_one_cost_only_their_counters() {
         let mut inquiry = asked();
-        inquiry.add(1, stats("front"));
+        inquiry.add(1, stats("front"), |_, _| true);
         let late = inquiry.next_deadline().unwrap();
         assert_eq!(late, NOW.after(ANSWER_TIMEOUT));
         assert_eq!(inquiry.take(true, late).unwrap().1, Figures::NoAnswer);
         inquiry.ask(&mut Link::default(), ConnectionId(9), WantedFor::Metrics, late);
-        inquiry.add(1, stats("too late"));
+        inquiry.add(1, stats("too late"), |_, _| true);
         assert_eq!(inquiry.take(false, late).unwrap().1, Figures::NotConnected);
+    }
+
+    #[test]
+    fn names_that_nobody_told_the_proxy_are_dropped_and_none_counts_twice() {
+        let mut inquiry = asked();
+        let backend = |name: &str| BackendStats { name: name.to_owned(), ..BackendStats::default() };
+        for _ in 0..2 {
+            let made_up = ["api/0", "made/up"].map(backend).to_vec();
+            let given = BalancerStats { backends: made_up, ..stats("front") };
+            inquiry.add(1, given, |balancer, backend| (balancer, backend) == ("front", "api/0"));
+        }
+        inquiry.complete(1);
+        let (_, figures) = inquiry.take(true, NOW).unwrap();
+        assert_eq!(figures, Figures::Known(vec![BalancerStats { backends: vec![backend("api/0")], ..stats("front") }]));
     }
 }

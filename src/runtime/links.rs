@@ -11,6 +11,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::sys::host;
 use crate::sys::packet::{PacketSocket, Received};
 
 /// Bytes that wait for a role that does not read; beyond that the oldest entries are dropped.
@@ -56,6 +57,12 @@ impl Link {
     /// Connects and says `hello` before anything that has been waiting: a role listens to nobody who does not.
     pub fn connect(&mut self, path: &Path, hello: &impl Serialize) -> io::Result<()> {
         let socket = PacketSocket::connect(path)?;
+        let peer = socket.peer()?.uid;
+        if peer != 0 && peer != host::uid() {
+            let text = format!("{} belongs to uid {peer}, which is neither root nor this agent's", path.display());
+            log::error!("agent: {text}");
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
         let bytes = serde_json::to_vec(hello).map_err(io::Error::other)?;
         self.stuck = false;
         self.queued_bytes += bytes.len();
@@ -142,7 +149,10 @@ impl Link {
                 Ok(true) => {}
                 Ok(false) => return,
                 // Too large for a packet: it can never be sent.
-                Err(error) if error.raw_os_error() == Some(nix::libc::EMSGSIZE) => self.dropped += 1,
+                Err(error) if error.raw_os_error() == Some(nix::libc::EMSGSIZE) => {
+                    log::error!("agent: a message to a role is too large: {}", kind(&message.bytes));
+                    self.dropped += 1;
+                }
                 Err(_) => return,
             }
             if let Some(sent) = self.queue.pop_front() {
@@ -166,6 +176,13 @@ impl Link {
             Err(_) => Err(Gone::Closed),
         }
     }
+}
+
+/// What a message is and how long, as far as its beginning tells: `{"type":"table","balancer":"front"..`.
+fn kind(bytes: &[u8]) -> String {
+    const SHOWN: usize = 80;
+    let shown = bytes.get(..SHOWN).unwrap_or(bytes);
+    format!("{} bytes, {}..", bytes.len(), String::from_utf8_lossy(shown))
 }
 
 /// Why there is no more to hear.

@@ -21,7 +21,7 @@ use crate::engine::plan::Plan;
 use crate::engine::types::Time;
 use crate::logs::proto::ToLogs;
 use crate::proxy::proto::ToProxy;
-use crate::sys::listen;
+use crate::sys::{host, listen};
 
 /// Between two tries to open what cannot be opened for long.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
@@ -53,7 +53,8 @@ impl Listeners {
     }
 }
 
-/// Opens, keeps and closes what this plan asks for. One whose address has gone to another balancer goes with it.
+/// Opens, keeps and closes what this plan asks for. One whose address has gone to another balancer, or to a service that shares it, goes
+/// with it, and comes back from there: no client in its queue is lost.
 pub(super) fn settle(shell: &mut Shell, plan: &Plan, now: Time) {
     let wanted = places(plan);
     shell.listeners.failed.retain(|place, _| wanted.contains(place));
@@ -68,7 +69,8 @@ pub(super) fn settle(shell: &mut Shell, plan: &Plan, now: Time) {
         if shell.listeners.open.contains_key(&place) || shell.listeners.failed.contains_key(&place) {
             continue;
         }
-        let kept = shell.sockets.take_claimed(&key(&place.0, &place.1)).or_else(|| freed.remove(&place.1));
+        let claimed = shell.sockets.take_claimed(&key(&place.0, &place.1));
+        let kept = claimed.or_else(|| freed.remove(&place.1)).or_else(|| from_a_service(shell, &place.1));
         match kept.map_or_else(|| bind(&place.1), Ok) {
             Ok(socket) => take(shell, place, socket),
             Err(error) => {
@@ -80,7 +82,24 @@ pub(super) fn settle(shell: &mut Shell, plan: &Plan, now: Time) {
             }
         }
     }
-    freed.into_keys().for_each(|address| remove_name(&address));
+    for (address, socket) in freed {
+        if shell.sockets.take_over(&address, socket, plan, &mut shell.logs).is_err() {
+            remove_name(&address);
+        }
+    }
+}
+
+/// The socket at this address that replicas have shared until now. Those that still run go on accepting until they are restarted.
+fn from_a_service(shell: &mut Shell, address: &Address) -> Option<OwnedFd> {
+    let socket = shell.sockets.give_up(address, &mut shell.logs)?;
+    let prepared = listen::set_nonblocking(&socket).and_then(|()| match address {
+        Address::Unix(path) => listen::redress(path, UNIX_MODE, Some((host::uid(), host::gid()))),
+        Address::Tcp(_) | Address::Udp(_) => Ok(()),
+    });
+    if let Err(error) = prepared {
+        log::warn!("agent: {address}: {error}");
+    }
+    Some(socket)
 }
 
 /// Tries again what could not be opened.

@@ -481,12 +481,14 @@ impl Agent {
 
     /// In order, except that notes come last: what happened can be told while the child already runs.
     fn perform_actions(&mut self) {
+        if std::mem::take(&mut self.plan_changed) {
+            // First: a socket may go from a balancer to a service that starts now, or back.
+            listeners::settle(&mut self.shell, self.engine.plan(), now().mono);
+            roles::hasten(&mut self.shell, &self.engine);
+        }
         let spawned = self.perform_all_but_notes();
         if spawned > 0 && self.tell_at.is_none() {
             self.tell_at = Some(now().mono.after(TELL_AFTER));
-        }
-        if std::mem::take(&mut self.plan_changed) {
-            listeners::settle(&mut self.shell, self.engine.plan(), now().mono);
         }
         if self.actions.is_empty() {
             self.shell.bury_resting();

@@ -85,7 +85,7 @@ fn send_signal(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunI
         && let Some(role) = roles::role_of(engine, replica)
     {
         // Deaf to the signal, so that nothing but its agent ends it.
-        return roles::quit(shell, role);
+        return roles::quit_or_idle(shell, engine, role);
     }
     let Some(live) = shell.stations.get_mut(&replica).and_then(|station| station.live_run(run)) else { return };
     match whom {

@@ -1,6 +1,7 @@
 //! The agent's side of the link with the proxy, against a proxy that only listens and answers.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::api::server::ConnectionId;
 use crate::engine::Engine;
 use crate::engine::balance::plan::{Address, BalancerPlan, Delivery, Destination, Rules};
 use crate::engine::event::Event;
-use crate::engine::plan::{CgroupPlan, Plan, Role, ServicePlan};
+use crate::engine::plan::{CgroupPlan, Listen, Plan, Role, ServicePlan};
 use crate::proxy::proto::{BalancerStats, FromProxy, ToProxy};
 use crate::sys::packet::{PacketListener, PacketSocket, Received};
 use crate::sys::testing::TempDir;
@@ -107,6 +108,38 @@ fn sockets_follow_the_plan_and_one_that_moves_stays_open() {
     let (accepted, _) = socket.accept().unwrap();
     drop((accepted, client));
     assert!(!directory.path().join("c").exists() && directory.path().join("b").exists());
+}
+
+#[test]
+fn socket_goes_to_the_service_that_shares_it_and_comes_back_with_its_queue() {
+    let directory = TempDir::new();
+    let (mut shell, _listener) = shell(directory.path());
+    let path = directory.path().join("a");
+    let proxied = plan(vec![balancer("front", vec![Address::Unix(path.clone())])]);
+    let mut shared = proxied.clone();
+    shared.balancers[0].delivery = Delivery::Shared;
+    shared.services[0].process.listen.push(Listen::Unix(path.display().to_string()));
+    listeners::settle(&mut shell, &proxied, now().mono);
+    let mode = || std::fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o666);
+    let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    listeners::settle(&mut shell, &shared, now().mono);
+    assert_eq!(mode(), 0o660);
+    let service = &shared.services[0];
+    let run_dir = directory.path();
+    assert_eq!(shell.sockets.of(service, 0, run_dir).len(), 1);
+    shell.sockets.open(service, 0, run_dir, &mut shell.logs).unwrap();
+    let copy = shell.sockets.of(service, 0, run_dir)[0].try_clone_to_owned().unwrap();
+    let socket = std::os::unix::net::UnixListener::from(copy);
+    // It blocks again, and the client is still in its queue.
+    let flags = nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_GETFL).unwrap();
+    assert_eq!(flags & nix::libc::O_NONBLOCK, 0);
+    drop((socket.accept().unwrap(), client));
+    let _second = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    listeners::settle(&mut shell, &proxied, now().mono);
+    assert_eq!((mode(), shell.sockets.of(service, 0, run_dir).len()), (0o666, 0));
+    assert!(socket.accept().is_ok(), "the one socket, with its queue");
+    assert!(shell.listeners.failure("front", &proxied.balancers[0].listen[0]).is_none());
 }
 
 #[test]

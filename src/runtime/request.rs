@@ -101,19 +101,17 @@ pub(super) fn build<'a>(
 }
 
 /// The hidden command of a role: `role logs --run-dir R --state-dir S --log-dir L`, `role checks --run-dir R`,
-/// `role proxy --run-dir R [--user UID:GID[:GROUP,..]]`.
+/// `role proxy --run-dir R --state-dir S [--user UID:GID[:GROUP,..]]`.
 fn role_arguments(role: Role, knowledge: RoleKnowledge<'_>) -> Vec<String> {
     let path = |path: &Path| path.to_string_lossy().into_owned();
     let run_dir = ["--run-dir".to_owned(), path(knowledge.run)];
+    let state_dir = ["--state-dir".to_owned(), path(knowledge.state)];
     let (name, rest) = match role {
-        Role::Logs => {
-            let state = ["--state-dir".to_owned(), path(knowledge.state)];
-            ("logs", [state, ["--log-dir".to_owned(), path(knowledge.log)]].concat())
-        }
+        Role::Logs => ("logs", [state_dir, ["--log-dir".to_owned(), path(knowledge.log)]].concat()),
         Role::Checks => ("checks", Vec::new()),
         Role::Proxy => {
             let user = knowledge.proxy_user.map(|user| ["--user".to_owned(), user.to_owned()]);
-            ("proxy", user.into_iter().flatten().collect())
+            ("proxy", state_dir.into_iter().chain(user.into_iter().flatten()).collect())
         }
     };
     ["mainstay", "role", name].map(str::to_owned).into_iter().chain(run_dir).chain(rest).collect()

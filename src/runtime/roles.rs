@@ -21,7 +21,7 @@ use crate::engine::action::Level;
 use crate::engine::balance::plan::{Delivery, Destination};
 use crate::engine::event::Event;
 use crate::engine::plan::{Backoff, Launch, Plan, Readiness, RestartPolicy, Role, ServicePlan};
-use crate::engine::types::{ReplicaId, RunId, SIGKILL};
+use crate::engine::types::{ReplicaId, RunId, SIGKILL, StateName};
 use crate::logs::proto::{FromLogs, Stream, ToLogs};
 use crate::proxy::proto::{FromProxy, ToProxy};
 use crate::sys::epoll::Interest;
@@ -29,6 +29,9 @@ use crate::sys::{caps, child, host};
 
 /// The descriptor on which a role says that it listens.
 const READY_DESCRIPTOR: i32 = 3;
+
+/// Beyond its drains.
+const PROXY_STOP_MARGIN: Duration = Duration::from_secs(10);
 
 /// Messages read from one link in one turn.
 const MESSAGES_MAX: usize = 256;
@@ -44,7 +47,11 @@ const PROXY_CAPABILITIES: [u8; 2] = [6, 7];
 pub fn with_roles(mut plan: Plan, privileged: bool) -> Plan {
     let mut services = vec![role_plan(Role::Logs, privileged), role_plan(Role::Checks, privileged)];
     if plan.balancers.iter().any(|balancer| balancer.delivery != Delivery::Shared) {
-        services.push(role_plan(Role::Proxy, privileged));
+        let mut proxy = role_plan(Role::Proxy, privileged);
+        // When the last balancer leaves, it stays for the connections that there are.
+        let drains = plan.balancers.iter().map(|balancer| balancer.rules.drain_timeout);
+        proxy.stop.timeout = drains.max().unwrap_or_default() + PROXY_STOP_MARGIN;
+        services.push(proxy);
     }
     services.append(&mut plan.services);
     for service in &mut services {
@@ -163,6 +170,28 @@ pub fn connect(shell: &mut Shell, engine: &Engine, role: Role) -> bool {
         Role::Proxy => greet_proxy(shell, engine),
     }
     true
+}
+
+/// Tells the proxy to leave: where no balancer of this configuration needs it any more, when its connections have ended.
+pub fn quit_or_idle(shell: &mut Shell, engine: &Engine, role: Role) {
+    if role == Role::Proxy && !is_planned(engine.plan(), role) {
+        return shell.proxy.send(&ToProxy::QuitWhenIdle, Importance::Current);
+    }
+    quit(shell, role);
+}
+
+/// A proxy that waits for its last connections to leave stands in the way of one that is needed again.
+pub fn hasten(shell: &mut Shell, engine: &Engine) {
+    let role = Role::Proxy;
+    let leaves =
+        engine.service(role.service_name(), super::now()).is_some_and(|view| view.state == StateName::Stopping);
+    if leaves && is_planned(engine.plan(), role) {
+        quit(shell, role);
+    }
+}
+
+fn is_planned(plan: &Plan, role: Role) -> bool {
+    plan.services.iter().any(|service| service.launch == Launch::Role(role))
 }
 
 /// Tells a role to leave.
@@ -368,14 +397,16 @@ fn from_checks(shell: &mut Shell, message: FromChecks) {
 fn from_proxy(shell: &mut Shell, engine: &Engine, message: FromProxy) {
     match message {
         FromProxy::Hello { .. } => {}
-        FromProxy::Stats { id, stats } => shell.inquiry.add(id, *stats),
+        FromProxy::Stats { id, stats } if engine.has_balancer(&stats.balancer) => {
+            shell.inquiry.add(id, *stats, |balancer, backend| engine.has_backend(balancer, backend));
+        }
         FromProxy::StatsEnd { id } => shell.inquiry.complete(id),
         FromProxy::Drained { balancer, backend, run } => {
             if let Some(replica) = backend_replica(engine, &backend) {
                 shell.events.push_back(Event::Drained { balancer, replica, run: RunId(run) });
             }
         }
-        FromProxy::Ejected { balancer, backend, run, why, for_ } => {
+        FromProxy::Ejected { balancer, backend, run, why, for_ } if engine.has_backend(&balancer, &backend) => {
             shell.ejections.add(&balancer, &backend, run, &why);
             shell.events.push_back(Event::Ejected { balancer, backend, out: Some((why, for_)) });
         }
@@ -384,6 +415,8 @@ fn from_proxy(shell: &mut Shell, engine: &Engine, message: FromProxy) {
             shell.events.push_back(Event::Ejected { balancer, backend, out: None });
         }
         FromProxy::Trouble { text } => shell.events.push_back(Event::Remark { level: Level::Warn, text }),
+        // Of what has left meanwhile; or somebody else speaks, who must not fill this process with names.
+        FromProxy::Stats { .. } | FromProxy::Ejected { .. } => {}
     }
 }
 

@@ -1,16 +1,20 @@
 //! Descriptors that must stay open over every restart, the agent's included: listening sockets of services, notify sockets and pending
 //! readiness pipes. The agent holds them, and hands copies to the logs role, which gives them back to the next agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use super::links::{Importance, Link};
-use crate::engine::plan::{Listen, ServicePlan, expand};
+use crate::engine::balance::plan::Address;
+use crate::engine::plan::{Listen, Plan, ServicePlan, expand};
 use crate::logs::proto::ToLogs;
 use crate::sys::listen;
+
+/// The service and its group.
+const UNIX_MODE: u32 = 0o660;
 
 /// Listening sockets by `SERVICE/tcp:ADDRESS`: replicas with the same address share one.
 #[derive(Debug, Default)]
@@ -18,6 +22,8 @@ pub struct Sockets {
     listeners: BTreeMap<String, OwnedFd>,
     /// What the logs role gave back at the start and nobody has asked for yet.
     claimed: BTreeMap<String, Vec<OwnedFd>>,
+    /// Taken over from a balancer: the proxy may still accept from them, so they become blocking only when a process is to have them.
+    unblocked_at_start: BTreeSet<String>,
 }
 
 impl Sockets {
@@ -43,7 +49,10 @@ impl Sockets {
     pub fn open(&mut self, plan: &ServicePlan, index: u16, run_dir: &Path, logs: &mut Link) -> Result<(), String> {
         for listen in expanded_listen(plan, index, run_dir) {
             let key = listener_key(&plan.name, &listen);
-            if self.listeners.contains_key(&key) {
+            if let Some(socket) = self.listeners.get(&key) {
+                if self.unblocked_at_start.remove(&key) {
+                    listen::set_blocking(socket).map_err(|error| format!("{}: {error}", text(&listen)))?;
+                }
                 continue;
             }
             let socket = match self.take_claimed(&key) {
@@ -54,6 +63,46 @@ impl Sockets {
             self.listeners.insert(key, socket);
         }
         Ok(())
+    }
+
+    /// Takes over the listening socket of a balancer that one of these services shares from now on, with the clients in its queue.
+    /// Gives it back where no service listens there.
+    pub(super) fn take_over(
+        &mut self,
+        address: &Address,
+        socket: OwnedFd,
+        plan: &Plan,
+        logs: &mut Link,
+    ) -> Result<(), OwnedFd> {
+        let place = address.to_string();
+        let here = |service: &&ServicePlan| {
+            let mut all = (0..service.replicas).flat_map(|index| expanded_listen(service, index, &plan.agent.run_dir));
+            !service.process.listen.is_empty() && all.any(|listen| text(&listen) == place)
+        };
+        let Some(service) = plan.services.iter().find(here) else { return Err(socket) };
+        let key = format!("listen/{}/{place}", service.name);
+        if self.listeners.contains_key(&key) {
+            return Err(socket);
+        }
+        if let Address::Unix(path) = address {
+            let owner = service.process.user.as_ref().map(|user| (user.uid, user.gid));
+            if let Err(error) = listen::redress(path, UNIX_MODE, owner) {
+                log::warn!("service {}: {}: {error}", service.name, path.display());
+            }
+        }
+        keep(logs, &key, socket.as_fd());
+        self.unblocked_at_start.insert(key.clone());
+        self.listeners.insert(key, socket);
+        Ok(())
+    }
+
+    /// Gives up the listening socket that a service had at this address, with the clients in its queue.
+    pub(super) fn give_up(&mut self, address: &Address, logs: &mut Link) -> Option<OwnedFd> {
+        let place = address.to_string();
+        let key = self.listeners.keys().find(|key| key.splitn(3, '/').nth(2) == Some(&place))?.clone();
+        logs.send(&ToLogs::Drop { key: key.clone() }, Importance::Current);
+        self.unblocked_at_start.remove(&key);
+        self.listeners.remove(&key)
     }
 
     /// The sockets of one replica, in the order of LISTEN_FDS. `open` has succeeded before.
@@ -73,6 +122,7 @@ impl Sockets {
             self.listeners.keys().filter(|key| key.starts_with(&prefix) && !keys.contains(key)).cloned().collect();
         for key in gone {
             self.listeners.remove(&key);
+            self.unblocked_at_start.remove(&key);
             logs.send(&ToLogs::Drop { key }, Importance::Current);
         }
     }
@@ -141,6 +191,6 @@ fn bind(plan: &ServicePlan, listen: &Listen) -> io::Result<OwnedFd> {
     match listen {
         Listen::Tcp(text) => listen::tcp(address(text)?),
         Listen::Udp(text) => listen::udp(address(text)?),
-        Listen::Unix(path) => listen::unix(Path::new(path), 0o660, owner),
+        Listen::Unix(path) => listen::unix(Path::new(path), UNIX_MODE, owner),
     }
 }

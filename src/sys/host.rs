@@ -49,6 +49,12 @@ pub fn uid() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
 
+/// The effective group id of this process.
+#[must_use]
+pub fn gid() -> u32 {
+    nix::unistd::getegid().as_raw()
+}
+
 /// From the kernel's generator. Early in boot, before it is seeded, from what it has.
 #[must_use]
 #[expect(unsafe_code, reason = "getrandom has no wrapper here")]

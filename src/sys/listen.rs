@@ -37,6 +37,18 @@ pub fn set_nonblocking(socket: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes the socket blocking, as a service expects it.
+pub fn set_blocking(socket: &OwnedFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(nix::fcntl::fcntl(socket, FcntlArg::F_GETFL)?);
+    nix::fcntl::fcntl(socket, FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Gives a listening socket that is there already the mode and owner that it would have been bound with.
+pub fn redress(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+    unix::redress(path, mode, owner)
+}
+
 fn inet(address: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket::socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;

@@ -77,10 +77,19 @@ pub(super) fn peer(socket: &impl AsFd) -> io::Result<Peer> {
 /// Gives the socket that was just bound at `path` its permissions and owner. Whoever can write to the directory may have put something else
 /// there meanwhile, so they are given to one inode, looked at before: a socket of ours with no other name, never the target of a link.
 pub(super) fn dress(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+    dress_if(path, mode, owner, |found| found.st_uid == super::host::uid())
+}
+
+/// As [`dress`], of a socket that has been given away before.
+pub(super) fn redress(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+    dress_if(path, mode, owner, |_| true)
+}
+
+fn dress_if(path: &Path, mode: u32, owner: Option<(u32, u32)>, is_ours: fn(&libc::stat) -> bool) -> io::Result<()> {
     let inode = open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
     let found = nix::sys::stat::fstat(&inode)?;
     let is_socket = found.st_mode & libc::S_IFMT == libc::S_IFSOCK;
-    if !is_socket || found.st_uid != super::host::uid() || found.st_nlink != 1 {
+    if !is_socket || !is_ours(&found) || found.st_nlink != 1 {
         return Err(Errno::EEXIST.into());
     }
     let inode = PathBuf::from(format!("/proc/self/fd/{}", inode.as_raw_fd()));

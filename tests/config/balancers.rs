@@ -230,7 +230,7 @@ fn ranges() {
 #[test]
 fn what_means_nothing_together() {
     balancers(
-        "(name: \"a\", listen: [\"tcp:0.0.0.0:81\"], to: \"api\", algorithm: RoundRobin, key: SourceIp, max_load: \"200%\", first_bytes_timeout: \"3s\", peek_bytes: \"1KiB\", max_queued: 0),\n(name: \"b\", listen: [\"tcp:0.0.0.0:82\"], to: \"api\", key: PeerCred),\n(name: \"c\", listen: [\"unix:/run/mainstay/c\"], to: \"api\", key: SourceIp),\n(name: \"d\", listen: [\"tcp:0.0.0.0:84\"], to: \"sock\", delivery: HandOff, socket: \"{service_dir}/{replica}\", replay: Off, send_proxy: true, idle_timeout: \"1m\"),\n(name: \"e\", listen: [\"udp:0.0.0.0:85\"], to: \"sock\", delivery: Shared, algorithm: RoundRobin, ramp: \"1s\", max_queued: 5)",
+        "(name: \"a\", listen: [\"tcp:0.0.0.0:81\"], to: \"api\", algorithm: RoundRobin, key: SourceIp, max_load: \"200%\", first_bytes_timeout: \"3s\", peek_bytes: \"1KiB\", max_queued: 0),\n(name: \"b\", listen: [\"tcp:0.0.0.0:82\"], to: \"api\", key: PeerCred),\n(name: \"c\", listen: [\"unix:/run/mainstay/c\"], to: \"api\", key: SourceIp),\n(name: \"d\", listen: [\"tcp:0.0.0.0:84\"], to: \"sock\", delivery: HandOff, socket: \"{service_dir}/{replica}\", replay: Off, send_proxy: true, idle_timeout: \"1m\", max_per_source: Some(3), key: TlsSni, accept_proxy_from: [\"10.0.0.0/8\"], peek_bytes: \"1KiB\"),\n(name: \"e\", listen: [\"udp:0.0.0.0:85\"], to: \"sock\", delivery: Shared, algorithm: RoundRobin, ramp: \"1s\", max_queued: 5)",
         &expect![[r#"
             warning test.ron:2:80 balancers[0].key: `key` has no effect with `algorithm: RoundRobin`, which goes by no key (remove it, or use Rendezvous)
             warning test.ron:2:100 balancers[0].max_load: `max_load` has no effect with `algorithm: RoundRobin`, which goes by no key (remove it, or use Rendezvous)
@@ -241,10 +241,13 @@ fn what_means_nothing_together() {
             warning test.ron:5:80 balancers[3].socket: `socket` has no effect with `delivery: HandOff`: the replica itself speaks with the client (remove it)
             warning test.ron:5:132 balancers[3].send_proxy: `send_proxy` has no effect with `delivery: HandOff`: the replica itself speaks with the client (remove it)
             warning test.ron:5:152 balancers[3].idle_timeout: `idle_timeout` has no effect with `delivery: HandOff`: the replica itself speaks with the client (remove it)
+            warning test.ron:5:174 balancers[3].max_per_source: `max_per_source` has no effect with `delivery: HandOff`: the replica itself speaks with the client (remove it)
+            error test.ron:5:188 balancers[3].key: `delivery: HandOff` looks at no byte of a connection, so it has no such key (use SourceIp, or `delivery: Proxy`)
+            error test.ron:5:215 balancers[3].accept_proxy_from: `delivery: HandOff` reads no PROXY header: the replica would find it in front of the request (remove it, or use `delivery: Proxy`)
+            warning test.ron:5:243 balancers[3].peek_bytes: `peek_bytes` has no effect with `delivery: HandOff`: the replica itself speaks with the client (remove it)
             warning test.ron:6:82 balancers[4].algorithm: `algorithm` has no effect with `delivery: Shared`: each replica accepts from the shared socket by itself (remove it)
             warning test.ron:6:100 balancers[4].ramp: `ramp` has no effect with `delivery: Shared`: each replica accepts from the shared socket by itself (remove it)
             warning test.ron:6:118 balancers[4].max_queued: `max_queued` has no effect with `delivery: Shared`: each replica accepts from the shared socket by itself (remove it)
-            accepted
         "#]],
     );
 }

@@ -172,6 +172,19 @@ fn drain_waits_for_the_connections_that_are_open() {
 }
 
 #[test]
+fn drain_leaves_the_connections_that_do_not_end_in_time() {
+    let (mut agent, place) = serving(1, "", "drain_timeout: \"1s\"");
+    let open = place.connect().unwrap();
+    agent.wait_until("the connection is there", SOON, |agent| agent.backend("front", "api/0")["active"] == 1);
+    let ended = agent.cli(&["drain", "api/0"]);
+    assert_ne!(ended.code, 0, "{}", ended.stdout);
+    assert!(ended.stderr.contains("connections from front have not ended within"), "{}", ended.stderr);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(agent.backend("front", "api/0")["active"], 1);
+    crate::support::ask_on(open).expect("the open connection is served to its end");
+}
+
+#[test]
 fn replica_that_hangs_up_early_is_replaced_before_the_client_notices() {
     // Each run dies at its second request: with one connection a request, every other one is replayed.
     let (mut agent, place) = serving(2, "--die-after 2", "replay: Unanswered(max: \"16KiB\"), eject: (after: 0)");

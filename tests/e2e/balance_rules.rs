@@ -258,6 +258,41 @@ fn delivery_may_change_by_a_reload() {
 }
 
 #[test]
+fn delivery_changes_under_load_without_a_refused_connection() {
+    let port = free_ports(8);
+    let place = Place::Port(port);
+    let service = |listen: &str| {
+        sample(
+            "api",
+            &format!("{listen} --answer-after 5ms --slow-stop 200ms --notify"),
+            &format!("replicas: 2, port: {}, ready: Notify, backoff: (min: \"0ms\"), budget: None", port + 1),
+        )
+    };
+    let by_port = service("--listen 127.0.0.1:{port}");
+    let mut agent = Agent::balancing(As::Me, &by_port, &front(port, ""));
+    agent.wait_up("front", 2);
+    let load = Load::on(&place, 8);
+    load.wait_for(50);
+    let idle = place.connect().unwrap();
+    agent.wait_until("it is there", SOON, |agent| agent.balancer("front")["active"].as_u64() > Some(0));
+    agent.configure_balanced(&service("--listen-fd"), &front(port, "delivery: Shared"));
+    agent.cli_ok(&["reload"]);
+    load.wait_for(100);
+    crate::support::ask_on(idle).expect("a connection of the proxy's may end");
+    agent.wait_until("both are new", SOON, |agent| {
+        (0..2).all(|index| agent.replica("api", index)["pending_restart"] == false)
+    });
+    load.wait_for(100);
+    agent.wait_until("the proxy has left", SOON, |agent| agent.service("@proxy").is_null());
+    agent.configure_balanced(&by_port, &front(port, ""));
+    agent.cli_ok(&["reload"]);
+    load.wait_for(100);
+    agent.wait_up("front", 2);
+    load.wait_for(100);
+    load.end_without_failure();
+}
+
+#[test]
 fn proxy_may_have_as_many_descriptors_as_the_host_allows() {
     let (agent, _place) = serving(1, "", "");
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", agent.service_pid("@proxy").unwrap())).unwrap();

@@ -119,6 +119,7 @@ pub(crate) fn table(delivery: Delivery, addresses: Vec<Address>) -> Table {
         address,
         weight: 1,
         standing: Standing::Up,
+        cut: false,
         run: 1,
         ready_for: PATIENCE,
     };

@@ -136,7 +136,15 @@ fn proxy_user(item: &Item, agent: &Agent, context: &Context, report: &mut Report
             .unwrap_or_else(|| format!("adduser --system --group {name}"));
         report.warning(item, "proxy_user", format!("there is no user {name:?}{runs}")).hint(hint);
     }
-    let id = id?;
+    let Some(id) = id else {
+        let message = format!(
+            "there is no user {name:?}, and all ids from {} to {} belong to somebody: the proxy would run as root",
+            SPARE_IDS.start(),
+            SPARE_IDS.end()
+        );
+        report.error(item, "proxy_user", message).hint(format!("adduser --system --group {PROXY_USER}"));
+        return None;
+    };
     Some(User {
         name: id.to_string(),
         uid: id,

@@ -27,6 +27,9 @@ pub struct Backend {
     /// At least 1.
     pub weight: u32,
     pub standing: Standing,
+    /// It drains because it stops: what it still has after the drain timeout is reset. Without this a drain has no end.
+    #[serde(default)]
+    pub cut: bool,
     /// The run of the replica; 0 for a fixed one. Another run is another process: its failures and its ejection are forgotten.
     pub run: u32,
     /// How long it had been ready when the table was made.

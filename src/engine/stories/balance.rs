@@ -261,6 +261,18 @@ fn a_drain_that_is_not_over_in_time_is_a_failure_but_stays_decided() {
 }
 
 #[test]
+fn connections_are_reset_for_a_stop_but_never_for_a_drain_by_hand() {
+    let mut kit = up(1);
+    let cuts = |kit: &Kit| tables(kit).iter().map(|table| table.backends[0].cut).collect::<Vec<_>>();
+    kit.command(Verb::Drain, "api");
+    assert_eq!(cuts(&kit), [false]);
+    kit.persist();
+    kit.pass(Duration::from_secs(10));
+    kit.command(Verb::Stop, "api");
+    assert_eq!(cuts(&kit), [true], "the same standing, and yet another table");
+}
+
+#[test]
 fn who_is_drained_already_is_stopped_without_another_drain() {
     let mut kit = up(1);
     kit.command(Verb::Drain, "api");
@@ -348,9 +360,13 @@ fn an_ejection_is_told_once_and_again_only_after_it_was_over() {
     let note = "service api/1: kept out of balancer front for 1s: 3 connects refused";
     assert_eq!(eject(&mut kit, Some(("3 connects refused", 1))), [note]);
     eject(&mut kit, Some(("3 connects refused", 2)));
+    let why = |kit: &Kit| kit.engine.service("api", kit.now).expect("known").replicas[1].why.clone();
+    let text = "balancer front gives it no connections for 2s more (2 times in a row): 3 connects refused";
+    assert_eq!(why(&kit).as_deref(), Some(text));
     let causes: Vec<String> = kit.memory("api/1").causes.iter().map(|cause| cause.text.clone()).collect();
     assert_eq!(causes[1..], [note], "the second is in the debug log only");
     assert_eq!(eject(&mut kit, None), ["service api/1: back in balancer front, it answers again"]);
+    assert_eq!(why(&kit), None);
 }
 
 #[test]
@@ -431,6 +447,35 @@ fn a_new_port_counts_from_the_next_run_on() {
     kit.exit("api/0", 0);
     kit.exec("api/0");
     assert_eq!(addresses(&kit), ["tcp:127.0.0.1:7000", "tcp:127.0.0.1:9001"]);
+}
+
+#[test]
+fn a_new_socket_counts_from_the_next_run_on() {
+    let by = |socket: Option<&str>| {
+        let to = Destination::Service { name: "api".into(), socket: socket.map(str::to_owned), weights: Vec::new() };
+        BalancerPlan { to, ..balancer("front", "api") }
+    };
+    let mut kit = Kit::balanced(vec![replicated(2)], vec![by(Some("/run/old.{replica}"))]);
+    kit.exec("api/0");
+    kit.exec("api/1");
+    let addresses = |kit: &Kit| {
+        let table = kit.engine.tables(kit.now).remove(0);
+        table.backends.iter().map(|backend| backend.address.to_string()).collect::<Vec<_>>()
+    };
+    let told = reload(&mut kit, vec![replicated(2)], vec![by(Some("/run/new.{replica}"))]);
+    let expected = "live balancer front: socket (the socket counts from the next run on: `mainstay restart api`)";
+    assert_eq!(told, [expected]);
+    assert_eq!(addresses(&kit), ["unix:/run/old.0", "unix:/run/old.1"]);
+    kit.exit("api/0", 1);
+    kit.pass(ms(100));
+    kit.exec("api/0");
+    assert_eq!(addresses(&kit), ["unix:/run/new.0", "unix:/run/old.1"]);
+    reload(&mut kit, vec![replicated(2)], vec![by(None)]);
+    assert_eq!(addresses(&kit), ["unix:/run/new.0", "unix:/run/old.1"]);
+    kit.exit("api/0", 1);
+    kit.pass(Duration::from_secs(1));
+    kit.exec("api/0");
+    assert_eq!(addresses(&kit), ["tcp:127.0.0.1:9000", "unix:/run/old.1"]);
 }
 
 /// Found by the simulation: what the proxy had said was kept for ever.

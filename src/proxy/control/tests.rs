@@ -51,10 +51,19 @@ impl Role {
         agent.hello();
         agent
     }
+
+    /// Returns when it has left by itself.
+    fn ended(mut self) {
+        self.threads.drain(..).for_each(|thread| thread.join().unwrap());
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 impl Drop for Role {
     fn drop(&mut self) {
+        if self.threads.is_empty() {
+            return;
+        }
         // The first agent may have been replaced: a new one always counts.
         let last = Agent::connect(&self.path);
         for order in [ToProxy::Hello { agent_pid: 1 }, ToProxy::Quit] {
@@ -274,9 +283,6 @@ fn order_that_is_not_understood_is_told_and_passed_over() {
     assert!(role.agent.0.send(b"{\"type\":\"sing\"}", &[]).unwrap());
     let Some(FromProxy::Trouble { text }) = role.agent.hear() else { panic!() };
     assert!(text.starts_with("an order to the proxy role is not understood: unknown variant `sing`"), "{text}");
-    role.agent.order(&ToProxy::Listen { balancer: "lab".to_owned(), address: Address::Unix("/x".into()) });
-    let Some(FromProxy::Trouble { text }) = role.agent.hear() else { panic!() };
-    assert_eq!(text, "balancer lab: an order to listen came without its socket");
     assert!(role.agent.stats().is_empty());
 }
 
@@ -330,7 +336,7 @@ fn draining_backend_is_told_when_its_last_connection_ends_and_again_to_the_next_
 }
 
 #[test]
-fn connections_of_a_draining_backend_are_cut_when_its_time_is_over_unless_it_is_taken_back() {
+fn connections_of_a_backend_that_drains_for_its_stop_are_cut_when_its_time_is_over() {
     let role = Role::start();
     let patience = Duration::from_millis(200);
     let mut drain = table(&[echo_server()], Rules { drain_timeout: patience, ..rules() });
@@ -345,7 +351,12 @@ fn connections_of_a_draining_backend_are_cut_when_its_time_is_over_unless_it_is_
     role.agent.table(drain.clone());
     std::thread::sleep(patience * 2);
     round_trip(&mut stream);
+    // By hand: it has all the time that it wants.
     drain.backends[0].standing = Standing::Draining;
+    role.agent.table(drain.clone());
+    std::thread::sleep(patience * 2);
+    round_trip(&mut stream);
+    drain.backends[0].cut = true;
     let begun = Instant::now();
     role.agent.table(drain.clone());
     // Said again in between: the time does not begin anew.
@@ -355,6 +366,41 @@ fn connections_of_a_draining_backend_are_cut_when_its_time_is_over_unless_it_is_
     assert!(begun.elapsed() >= patience, "{:?}", begun.elapsed());
     assert!(begun.elapsed() < patience * 2, "{:?}", begun.elapsed());
     assert!(!matches!(stream.read(&mut [0; 1]), Ok(1..)));
+}
+
+#[test]
+fn agent_whose_descriptor_was_lost_is_let_go_so_that_it_says_everything_anew() {
+    let role = Role::start();
+    role.agent.table(table(&[echo_server()], rules()));
+    role.agent.complete();
+    let socket = listen::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let address = TcpListener::from(socket.try_clone().unwrap()).local_addr().unwrap();
+    let order = ToProxy::Listen { balancer: "lab".to_owned(), address: Address::Tcp(address) };
+    role.agent.order(&order);
+    let Some(FromProxy::Trouble { text }) = role.agent.hear() else { panic!() };
+    assert_eq!(text, "balancer lab: an order to listen came without its socket");
+    assert_eq!(role.agent.hear(), None);
+    let second = role.another_agent();
+    second.table(table(&[echo_server()], rules()));
+    second.order_with(&order, &[socket.as_fd()]);
+    second.complete();
+    round_trip(&mut connect(address));
+}
+
+#[test]
+fn role_that_is_needed_no_more_leaves_after_its_last_connection() {
+    let role = Role::start();
+    role.agent.table(table(&[echo_server()], rules()));
+    let address = role.agent.listen();
+    role.agent.complete();
+    let mut stream = connect(address);
+    round_trip(&mut stream);
+    role.agent.order(&ToProxy::QuitWhenIdle);
+    std::thread::sleep(IDLE_LOOK * 3);
+    round_trip(&mut stream);
+    assert!(TcpStream::connect(address).is_err(), "it listens no more");
+    drop(stream);
+    role.ended();
 }
 
 #[test]

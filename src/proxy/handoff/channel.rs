@@ -125,6 +125,11 @@ impl Channel {
         Pulse::Alive
     }
 
+    /// Everything that was passed is acknowledged.
+    pub(super) fn is_idle(&self) -> bool {
+        self.held.is_empty()
+    }
+
     /// Takes back what was passed and is not acknowledged.
     pub(super) fn take_held(&mut self, wanted: impl Fn(&Held) -> bool) -> Vec<Held> {
         self.held.extract_if(.., |_, held| wanted(held)).map(|(_, held)| held).collect()

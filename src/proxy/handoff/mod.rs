@@ -184,6 +184,12 @@ impl HandOffs {
     }
 
     /// When something is to be done without any event.
+    /// Nobody waits, and everything that was handed over is acknowledged.
+    pub(super) fn is_idle(&self) -> bool {
+        let nobody = self.orphans.is_empty() && self.queues.values().all(VecDeque::is_empty);
+        nobody && self.channels.values().all(Channel::is_idle)
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Time> {
         let waiting = self.queues.values().flatten().map(dispatch::waits_until).min();
         [waiting, self.accept_at].into_iter().flatten().min()

@@ -23,8 +23,18 @@ const HEADER_BYTES_MAX: usize = 64;
 const NETWORKS_MAX: usize = 64;
 
 /// Keys that mean something only to whoever moves the bytes.
-const MOVES_BYTES: [&str; 6] =
-    ["socket", "replay", "connect_timeout", "idle_timeout", "half_closed_timeout", "send_proxy"];
+const MOVES_BYTES: [&str; 9] = [
+    "socket",
+    "replay",
+    "connect_timeout",
+    "idle_timeout",
+    "half_closed_timeout",
+    "send_proxy",
+    "max_per_source",
+    "peek_bytes",
+    "first_bytes_timeout",
+];
+
 pub(super) fn rules(item: &Item, given: &Balancer, scope: &mut Scope<'_>) -> Rules {
     let max_load = given.max_load.map(|share| share.0);
     if let Some(permille) = max_load.filter(|permille| *permille < 1_000) {
@@ -188,6 +198,7 @@ pub(super) fn lint(item: &Item, given: &Balancer, plan: &BalancerPlan, scope: &m
     let (unused, why): (Vec<&str>, _) = match plan.delivery {
         Delivery::Proxy => (Vec::new(), ""),
         Delivery::HandOff => {
+            unread(item, plan, scope);
             let unused = changed.iter().copied().filter(|key| MOVES_BYTES.contains(key)).collect();
             (unused, "the replica itself speaks with the client")
         }
@@ -199,6 +210,18 @@ pub(super) fn lint(item: &Item, given: &Balancer, plan: &BalancerPlan, scope: &m
     }
     if plan.delivery != Delivery::Shared {
         keys(item, &changed, plan, scope);
+    }
+}
+
+/// What decides who is served, and cannot without a look at the bytes: silence would serve the wrong one.
+fn unread(item: &Item, plan: &BalancerPlan, scope: &mut Scope<'_>) {
+    if plan.rules.key.is_peeked() {
+        let message = "`delivery: HandOff` looks at no byte of a connection, so it has no such key";
+        scope.report.error(item, "key", message).hint("use SourceIp, or `delivery: Proxy`");
+    }
+    if !plan.rules.accept_proxy_from.is_empty() {
+        let message = "`delivery: HandOff` reads no PROXY header: the replica would find it in front of the request";
+        scope.report.error(item, "accept_proxy_from", message).hint("remove it, or use `delivery: Proxy`");
     }
 }
 
@@ -230,7 +253,7 @@ fn keys(item: &Item, changed: &[&str], plan: &BalancerPlan, scope: &mut Scope<'_
     let peeks = by_key && rules.key.is_peeked();
     let reads = peeks || !rules.accept_proxy_from.is_empty();
     for (key, used) in [("peek_bytes", peeks), ("first_bytes_timeout", reads)] {
-        if !used && changed.contains(&key) {
+        if !used && plan.delivery == Delivery::Proxy && changed.contains(&key) {
             let message = format!("`{key}` has no effect: nobody looks at the first bytes");
             scope.report.warning(item, key, message).hint("TlsSni and HttpHeader do, or remove it");
         }

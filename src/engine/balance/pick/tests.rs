@@ -9,7 +9,7 @@ const SECRET: [u64; 2] = [1, 2];
 
 fn backend(name: String, weight: u32) -> Backend {
     let address = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
-    Backend { name, address, weight, standing: Standing::Up, run: 1, ready_for: Duration::from_secs(3_600) }
+    Backend { name, address, weight, standing: Standing::Up, cut: false, run: 1, ready_for: Duration::from_secs(3_600) }
 }
 
 fn table(algorithm: Algorithm, weights: &[u32]) -> Table {

@@ -290,6 +290,7 @@ fn living_replica_that_does_not_acknowledge_is_cut_when_its_time_to_drain_is_ove
     let _unacknowledged = replicas[0].wait();
     let mut drain = hand_off(2, rules);
     drain.backends[0].standing = Standing::Draining;
+    drain.backends[0].cut = true;
     let begun = Instant::now();
     role.agent.table(drain.clone());
     role.agent.expect_drained("b/0");

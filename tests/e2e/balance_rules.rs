@@ -220,6 +220,8 @@ fn group_that_the_proxy_lacks_is_told_and_had_after_its_restart() {
     agent.wait_until("it is told", SOON, |agent| {
         agent.events().iter().any(|event| event["text"].to_string().contains("runs without group"))
     });
+    Place::Port(port).ask().expect("a run is reached as its birth says");
+    agent.cli_ok(&["restart", "api"]);
     agent.wait_until("the proxy goes by the sockets", SOON, |_| Place::Port(port).ask().is_err());
     agent.cli_ok(&["restart", "@proxy"]);
     agent.wait_up("front", 2);

@@ -465,6 +465,8 @@ fn one_client_cannot_eject_more_than_one_replica() {
     for replay in [Replay::Off, with_replay().replay] {
         let crashers: Vec<_> = (0..3).map(|_| crasher()).collect();
         let mut rules = Rules { replay, ..rules() };
+        // Nobody waits for a restart here: the ejection would be over by then.
+        rules.none_left = NoneLeft::Refuse;
         rules.eject.base = PATIENCE;
         let lab = Lab::new(table(&crashers, rules));
         for _ in 0..20 {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::counters::{Refusal, add};
+use super::counters::{Refusal, add, paused_ms};
 use super::key::hash_source;
 use super::session::{Direction, Extra, KeyState, Phase, ServerKind, Session, Token};
 use super::shared::{Balancer, Command, Listener, Order, Passed, Shared, lock};
@@ -27,8 +27,9 @@ const BURST_MAX: u32 = 16;
 const STARVED_PAUSE: Duration = Duration::from_millis(100);
 /// Says again what is wrong, such as that descriptors are used up, if it still goes on.
 const STARVED_TELL: Duration = Duration::from_secs(60);
-/// A worker gives a connection away when it has more than the least loaded one by this, and a quarter.
-const LEAD_MAX: u32 = 8;
+/// A worker gives a connection away when it has more than the least loaded one by this, and an eighth. Clients that stay wait for the
+/// busier worker; giving away costs those that do not stay a wake-up.
+const LEAD_MAX: u32 = 4;
 
 /// The listeners of a worker.
 #[derive(Debug, Default)]
@@ -334,8 +335,7 @@ impl Worker {
         let Some(local) = self.local(number) else { return };
         let Some(since) = local.full_since.take() else { return };
         let counters = local.balancer.counters();
-        let paused_ms = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
-        add(&counters.accept_paused_ms, paused_ms);
+        add(&counters.accept_paused_ms, paused_ms(now.since(since)));
         counters.full_workers.fetch_sub(1, Ordering::SeqCst);
         self.shared.full_workers.fetch_sub(1, Ordering::SeqCst);
     }
@@ -415,9 +415,9 @@ impl Worker {
         if self.is_starved() {
             return;
         }
-        let paused = self.doors.starved_since.take().map_or(0, |since| now.since(since).as_millis());
+        let paused = self.doors.starved_since.take().map_or(0, |since| paused_ms(now.since(since)));
         for local in self.balancers.iter().flatten() {
-            add(&local.balancer.counters().accept_paused_ms, u64::try_from(paused).unwrap_or(u64::MAX));
+            add(&local.balancer.counters().accept_paused_ms, paused);
         }
         self.watch_doors();
     }
@@ -446,7 +446,7 @@ fn idler(shared: &Shared, own: usize) -> Option<usize> {
     let load = |number: usize| shared.mailboxes[number].load.load(Ordering::Relaxed);
     let least = (0..shared.mailboxes.len()).min_by_key(|number| load(*number))?;
     let least_load = load(least);
-    (load(own) > least_load + least_load / 4 + LEAD_MAX).then_some(least)
+    (load(own) > least_load + least_load / 8 + LEAD_MAX).then_some(least)
 }
 
 pub(super) fn goes_by_key(rules: &Rules) -> bool {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::key::Source;
 use super::proto::{BalancerStats, Histogram};
@@ -161,6 +162,11 @@ impl AtomicHistogram {
     pub(super) fn read(&self) -> Histogram {
         Histogram { buckets: self.buckets.iter().map(get).collect(), sum_us: get(&self.sum_us) }
     }
+}
+
+/// A pause in milliseconds, begun ones included: one that happened is never counted as none.
+pub(super) fn paused_ms(pause: Duration) -> u64 {
+    u64::try_from(pause.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX)
 }
 
 pub(super) fn add(counter: &AtomicU64, by: u64) {

@@ -324,15 +324,16 @@ pub struct Shared {
     lost_lines: AtomicU64,
 }
 
-/// Descriptors that are not for connections: the role socket, listeners, epolls, logs.
-const OTHER_DESCRIPTORS: u64 = 64;
-/// Pipes that all workers together keep for splicing, two descriptors each.
+/// Descriptors that are not for connections: the role socket, listeners, epolls, logs, and some pipes.
+const OTHER_DESCRIPTORS: u64 = 256;
+/// Pipes that all workers together may have for splicing, two descriptors each. What is beyond the reserve they take from connections:
+/// without a descriptor for a pipe, bytes are copied.
 pub(super) const PIPES_MAX: usize = 256;
 
 /// How many connections (two descriptors each) a process with so many descriptors can hold beside everything else.
 #[must_use]
 pub fn sessions_max(descriptors: u64) -> u32 {
-    let reserved = (OTHER_DESCRIPTORS + 2 * PIPES_MAX as u64).min(descriptors / 2);
+    let reserved = OTHER_DESCRIPTORS.min(descriptors / 2);
     u32::try_from((descriptors - reserved) / 2).unwrap_or(u32::MAX)
 }
 

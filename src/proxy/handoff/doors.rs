@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::control::Key;
-use super::super::counters::{add, get};
+use super::super::counters::{add, get, paused_ms};
 use super::super::key::hash_source;
 use super::super::shared::{Balancer, Listener, Notice};
 use super::HandOffs;
@@ -101,9 +101,8 @@ impl HandOffs {
         let Some(door) = self.doors.get_mut(&id) else { return };
         // As in `pause`.
         let _ = self.epoll.modify(door.listener.as_fd(), Key::Door(id).into(), Interest::READ);
-        let paused = door.paused.take().map_or(Duration::ZERO, |since| now.since(since));
-        let paused_ms = u64::try_from(paused.as_millis()).unwrap_or(u64::MAX);
-        add(&door.balancer.counters().accept_paused_ms, paused_ms);
+        let paused = door.paused.take().map_or(0, |since| paused_ms(now.since(since)));
+        add(&door.balancer.counters().accept_paused_ms, paused);
     }
 
     /// A connection has ended: there may be room.

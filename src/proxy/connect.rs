@@ -17,7 +17,7 @@ use super::shared::{Balancer, Live, Notice};
 use super::slab::Handle;
 use super::worker::{EAGER_MAX, Local, Worker};
 use crate::engine::balance::pick::Moment;
-use crate::engine::balance::plan::{Address, NoneLeft, Rules};
+use crate::engine::balance::plan::{Address, Delivery, NoneLeft, Rules};
 use crate::engine::types::Time;
 use crate::sys::clock;
 use crate::sys::stream::{self, Connecting};
@@ -106,6 +106,10 @@ impl Worker {
         'table: loop {
             local.refresh();
             let live = &local.live;
+            if live.table.delivery != Delivery::Proxy {
+                // Handed over since a reload: its backends have no address here, and are not to blame for that.
+                return Some(Choice::Nobody(Nobody::Available));
+            }
             if tried.is_empty() {
                 // One turn for each connection, over all workers.
                 draw = local.balancer.counters().accepted.load(Ordering::Relaxed);

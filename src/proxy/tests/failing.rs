@@ -3,12 +3,13 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 
-use crate::engine::balance::plan::{Address, Algorithm, NoneLeft, Replay, Rules};
+use crate::engine::balance::plan::{Address, Algorithm, Delivery, NoneLeft, Replay, Rules};
 use crate::engine::balance::table::{Standing, Table};
 use crate::proxy::shared::{Command, Notice};
 use crate::proxy::testing::*;
@@ -235,6 +236,23 @@ fn client_that_leaves_the_queue_is_forgotten_and_half_a_request_is_not() {
     (&connection).write_all(b"answer").unwrap();
     drop(connection);
     assert_eq!(read_all(patient_one), (b"answer".to_vec(), None));
+}
+
+#[test]
+fn backends_are_not_blamed_when_a_reload_hands_their_connections_over() {
+    let (_server, address) = listener();
+    let mut rules = rules();
+    rules.none_left = NoneLeft::Queue(Duration::from_millis(300));
+    let lab = Lab::new(out(table(std::slice::from_ref(&address), rules.clone()), true));
+    let client = lab.connect();
+    lab.until("queued", |stats| stats.queued == 1);
+    let mut handed_over = table(&[Address::Unix(PathBuf::new())], rules);
+    handed_over.delivery = Delivery::HandOff;
+    lab.replace(handed_over);
+    assert_eq!(read_all(client), (vec![], Some(ErrorKind::ConnectionReset)));
+    let stats = lab.stats();
+    assert_eq!(stats.refused, [("no_backend".to_owned(), 1)]);
+    assert!(stats.backends[0].connect_failed.iter().all(|(_, count)| *count == 0), "{stats:?}");
 }
 
 #[test]

@@ -14,8 +14,15 @@
 //!
 //! The binary runs in roles. The agent (`mainstay run`) must never wait for a disk or a network, so what may wait is another
 //! process of the same binary, supervised by the same engine: [`logs`] (output pipes, files, the event journal, operator
-//! decisions, and the keeper of descriptors that outlive the agent) and [`checks`] (network probes). Configuration is looked at by a
-//! short-lived loader child ([`runtime::load`]), because the files it names may lie on a disk that does not answer.
+//! decisions, and the keeper of descriptors that outlive the agent), [`checks`] (network probes) and [`proxy`] (connections to
+//! balancers; only where there are any). Configuration is looked at by a short-lived loader child ([`runtime::load`]), because the files
+//! it names may lie on a disk that does not answer.
+//!
+//! # Connections
+//!
+//! The engine knows when a replica may be given connections: it makes the tables of backends ([`engine::balance::table`]) and drains a
+//! replica before it stops it. The [`proxy`] picks by the rules of [`engine::balance`] and moves bytes; it goes on with its last tables
+//! while no agent lives, and the agent holds the listening sockets, so that neither's death refuses a client.
 //!
 //! # What survives
 //!
@@ -29,11 +36,12 @@
 //! main ──► cli ──► runtime ──► config ──► engine
 //!           │       │    └───► api ─────► engine (views), sys
 //!           │       ├──► checks, logs ──► sys
+//!           │       ├──► proxy ──► engine (balance), sys
 //!           │       └──► sys
 //!           └──► api (client), config, sample
 //! ```
 //!
-//! `engine` and `sys` use nothing else of ours; `checks` and `logs` never see each other. `tests/tidy.rs` holds us to it.
+//! `engine` and `sys` use nothing else of ours; `checks`, `logs` and `proxy` never see each other. `tests/tidy.rs` holds us to it.
 
 pub mod engine;
 

@@ -5,3 +5,4 @@ mod bulk;
 mod failing;
 mod limits;
 mod model;
+mod waiting;

@@ -93,7 +93,7 @@ impl Engine {
 
     fn concerns(&self, balancer: &str, services: &BTreeSet<ServiceId>) -> bool {
         let is_one = |name: &str| self.service_id(name).is_some_and(|id| services.contains(&id));
-        let planned = self.plan.balancers.iter().find(|plan| plan.name == balancer);
+        let planned = self.balancer_plan(balancer);
         planned.and_then(BalancerPlan::service).is_some_and(is_one)
             || self.told.get(balancer).is_some_and(|table| {
                 table.backends.iter().any(|one| one.name.rsplit_once('/').is_some_and(|(service, _)| is_one(service)))
@@ -102,7 +102,7 @@ impl Engine {
 
     /// The present backends of a balancer; `None` for one that has no table (any more).
     pub(super) fn table_of(&self, balancer: &str, now: Time) -> Option<Table> {
-        let plan = self.plan.balancers.iter().find(|plan| plan.name == balancer && plan.has_table());
+        let plan = self.balancer_plan(balancer).filter(|plan| plan.has_table());
         let told = self.told.get(balancer);
         let mut backends = plan.map(|plan| self.backends_of(plan, now)).unwrap_or_default();
         let present: BTreeSet<String> = backends.iter().map(|backend| backend.name.clone()).collect();
@@ -242,9 +242,18 @@ impl Engine {
     }
 
     pub(super) fn replica_of_backend(&self, backend: &str) -> Option<ReplicaId> {
+        self.backend_id(backend).filter(|id| self.find(*id).is_some())
+    }
+
+    /// The replica that a backend's name speaks of, be it gone by now; `None` for a fixed backend.
+    #[must_use]
+    pub fn backend_id(&self, backend: &str) -> Option<ReplicaId> {
         let (service, index) = backend.rsplit_once('/')?;
-        let id = ReplicaId { service: self.service_id(service)?, index: index.parse().ok()? };
-        self.find(id).map(|_| id)
+        Some(ReplicaId { service: self.service_id(service)?, index: index.parse().ok()? })
+    }
+
+    fn balancer_plan(&self, name: &str) -> Option<&BalancerPlan> {
+        self.plan.balancers.iter().find(|plan| plan.name == name)
     }
 
     /// The balancers that lead to a service.
@@ -255,8 +264,9 @@ impl Engine {
 
     /// The rules of a balancer, or those it had when it left the configuration.
     pub(super) fn rules_of(&self, balancer: &str) -> Option<&Rules> {
-        let planned = self.plan.balancers.iter().find(|plan| plan.name == balancer).map(|plan| &plan.rules);
-        planned.or_else(|| self.told.get(balancer).map(|table| &table.rules))
+        self.balancer_plan(balancer)
+            .map(|plan| &plan.rules)
+            .or_else(|| self.told.get(balancer).map(|table| &table.rules))
     }
 
     /// Once more after another is no news, and would be one every few seconds: that goes into the log only for those who look closely.

@@ -115,13 +115,15 @@ fn join(workers: &[JoinHandle<()>]) {
 fn kept_secret(directory: &Path) -> Option<[u64; 2]> {
     let path = directory.join(SECRET);
     let read = || <[u8; 16]>::try_from(std::fs::read(&path).ok()?).ok();
-    if read().is_none() {
+    let make = || {
         let fresh = [sys::host::random_u64(), sys::host::random_u64()].map(u64::to_le_bytes);
         files::write_atomically(&path, fresh.as_flattened(), files::Durability::Disk).ok()?;
-    }
-    // What is kept, never what was to be: a role without a disk must not have a secret of its own at each start.
-    let [low, high] = [read()?[..8].try_into().ok()?, read()?[8..].try_into().ok()?].map(u64::from_le_bytes);
-    Some([low, high])
+        // What is kept, never what was to be: a role without a disk must not have a secret of its own at each start.
+        read()
+    };
+    let kept = read().or_else(make)?;
+    let (low, high) = kept.split_at(8);
+    Some([u64::from_le_bytes(low.try_into().ok()?), u64::from_le_bytes(high.try_into().ok()?)])
 }
 
 /// Where nothing can be kept: from the machine's id, which anybody on this host can read; without one, from that of the boot.

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::links::Importance;
+use super::links::{Importance, Link};
 use super::pace::Pace;
 use super::shell::Shell;
 use super::sockets;
@@ -131,10 +131,14 @@ pub(super) fn keep_all(shell: &mut Shell) {
 
 /// Everything is handed to a proxy that has just come.
 pub(super) fn tell_all(shell: &mut Shell) {
-    for ((balancer, address), socket) in &shell.listeners.open {
-        let message = ToProxy::Listen { balancer: balancer.clone(), address: address.clone() };
-        super::roles::send_copy(&mut shell.proxy, &message, socket.as_fd(), &address.to_string());
+    for (place, socket) in &shell.listeners.open {
+        tell(&mut shell.proxy, place, socket);
     }
+}
+
+fn tell(proxy: &mut Link, (balancer, address): &Place, socket: &OwnedFd) {
+    let message = ToProxy::Listen { balancer: balancer.clone(), address: address.clone() };
+    super::roles::send_copy(proxy, &message, socket.as_fd(), &address.to_string());
 }
 
 /// The names of Unix sockets go with an agent that leaves for good.
@@ -148,10 +152,8 @@ pub(super) fn is_key(key: &str) -> bool {
 }
 
 fn take(shell: &mut Shell, place: Place, socket: OwnedFd) {
-    let (balancer, address) = &place;
-    sockets::keep(&mut shell.logs, &key(balancer, address), socket.as_fd());
-    let message = ToProxy::Listen { balancer: balancer.clone(), address: address.clone() };
-    super::roles::send_copy(&mut shell.proxy, &message, socket.as_fd(), &address.to_string());
+    sockets::keep(&mut shell.logs, &key(&place.0, &place.1), socket.as_fd());
+    tell(&mut shell.proxy, &place, &socket);
     shell.listeners.open.insert(place, socket);
 }
 

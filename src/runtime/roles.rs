@@ -402,7 +402,7 @@ fn from_proxy(shell: &mut Shell, engine: &Engine, message: FromProxy) {
         }
         FromProxy::StatsEnd { id } => shell.inquiry.complete(id),
         FromProxy::Drained { balancer, backend, run } => {
-            if let Some(replica) = backend_replica(engine, &backend) {
+            if let Some(replica) = engine.backend_id(&backend) {
                 shell.events.push_back(Event::Drained { balancer, replica, run: RunId(run) });
             }
         }
@@ -418,12 +418,6 @@ fn from_proxy(shell: &mut Shell, engine: &Engine, message: FromProxy) {
         // Of what has left meanwhile; or somebody else speaks, who must not fill this process with names.
         FromProxy::Stats { .. } | FromProxy::Ejected { .. } => {}
     }
-}
-
-/// `api/0` is replica 0 of the service api.
-fn backend_replica(engine: &Engine, backend: &str) -> Option<ReplicaId> {
-    let (service, index) = backend.rsplit_once('/')?;
-    Some(ReplicaId { service: engine.service_id(service)?, index: index.parse().ok()? })
 }
 
 fn replica_of(engine: &Engine, stream: &Stream) -> Option<ReplicaId> {

@@ -89,25 +89,7 @@ impl Drop for Stranger {
 
 /// A child that holds the connection, waits at its gate, and ends when the gate is dropped unopened.
 fn hold(stream: BorrowedFd<'_>) -> Result<Child, spawn::SpawnError> {
-    spawn::spawn(&SpawnRequest {
-        path: c"/".to_owned(),
-        argv: Vec::new(),
-        envp: Vec::new(),
-        listen_pid: false,
-        cwd: None,
-        stdout: stream,
-        stderr: stream,
-        descriptors: Vec::new(),
-        credentials: None,
-        umask: 0o077,
-        rlimits: Vec::new(),
-        nice: 0,
-        oom_score_adj: 0,
-        no_new_privileges: false,
-        capabilities: None,
-        cgroup: None,
-        new_session: true,
-    })
+    spawn::spawn(&SpawnRequest { path: c"/".to_owned(), umask: 0o077, ..SpawnRequest::plain(stream) })
 }
 
 /// A TCP connection with unsent bytes that keeps its last holder for so many seconds.

@@ -112,7 +112,7 @@ impl Worker {
             }
             if tried.is_empty() {
                 // One turn for each connection, over all workers.
-                draw = local.balancer.counters().accepted.load(Ordering::Relaxed);
+                draw = local.balancer.counters().turns.fetch_add(1, Ordering::Relaxed) + 1;
             }
             let moment = Moment {
                 active: &|slot| live.backends[slot].active(),

@@ -84,6 +84,8 @@ impl ConnectFailure {
 #[derive(Debug, Default)]
 pub struct Counters {
     pub(super) accepted: AtomicU64,
+    /// First choices of a backend: each has a number of its own, whichever worker makes it.
+    pub(super) turns: AtomicU64,
     /// Connections from accept to close, those that wait included.
     pub(super) active: AtomicU64,
     pub(super) queued: AtomicU64,

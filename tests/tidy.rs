@@ -11,7 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &[]),
     ("sys", &[]),
     ("config", &["engine"]),
-    ("checks", &["sys", "engine::types"]),
+    ("checks", &["sys", "engine::types", "engine::host"]),
     ("logs", &["sys"]),
     ("proxy", &["sys", "engine::balance", "engine::types"]),
     ("copies", &["sys", "engine::types"]),

@@ -86,6 +86,7 @@ impl Tally {
             | NoteKind::KillingTree { .. }
             | NoteKind::Stopped { .. }
             | NoteKind::Balance(_)
+            | NoteKind::Host(_)
             | NoteKind::Done { .. }
             | NoteKind::Stuck { .. }
             | NoteKind::Unstuck { .. }

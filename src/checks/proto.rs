@@ -1,8 +1,11 @@
-//! What the agent and the checks role say to each other: one JSON message a `SOCK_SEQPACKET` packet over
-//! `{run_dir}/roles/checks.sock`. The role listens and takes orders from the newest agent; it leaves when no agent has been
-//! connected for ten seconds.
+//! What the agent and the roles that read (checks, sensors, one helper a disk) say to each other: one JSON message a `SOCK_SEQPACKET`
+//! packet over `{run_dir}/roles/checks.sock`, `sensors.sock` and `disk-SLOT.sock`. The role listens and takes orders from the newest
+//! agent; it leaves when no agent has been connected for ten seconds.
 
 use serde::{Deserialize, Serialize};
+
+use crate::engine::host::sample::{Devices, Sample};
+use crate::engine::host::watch::{Missing, Order};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
@@ -18,6 +21,10 @@ pub enum ToChecks {
     },
     Cancel {
         id: u64,
+    },
+    /// What to read from now on, instead of whatever was asked before. The first reading follows at once.
+    Watch {
+        orders: Vec<Order>,
     },
     Quit,
 }
@@ -41,5 +48,16 @@ pub enum FromChecks {
     Answer {
         id: u64,
         error: Option<String>,
+    },
+    /// From the checks role: after `Hello`, and whenever it changes.
+    Devices {
+        devices: Box<Devices>,
+    },
+    Sampled {
+        sample: Box<Sample>,
+    },
+    /// This host cannot tell; said once for each order.
+    Missing {
+        missing: Missing,
     },
 }

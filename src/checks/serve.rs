@@ -173,6 +173,7 @@ impl Server {
             ToChecks::Hello { .. } => {}
             ToChecks::Probe { id, target, timeout_ms } => self.probe(id, &target, timeout_ms),
             ToChecks::Cancel { id } => self.cancel(id),
+            ToChecks::Watch { .. } => {}
             ToChecks::Quit => return Next::Leave,
         }
         Next::Continue

@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::balance::note::BalanceNote;
 use super::balance::table::Table;
 use super::event::{Caller, Decision, Remaining, Verb};
+use super::host::HostMemory;
+use super::host::note::HostNote;
+use super::host::view::AlertBody;
 use super::memory::Memory;
-use super::plan::Probe;
+use super::plan::{Probe, Role};
 use super::types::{Exit, ReplicaId, RequestId, RunId, StateName};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,6 +92,28 @@ pub enum Action {
         request: RequestId,
         outcome: Outcome,
     },
+    /// What this role is to read has changed (`Engine::watch_list`).
+    Watch {
+        role: Role,
+    },
+    /// Write what must be known of the host after the agent's death.
+    PersistHost {
+        memory: Box<HostMemory>,
+    },
+    /// Run the command of this alert (its place in the plan) with `body` on its standard input; answered by `HostEvent::AlertDone`.
+    Alert {
+        alert: u64,
+        plan: usize,
+        body: Box<AlertBody>,
+    },
+    /// Freeze or thaw the group of this run; it is recorded before it is written, so that the next agent can thaw.
+    Freeze {
+        replica: ReplicaId,
+        run: RunId,
+        frozen: bool,
+    },
+    /// Pet the hardware watchdog.
+    Pet,
     Note(Note),
     /// Everything is stopped (or the deadline has passed): stop the roles and leave. `clean` when nothing remains.
     Exit {
@@ -231,6 +256,8 @@ pub enum NoteKind {
     },
     /// Something about its connections.
     Balance(BalanceNote),
+    /// Something about disks, NICs and sensors.
+    Host(HostNote),
     Done {
         run: RunId,
     },

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::host::{HostEvent, HostMemory};
 use super::memory::Memory;
 use super::plan::{Plan, Stop};
 use super::types::{Exit, ReplicaId, RequestId, RunId};
@@ -15,7 +16,13 @@ pub enum Event {
     /// A deadline has come, or nothing has: look at the clock.
     Tick,
     /// The first event of an agent's life: what an earlier agent left, and what the operator had decided.
-    Begin { found: Vec<Found>, decisions: Vec<Decision> },
+    Begin {
+        found: Vec<Found>,
+        decisions: Vec<Decision>,
+        /// What it knew of the host, if that was in this boot.
+        #[serde(default)]
+        host: Option<Box<HostMemory>>,
+    },
     /// The child exists and its record is written; its gate is open.
     Spawned { replica: ReplicaId, run: RunId, pid: i32 },
     /// No child could be made. `ours` when the cause is the agent's side (EAGAIN, ENOMEM, EMFILE): not charged to the service's budget.
@@ -58,6 +65,8 @@ pub enum Event {
     Drained { balancer: String, replica: ReplicaId, run: RunId },
     /// The proxy keeps a backend out because connections to it fail (`Some`: why, and for how long), or takes it back.
     Ejected { balancer: String, backend: String, out: Option<(String, Duration)> },
+    /// Something of the host's disks, NICs and sensors.
+    Host(Box<HostEvent>),
     /// Something of the shell that belongs into the journal: a configuration refused, a stranger's cgroup, a lost line.
     Remark { level: super::action::Level, text: String },
 }

@@ -25,6 +25,7 @@
 pub mod action;
 pub mod balance;
 pub mod event;
+pub mod host;
 pub mod memory;
 pub mod note;
 pub mod plan;
@@ -105,6 +106,8 @@ pub struct Engine {
     /// Backends, and the balancers that keep them out because connections to them fail.
     #[serde(default)]
     ejections: BTreeMap<String, BTreeMap<String, balancing::KeptOut>>,
+    #[serde(default)]
+    host: host::HostState,
     now: Now,
     /// Replicas to be settled.
     #[serde(skip)]
@@ -149,6 +152,7 @@ impl Engine {
             counters: Counters::default(),
             told: BTreeMap::new(),
             ejections: BTreeMap::new(),
+            host: host::HostState::default(),
             now,
             dirty: BTreeSet::new(),
             touched: BTreeSet::new(),
@@ -277,7 +281,7 @@ impl Engine {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Tick => {}
-            Event::Begin { found, decisions } => self.begin(found, decisions),
+            Event::Begin { found, decisions, host: _ } => self.begin(found, decisions),
             Event::Spawned { replica, run, pid } => self.spawned(replica, run, pid),
             Event::SpawnFailed { replica, run, ours, error } => self.spawn_failed(replica, run, ours, error),
             Event::Executed { replica, run } => self.executed(replica, run),
@@ -298,6 +302,7 @@ impl Engine {
             Event::LinesDropped { replica, lines, reason } => self.lines_dropped(replica, lines, reason),
             Event::Drained { balancer, replica, run } => self.drained(&balancer, replica, run),
             Event::Ejected { balancer, backend, out } => self.ejected(balancer, backend, out),
+            Event::Host(event) => self.host_event(*event),
             Event::ReloadRefused { why } => self.agent_note(Level::Error, NoteKind::ReloadRefused { why }),
             Event::Remark { level, text } => self.agent_note(level, NoteKind::Remark { text }),
         }

@@ -67,6 +67,7 @@ impl NoteKind {
             Self::KillingTree { .. } => "killing_tree",
             Self::Stopped { .. } => "stopped",
             Self::Balance(note) => note.word(),
+            Self::Host(note) => note.word(),
             Self::Done { .. } => "done",
             Self::Stuck { .. } => "stuck",
             Self::Unstuck { .. } => "unstuck",
@@ -139,6 +140,7 @@ impl NoteKind {
             Self::Status { text } => format!("says: {text}"),
             Self::LastLines { lines, .. } => format!("its last lines: {}", lines.join(" | ")),
             Self::Balance(note) => note.text(),
+            Self::Host(note) => note.text(),
             Self::LinesDropped { .. }
             | Self::Commanded { .. }
             | Self::Reloaded { .. }
@@ -190,6 +192,7 @@ impl NoteKind {
             | Self::KillingTree { .. }
             | Self::Stopped { .. }
             | Self::Balance(_)
+            | Self::Host(_)
             | Self::Done { .. }
             | Self::Stuck { .. }
             | Self::Unstuck { .. }

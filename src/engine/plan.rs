@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::balance::plan::BalancerPlan;
+use super::host::plan::{AlertPlan, CheckPlan, OnDiskFailing};
 
 /// One whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -17,6 +18,13 @@ pub struct Plan {
     /// In the order of the file; the agent's own roles are added by the runtime (`runtime::roles`).
     pub services: Vec<ServicePlan>,
     pub balancers: Vec<BalancerPlan>,
+    #[serde(default)]
+    pub checks: Vec<CheckPlan>,
+    #[serde(default)]
+    pub alerts: Vec<AlertPlan>,
+    /// What the helper of a disk is started as (a role's plan without its name and its number); `None`: this agent starts none.
+    #[serde(default)]
+    pub helper: Option<Box<ServicePlan>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -82,6 +90,18 @@ pub struct ServicePlan {
     /// Unused for a role.
     pub process: ProcessPlan,
     pub logs: LogsPlan,
+    /// Paths whose file systems it cannot work without. Boxed, as few have them.
+    #[serde(default)]
+    pub needs: Option<Box<Needs>>,
+}
+
+/// What of the host a service needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Needs {
+    /// Absolute paths, links resolved where that was possible.
+    pub data: Vec<PathBuf>,
+    pub nics: Vec<String>,
+    pub on_disk_failing: OnDiskFailing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,25 +110,36 @@ pub enum Launch {
     Role(Role),
 }
 
-/// The processes of this binary beside the agent, supervised like services, under the names `@logs`, `@checks` and `@proxy`.
+/// The processes of this binary beside the agent, supervised like services, under the names `@logs`, `@checks`, `@proxy`, `@sensors` and
+/// `@disk.NAME`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Role {
     Logs,
     Checks,
     /// Only with balancers that need it.
     Proxy,
+    /// Readings that may wait for a driver; only where checks need it.
+    Sensors,
+    /// The helper of this number, for one disk and what is mounted of it.
+    Disk(u8),
 }
 
 impl Role {
-    pub const ALL: [Self; 3] = [Self::Logs, Self::Checks, Self::Proxy];
+    /// Those of which there is one at most.
+    pub const SINGLE: [Self; 4] = [Self::Logs, Self::Checks, Self::Proxy, Self::Sensors];
+    /// Helpers of disks at once; what is beyond is watched without touching it only, and said.
+    pub const DISKS_MAX: u8 = 64;
 
-    /// The service name; `@` cannot stand in a configured name.
+    /// The service name of a role of which there is one at most; `@` cannot stand in a configured name. The name of a disk's helper is
+    /// [`super::host::watch::Helper::service`]; here it is what they have in common.
     #[must_use]
     pub fn service_name(self) -> &'static str {
         match self {
             Self::Logs => "@logs",
             Self::Checks => "@checks",
             Self::Proxy => "@proxy",
+            Self::Sensors => "@sensors",
+            Self::Disk(_) => "@disk",
         }
     }
 
@@ -334,6 +365,7 @@ impl ServicePlan {
                 ..ProcessPlan::default()
             },
             logs: LogsPlan::default(),
+            needs: None,
         }
     }
 

@@ -80,7 +80,7 @@ impl Kit {
         let now = Now { mono, boot: mono, wall: mono, wall_synchronised: true };
         let engine = Engine::new(plan, 1, now);
         let mut kit = Self { engine, now, last: Vec::new(), next_request: 1 };
-        kit.step(Event::Begin { found, decisions });
+        kit.step(Event::Begin { found, decisions, host: None });
         kit
     }
 
@@ -126,6 +126,11 @@ impl Kit {
             }
             Action::Answer { request, outcome } => format!("answer {}: {}", request.0, outcome_word(outcome)),
             Action::Exit { clean } => format!("exit {clean:?}"),
+            Action::Freeze { replica, frozen: true, .. } => format!("freeze {}", name(replica)),
+            Action::Freeze { replica, frozen: false, .. } => format!("thaw {}", name(replica)),
+            Action::Alert { body, .. } => format!("alert {} {}", body.event, body.subject),
+            Action::Pet => "pet".to_owned(),
+            Action::Watch { .. } | Action::PersistHost { .. } => return None,
             Action::Refresh { .. } | Action::Persist { .. } | Action::Note(_) => return None,
         })
     }

@@ -10,6 +10,11 @@ pub enum Key {
     LogsLink,
     ChecksLink,
     ProxyLink,
+    SensorsLink,
+    /// The helper of a disk, by its number.
+    DiskLink(u8),
+    /// The command of an alert, by its slot in the table of those that run.
+    Alert(u32),
     Loader,
     /// The pidfd of a replica's main process.
     Main(u32, u32),
@@ -47,6 +52,9 @@ impl Key {
             Self::ExecProbe(slot) => (11, slot, 0),
             Self::Taker(slot) => (12, slot, 0),
             Self::ProxyLink => (13, 0, 0),
+            Self::SensorsLink => (14, 0, 0),
+            Self::DiskLink(slot) => (15, u32::from(slot), 0),
+            Self::Alert(slot) => (16, slot, 0),
         };
         (kind << 56) | ((u64::from(slot) & SLOT_MASK) << 32) | u64::from(run)
     }
@@ -70,6 +78,9 @@ impl Key {
             11 => Self::ExecProbe(slot),
             12 => Self::Taker(slot),
             13 => Self::ProxyLink,
+            14 => Self::SensorsLink,
+            15 => Self::DiskLink(u8::try_from(slot).ok()?),
+            16 => Self::Alert(slot),
             _ => return None,
         })
     }
@@ -95,6 +106,10 @@ mod tests {
             Key::Notify(4),
             Key::ExecProbe(5),
             Key::Taker(6),
+            Key::ProxyLink,
+            Key::SensorsLink,
+            Key::DiskLink(63),
+            Key::Alert(8),
         ];
         for key in keys {
             assert_eq!(Key::decode(key.encode()), Some(key));

@@ -238,7 +238,7 @@ impl Agent {
             roles::watch_link(&mut self.shell, Role::Logs);
             roles::greet_logs(&mut self.shell, &self.engine);
         }
-        for role in Role::ALL {
+        for role in Role::SINGLE {
             let adopted = self.engine.service(role.service_name(), now());
             if !self.shell.link(role).is_connected() && adopted.is_some_and(|view| view.state == StateName::Ready) {
                 self.connect.push(role);
@@ -339,6 +339,9 @@ impl Agent {
             Key::LogsLink => roles::turn(&mut self.shell, &self.engine, Role::Logs),
             Key::ChecksLink => roles::turn(&mut self.shell, &self.engine, Role::Checks),
             Key::ProxyLink => roles::turn(&mut self.shell, &self.engine, Role::Proxy),
+            Key::SensorsLink => roles::turn(&mut self.shell, &self.engine, Role::Sensors),
+            Key::DiskLink(slot) => roles::turn(&mut self.shell, &self.engine, Role::Disk(slot)),
+            Key::Alert(_) => {}
             Key::Loader => self.loader_ready(),
             Key::Main(slot, run) => wait::main_ended(&mut self.shell, slot, run),
             Key::Gate(slot, run) => wait::exec_status(&mut self.shell, slot, run),

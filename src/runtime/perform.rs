@@ -73,6 +73,8 @@ pub(super) fn perform(shell: &mut Shell, engine: &Engine, answers: &mut Answers,
         }
         Action::Unbalance { balancer } => shell.proxy.send(&ToProxy::Remove { balancer }, Importance::Current),
         Action::Answer { request, outcome } => answers.answer(request, outcome),
+        Action::Watch { role } => roles::watch(shell, engine, role),
+        Action::PersistHost { .. } | Action::Alert { .. } | Action::Freeze { .. } | Action::Pet => {}
         Action::Note(note) => return Asked::Tell(note),
         Action::Exit { clean } => return Asked::Exit(clean),
     }

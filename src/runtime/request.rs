@@ -109,6 +109,8 @@ fn role_arguments(role: Role, knowledge: RoleKnowledge<'_>) -> Vec<String> {
     let (name, rest) = match role {
         Role::Logs => ("logs", [state_dir, ["--log-dir".to_owned(), path(knowledge.log)]].concat()),
         Role::Checks => ("checks", Vec::new()),
+        Role::Sensors => ("sensors", Vec::new()),
+        Role::Disk(slot) => ("disk", vec!["--slot".to_owned(), slot.to_string()]),
         Role::Proxy => {
             let user = knowledge.proxy_user.map(|user| ["--user".to_owned(), user.to_owned()]);
             ("proxy", state_dir.into_iter().chain(user.into_iter().flatten()).collect())

@@ -20,6 +20,7 @@ use crate::engine::Engine;
 use crate::engine::action::Level;
 use crate::engine::balance::plan::{Delivery, Destination};
 use crate::engine::event::Event;
+use crate::engine::host::HostEvent;
 use crate::engine::plan::{Backoff, Launch, Plan, Readiness, RestartPolicy, Role, ServicePlan};
 use crate::engine::types::{ReplicaId, RunId, SIGKILL, StateName};
 use crate::logs::proto::{FromLogs, Stream, ToLogs};
@@ -38,6 +39,12 @@ const MESSAGES_MAX: usize = 256;
 
 /// Capabilities of the logs role (capability.h): CHOWN 0 and DAC_OVERRIDE 1 for pipes of other users, SYS_RESOURCE 24 for pipe sizes.
 const LOGS_CAPABILITIES: [u8; 3] = [0, 1, 24];
+
+/// Capabilities of the checks role: NET_RAW 13 for the gateway, SYSLOG 34 for the kernel's log, SYS_RESOURCE 24 for pressure triggers.
+const CHECKS_CAPABILITIES: [u8; 3] = [13, 24, 34];
+
+/// Capabilities of a disk's helper: DAC_OVERRIDE 1 for the canary, SYS_RAWIO 17 and SYS_ADMIN 21 for SMART and fanotify.
+const DISK_CAPABILITIES: [u8; 3] = [1, 17, 21];
 
 /// Capabilities that the proxy role begins with, to become another user: SETGID 6, SETUID 7. It has none of them afterwards.
 const PROXY_CAPABILITIES: [u8; 2] = [6, 7];
@@ -60,6 +67,7 @@ pub fn with_roles(mut plan: Plan, privileged: bool) -> Plan {
         service.success_exit_codes.shrink_to_fit();
     }
     plan.services = services;
+    plan.helper = Some(Box::new(role_plan(Role::Disk(0), privileged)));
     plan
 }
 
@@ -67,7 +75,7 @@ pub fn with_roles(mut plan: Plan, privileged: bool) -> Plan {
 #[must_use]
 pub fn without_roles(plan: &Plan) -> Plan {
     let services = plan.services.iter().filter(|service| service.launch == Launch::Command).cloned().collect();
-    Plan { agent: plan.agent.clone(), services, balancers: plan.balancers.clone() }
+    Plan { services, helper: None, ..plan.clone() }
 }
 
 /// Who the proxy becomes, as its argument: the user of the plan, in its own groups and in those that it needs to reach services by Unix
@@ -118,7 +126,9 @@ fn role_plan(role: Role, privileged: bool) -> ServicePlan {
         plan.process.oom_score_adj = host::oom_score_adj().unwrap_or(0);
         let wanted: &[u8] = match role {
             Role::Logs => &LOGS_CAPABILITIES,
-            Role::Checks => &[],
+            Role::Checks => &CHECKS_CAPABILITIES,
+            Role::Sensors => &[],
+            Role::Disk(_) => &DISK_CAPABILITIES,
             Role::Proxy => &PROXY_CAPABILITIES,
         };
         // In a container root may lack some of them; the role then does without.
@@ -132,9 +142,11 @@ fn role_plan(role: Role, privileged: bool) -> ServicePlan {
 #[must_use]
 pub fn socket_path(shell: &Shell, role: Role) -> PathBuf {
     let name = match role {
-        Role::Logs => "logs.sock",
-        Role::Checks => "checks.sock",
-        Role::Proxy => "proxy.sock",
+        Role::Logs => "logs.sock".to_owned(),
+        Role::Checks => "checks.sock".to_owned(),
+        Role::Proxy => "proxy.sock".to_owned(),
+        Role::Sensors => "sensors.sock".to_owned(),
+        Role::Disk(slot) => format!("disk-{slot}.sock"),
     };
     shell.directories.run.join("roles").join(name)
 }
@@ -148,6 +160,13 @@ pub fn role_of(engine: &Engine, replica: ReplicaId) -> Option<Role> {
     }
 }
 
+/// The one replica of a role, if it is planned.
+#[must_use]
+pub fn replica_of_role(engine: &Engine, role: Role) -> Option<ReplicaId> {
+    let plan = engine.plan().services.iter().find(|service| service.launch == Launch::Role(role))?;
+    Some(ReplicaId { service: engine.service_id(&plan.name)?, index: 0 })
+}
+
 /// Connects to a role that listens and tells it everything it must know. `false`: it does not listen (yet).
 pub fn connect(shell: &mut Shell, engine: &Engine, role: Role) -> bool {
     disconnect(shell, role);
@@ -157,7 +176,9 @@ pub fn connect(shell: &mut Shell, engine: &Engine, role: Role) -> bool {
             let hello = hello_logs(shell);
             shell.logs.connect(&path, &hello)
         }
-        Role::Checks => shell.checks.connect(&path, &ToChecks::Hello { agent_pid: own_pid() }),
+        Role::Checks | Role::Sensors | Role::Disk(_) => {
+            shell.link(role).connect(&path, &ToChecks::Hello { agent_pid: own_pid() })
+        }
         Role::Proxy => shell.proxy.connect(&path, &ToProxy::Hello { agent_pid: own_pid() }),
     };
     if connected.is_err() {
@@ -166,10 +187,21 @@ pub fn connect(shell: &mut Shell, engine: &Engine, role: Role) -> bool {
     watch_link(shell, role);
     match role {
         Role::Logs => greet_logs(shell, engine),
-        Role::Checks => probes::ask_held(shell),
+        Role::Checks | Role::Sensors | Role::Disk(_) => {
+            watch(shell, engine, role);
+            host_event(shell, HostEvent::Linked { role, connected: true });
+            if role == Role::Checks {
+                probes::ask_held(shell);
+            }
+        }
         Role::Proxy => greet_proxy(shell, engine),
     }
     true
+}
+
+/// Tells a role what it is to read from now on.
+pub fn watch(shell: &mut Shell, engine: &Engine, role: Role) {
+    shell.link(role).send(&ToChecks::Watch { orders: engine.watch_list(role) }, Importance::Current);
 }
 
 /// Tells the proxy to leave: where no balancer of this configuration needs it any more, when its connections have ended.
@@ -198,7 +230,7 @@ fn is_planned(plan: &Plan, role: Role) -> bool {
 pub fn quit(shell: &mut Shell, role: Role) {
     match role {
         Role::Logs => shell.logs.send(&ToLogs::Quit, Importance::Current),
-        Role::Checks => shell.checks.send(&ToChecks::Quit, Importance::Current),
+        Role::Checks | Role::Sensors | Role::Disk(_) => shell.link(role).send(&ToChecks::Quit, Importance::Current),
         Role::Proxy => shell.proxy.send(&ToProxy::Quit, Importance::Current),
     }
 }
@@ -222,7 +254,7 @@ pub fn hello_logs(shell: &Shell) -> ToLogs {
 /// Registers a link whose connection exists.
 pub fn watch_link(shell: &mut Shell, role: Role) {
     let key = key_of(role);
-    if let Some(descriptor) = shell.link_of(role).descriptor() {
+    if let Some(descriptor) = shell.link_of(role).and_then(Link::descriptor) {
         shell.listen_to(descriptor, key, Interest::READ);
     }
 }
@@ -277,13 +309,18 @@ fn tell_run(shell: &mut Shell, engine: &Engine, replica: ReplicaId) {
 
 /// Closes a link; the role's replica is restarted by the engine like any service.
 pub fn disconnect(shell: &mut Shell, role: Role) {
-    let Some(descriptor) = shell.link_of(role).descriptor() else { return };
+    let Some(descriptor) = shell.link_of(role).and_then(Link::descriptor) else { return };
     shell.forget(descriptor);
     shell.link(role).disconnect();
     match role {
         Role::Logs => {}
         Role::Proxy => shell.ejections.clear(),
-        Role::Checks => probes::role_lost(shell),
+        Role::Checks | Role::Sensors | Role::Disk(_) => {
+            host_event(shell, HostEvent::Linked { role, connected: false });
+            if role == Role::Checks {
+                probes::role_lost(shell);
+            }
+        }
     }
 }
 
@@ -294,13 +331,15 @@ pub fn turn(shell: &mut Shell, engine: &Engine, role: Role) {
     for _ in 0..MESSAGES_MAX {
         let received = match role {
             Role::Logs => shell.logs.receive::<FromLogs>(&mut buffer).map(|message| message.map(Message::Logs)),
-            Role::Checks => shell.checks.receive::<FromChecks>(&mut buffer).map(|message| message.map(Message::Checks)),
+            Role::Checks | Role::Sensors | Role::Disk(_) => {
+                shell.link(role).receive::<FromChecks>(&mut buffer).map(|message| message.map(Message::Checks))
+            }
             Role::Proxy => shell.proxy.receive::<FromProxy>(&mut buffer).map(|message| message.map(Message::Proxy)),
         };
         match received {
             Ok(None) => break,
             Ok(Some(Message::Logs((message, descriptors)))) => from_logs(shell, engine, message, descriptors),
-            Ok(Some(Message::Checks((message, _)))) => from_checks(shell, message),
+            Ok(Some(Message::Checks((message, _)))) => from_checks(shell, role, message),
             Ok(Some(Message::Proxy((message, _)))) => from_proxy(shell, engine, message),
             Err(Gone::Closed) => {
                 shell.lost_links.push(role);
@@ -321,7 +360,7 @@ enum Message {
 /// A role that cannot be worked with is killed; the engine starts its successor, which is told everything anew.
 fn give_up(shell: &mut Shell, engine: &Engine, role: Role, why: &str) {
     log::error!("agent: role {} {why}; killing it", role.service_name());
-    let replica = engine.service_id(role.service_name()).map(|service| ReplicaId { service, index: 0 });
+    let replica = replica_of_role(engine, role);
     let live = replica.and_then(|replica| shell.stations.get(&replica)?.live.as_ref());
     if let Some(main) = live.and_then(|live| live.main.as_ref()) {
         // ESRCH: it has just ended; its exit is on the way.
@@ -344,7 +383,7 @@ pub fn look_after(shell: &mut Shell, engine: &Engine, role: Role) {
 
 fn adjust_interest(shell: &mut Shell, role: Role) {
     let Some(wants_write) = shell.link(role).change_of_interest() else { return };
-    let Some(descriptor) = shell.link_of(role).descriptor() else { return };
+    let Some(descriptor) = shell.link_of(role).and_then(Link::descriptor) else { return };
     let interest = if wants_write { Interest::READ_WRITE } else { Interest::READ };
     if let Err(error) = shell.epoll.modify(descriptor, key_of(role).encode(), interest) {
         log::warn!("agent: cannot watch the link of role {}: {error}", role.service_name());
@@ -356,6 +395,8 @@ fn key_of(role: Role) -> Key {
         Role::Logs => Key::LogsLink,
         Role::Checks => Key::ChecksLink,
         Role::Proxy => Key::ProxyLink,
+        Role::Sensors => Key::SensorsLink,
+        Role::Disk(slot) => Key::DiskLink(slot),
     }
 }
 
@@ -387,11 +428,18 @@ pub fn from_logs(shell: &mut Shell, engine: &Engine, message: FromLogs, descript
     }
 }
 
-fn from_checks(shell: &mut Shell, message: FromChecks) {
+fn from_checks(shell: &mut Shell, role: Role, message: FromChecks) {
     match message {
         FromChecks::Hello { .. } => {}
         FromChecks::Answer { id, error } => probes::answered(shell, id, error),
+        FromChecks::Devices { devices } => host_event(shell, HostEvent::Devices(devices)),
+        FromChecks::Sampled { sample } => host_event(shell, HostEvent::Sampled { role, sample }),
+        FromChecks::Missing { missing } => host_event(shell, HostEvent::Missing { role, missing }),
     }
+}
+
+fn host_event(shell: &mut Shell, event: HostEvent) {
+    shell.events.push_back(Event::Host(Box::new(event)));
 }
 
 fn from_proxy(shell: &mut Shell, engine: &Engine, message: FromProxy) {

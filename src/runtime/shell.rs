@@ -54,6 +54,8 @@ pub struct Shell {
     pub logs: Link,
     pub checks: Link,
     pub proxy: Link,
+    /// Of the sensors role and of the helpers of disks.
+    pub helpers: BTreeMap<Role, Link>,
     pub sockets: Sockets,
     pub listeners: Listeners,
     pub inquiry: Inquiry,
@@ -101,11 +103,14 @@ impl Shell {
         (station.slot == slot).then_some(replica)
     }
 
-    pub fn link_of(&self, role: Role) -> &Link {
+    /// `None`: nothing was ever said to it.
+    #[must_use]
+    pub fn link_of(&self, role: Role) -> Option<&Link> {
         match role {
-            Role::Logs => &self.logs,
-            Role::Checks => &self.checks,
-            Role::Proxy => &self.proxy,
+            Role::Logs => Some(&self.logs),
+            Role::Checks => Some(&self.checks),
+            Role::Proxy => Some(&self.proxy),
+            Role::Sensors | Role::Disk(_) => self.helpers.get(&role),
         }
     }
 
@@ -114,6 +119,7 @@ impl Shell {
             Role::Logs => &mut self.logs,
             Role::Checks => &mut self.checks,
             Role::Proxy => &mut self.proxy,
+            Role::Sensors | Role::Disk(_) => self.helpers.entry(role).or_default(),
         }
     }
 

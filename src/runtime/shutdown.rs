@@ -33,7 +33,7 @@ pub(super) fn leave(mut shell: Shell, engine: &Engine, server: Server, cleanness
     for role in [Role::Checks, Role::Proxy, Role::Logs] {
         roles::quit(&mut shell, role);
     }
-    let roles: Vec<ReplicaId> = Role::ALL
+    let roles: Vec<ReplicaId> = Role::SINGLE
         .iter()
         .filter_map(|role| engine.service_id(role.service_name()))
         .map(|service| ReplicaId { service, index: 0 })

@@ -85,7 +85,7 @@ pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
     let mut recorder = super::recorder::Recorder::start(&shell.directories.run, &engine);
     let found = adopted.iter().map(|one| one.found.clone()).collect();
     let server = Server::bind(&shell.directories.run, engine.plan().agent.admin_gid).map_err(RunError::Api)?;
-    let begin = Event::Begin { found, decisions };
+    let begin = Event::Begin { found, decisions, host: None };
     let actions = engine.step(now, begin.clone());
     recorder.record(&engine, now, &begin, &actions);
     take_over(&mut shell, &engine, adopted);
@@ -151,6 +151,7 @@ pub(super) fn make_shell(
         logs: Link::default(),
         checks: Link::default(),
         proxy: Link::default(),
+        helpers: BTreeMap::new(),
         listeners: Listeners::default(),
         inquiry: Inquiry::default(),
         ejections: Ejections::default(),

@@ -70,7 +70,7 @@ impl Sim {
         let engine = Engine::new(plan.clone(), seed, world.now);
         let mut sim = Self { world, engine, twin: None, plan, waiting: BTreeMap::new(), next_request: 1, print };
         sim.world.proxy.born();
-        sim.step(Event::Begin { found: Vec::new(), decisions: Vec::new() });
+        sim.step(Event::Begin { found: Vec::new(), decisions: Vec::new(), host: None });
         sim
     }
 
@@ -129,7 +129,7 @@ impl Sim {
         // A new agent names every balancer that it knows; the proxy lets go of the others.
         let known = |name: &String| self.plan.balancers.iter().any(|plan| plan.has_table() && plan.name == *name);
         self.world.proxy.tables.retain(|name, _| known(name));
-        self.step(Event::Begin { found, decisions });
+        self.step(Event::Begin { found, decisions, host: None });
     }
 
     /// Goes on to the next thing that happens, at most to `limit`.

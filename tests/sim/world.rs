@@ -353,7 +353,14 @@ impl World {
                 let known = self.proxy.tables.remove(balancer).is_some();
                 assert!(known || !self.proxy.lives, "{balancer} leaves, of which nobody was told");
             }
-            Action::CancelProbe { .. } | Action::Refresh { .. } | Action::Answer { .. } => {}
+            Action::CancelProbe { .. }
+            | Action::Refresh { .. }
+            | Action::Answer { .. }
+            | Action::Watch { .. }
+            | Action::PersistHost { .. }
+            | Action::Alert { .. }
+            | Action::Freeze { .. }
+            | Action::Pet => {}
         }
     }
 
@@ -627,11 +634,16 @@ fn replica_of(action: &Action) -> Option<ReplicaId> {
         | Action::CancelProbe { replica, .. }
         | Action::Persist { replica, .. }
         | Action::Forget { replica }
+        | Action::Freeze { replica, .. }
         | Action::Refresh { replica } => Some(*replica),
         Action::Balance { .. }
         | Action::Unbalance { .. }
         | Action::Decide { .. }
         | Action::Answer { .. }
+        | Action::Watch { .. }
+        | Action::PersistHost { .. }
+        | Action::Alert { .. }
+        | Action::Pet
         | Action::Note(_)
         | Action::Exit { .. } => None,
     }

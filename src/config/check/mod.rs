@@ -82,7 +82,7 @@ pub(super) fn check(mut gathered: Gathered, context: &Context, report: &mut Repo
         let nowhere = Item { source: 0, range: 0..0, prefix: "services".to_owned(), broken: Vec::new() };
         scope.report.warning(&nowhere, "", "there are no services: the agent would have nothing to do");
     }
-    Plan { agent, services, balancers }
+    Plan { agent, services, balancers, ..Plan::default() }
 }
 
 /// The agent's part alone.
@@ -127,6 +127,7 @@ fn service(given: &Given, scope: &mut Scope<'_>) -> ServicePlan {
         stop: stop(item, &service.stop, scope),
         process: ProcessPlan { cwd: service.cwd.as_ref().map(PathBuf::from), ..ProcessPlan::default() },
         logs: logs(item, service.logs, scope),
+        needs: None,
     };
     let user = process::user(item, service, scope);
     plan.process = process::process(item, service, &plan, &user, scope);

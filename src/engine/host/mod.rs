@@ -1,0 +1,134 @@
+//! The host: what its disks, NICs, sensors and kernel say, judged; and who is concerned.
+//!
+//! Roles read ([`watch`] says what, [`sample`] is what they say), the engine judges. A check has a state ([`Health`]) with separate
+//! thresholds for entering and leaving it; a service is concerned by the checks of the disks and NICs that it declares.
+
+pub mod kind;
+pub mod note;
+pub mod plan;
+pub mod sample;
+pub mod view;
+pub mod watch;
+
+mod ties;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::plan::Role;
+use kind::CheckKind;
+use sample::{Devices, Sample};
+use watch::{Helper, Missing};
+
+/// The state of a check. Only `Degraded` and `Failing` ever alarm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// This host cannot tell.
+    Absent,
+    /// No answer by the deadline, or none yet.
+    #[default]
+    Unknown,
+    Ok,
+    Degraded,
+    Failing,
+}
+
+impl Health {
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Unknown => "unknown",
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+            Self::Failing => "failing",
+        }
+    }
+}
+
+/// What happens to the host, as far as it concerns the checks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostEvent {
+    /// From the checks role.
+    Devices(Box<Devices>),
+    Sampled {
+        role: Role,
+        sample: Box<Sample>,
+    },
+    /// A role cannot read what it was asked for, on this host.
+    Missing {
+        role: Role,
+        missing: Missing,
+    },
+    /// The connection to a role ended, or came.
+    Linked {
+        role: Role,
+        connected: bool,
+    },
+    /// The command of an alert has ended.
+    AlertDone {
+        alert: u64,
+        result: Result<(), String>,
+    },
+}
+
+/// What must survive the agent's death: written to `{run_dir}/host.json` at every `Action::PersistHost`, and holding for one boot.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HostMemory {
+    pub devices: Option<Devices>,
+    pub helpers: Vec<Helper>,
+}
+
+/// A check's identity.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CheckKey {
+    pub kind: CheckKind,
+    /// Empty for a check of the whole host.
+    pub target: String,
+}
+
+/// A check that changed its state in this step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::engine) struct Change {
+    pub key: CheckKey,
+    pub name: String,
+    pub from: Health,
+    pub to: Health,
+    pub why: String,
+}
+
+/// What the engine knows of the host.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(in crate::engine) struct HostState {
+    pub devices: Devices,
+    pub helpers: Vec<Helper>,
+    /// The state of every check with the reason, as `ties` reads it.
+    pub states: BTreeMap<CheckKey, (Health, String)>,
+}
+
+impl super::Engine {
+    pub(super) fn host_event(&mut self, event: HostEvent) {
+        match event {
+            HostEvent::Devices(_)
+            | HostEvent::Sampled { .. }
+            | HostEvent::Missing { .. }
+            | HostEvent::Linked { .. }
+            | HostEvent::AlertDone { .. } => {}
+        }
+    }
+
+    /// What a role is to read; told when it connects, and after every `Action::Watch`.
+    #[must_use]
+    pub fn watch_list(&self, _role: Role) -> Vec<watch::Order> {
+        Vec::new()
+    }
+
+    /// Every check with its state, by kind and target.
+    #[must_use]
+    pub fn checks(&self, _now: super::types::Now) -> Vec<view::CheckView> {
+        Vec::new()
+    }
+}

@@ -1,9 +1,13 @@
-//! The agent's roles as services, and what is said on their links.
+//! The agent's roles, and what is said on their links.
+//!
+//! A role is connected when it says that it listens, and again when the connection ends ([`super::connecting`]). One that does not
+//! answer (the helper of a dead disk) costs a connection that nobody reads and nothing else.
 
-use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd};
+mod heard;
+mod plans;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -17,126 +21,19 @@ use super::shell::Shell;
 use super::sockets;
 use crate::checks::proto::{FromChecks, ToChecks};
 use crate::engine::Engine;
-use crate::engine::action::Level;
-use crate::engine::balance::plan::{Delivery, Destination};
-use crate::engine::event::Event;
 use crate::engine::host::HostEvent;
-use crate::engine::plan::{Backoff, Launch, Plan, Readiness, RestartPolicy, Role, ServicePlan};
-use crate::engine::types::{ReplicaId, RunId, SIGKILL, StateName};
-use crate::logs::proto::{FromLogs, Stream, ToLogs};
+use crate::engine::plan::{Launch, Plan, Readiness, Role};
+use crate::engine::types::{ReplicaId, SIGKILL, StateName};
+use crate::logs::proto::{FromLogs, ToLogs};
 use crate::proxy::proto::{FromProxy, ToProxy};
+use crate::sys::child;
 use crate::sys::epoll::Interest;
-use crate::sys::{caps, child, host};
 
-/// The descriptor on which a role says that it listens.
-const READY_DESCRIPTOR: i32 = 3;
-
-/// Beyond its drains.
-const PROXY_STOP_MARGIN: Duration = Duration::from_secs(10);
+pub use heard::from_logs;
+pub use plans::{groups_missing, proxy_user, with_roles, without_roles};
 
 /// Messages read from one link in one turn.
 const MESSAGES_MAX: usize = 256;
-
-/// Capabilities of the logs role (capability.h): CHOWN 0 and DAC_OVERRIDE 1 for pipes of other users, SYS_RESOURCE 24 for pipe sizes.
-const LOGS_CAPABILITIES: [u8; 3] = [0, 1, 24];
-
-/// Capabilities of the checks role: NET_RAW 13 for the gateway, SYSLOG 34 for the kernel's log, SYS_RESOURCE 24 for pressure triggers.
-const CHECKS_CAPABILITIES: [u8; 3] = [13, 24, 34];
-
-/// Capabilities of a disk's helper: DAC_OVERRIDE 1 for the canary, SYS_RAWIO 17 and SYS_ADMIN 21 for SMART and fanotify.
-const DISK_CAPABILITIES: [u8; 3] = [1, 17, 21];
-
-/// Capabilities that the proxy role begins with, to become another user: SETGID 6, SETUID 7. It has none of them afterwards.
-const PROXY_CAPABILITIES: [u8; 2] = [6, 7];
-
-/// The plan with the roles in front. `privileged`: the agent can hand out capabilities (it is root).
-#[must_use]
-pub fn with_roles(mut plan: Plan, privileged: bool) -> Plan {
-    let mut services = vec![role_plan(Role::Logs, privileged), role_plan(Role::Checks, privileged)];
-    if plan.balancers.iter().any(|balancer| balancer.delivery != Delivery::Shared) {
-        let mut proxy = role_plan(Role::Proxy, privileged);
-        // When the last balancer leaves, it stays for the connections that there are.
-        let drains = plan.balancers.iter().map(|balancer| balancer.rules.drain_timeout);
-        proxy.stop.timeout = drains.max().unwrap_or_default() + PROXY_STOP_MARGIN;
-        services.push(proxy);
-    }
-    services.append(&mut plan.services);
-    for service in &mut services {
-        // Read from text, with room to grow that nothing will fill.
-        service.process.command.shrink_to_fit();
-        service.success_exit_codes.shrink_to_fit();
-    }
-    plan.services = services;
-    plan.helper = Some(Box::new(role_plan(Role::Disk(0), privileged)));
-    plan
-}
-
-/// The plan as the configuration has it.
-#[must_use]
-pub fn without_roles(plan: &Plan) -> Plan {
-    let services = plan.services.iter().filter(|service| service.launch == Launch::Command).cloned().collect();
-    Plan { services, helper: None, ..plan.clone() }
-}
-
-/// Who the proxy becomes, as its argument: the user of the plan, in its own groups and in those that it needs to reach services by Unix
-/// sockets.
-#[must_use]
-pub fn proxy_user(plan: &Plan, launch: &Launch) -> Option<String> {
-    if *launch == Launch::Role(Role::Proxy) && host::uid() == 0 { argument(plan) } else { None }
-}
-
-fn argument(plan: &Plan) -> Option<String> {
-    let user = plan.agent.proxy_user.as_ref()?;
-    let groups: BTreeSet<u32> = proxy_groups(plan).union(&user.groups.iter().copied().collect()).copied().collect();
-    let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
-    let separator = if groups.is_empty() { "" } else { ":" };
-    Some(format!("{}:{}{separator}{}", user.uid, user.gid, groups.join(",")))
-}
-
-/// The primary groups of the services that the proxy reaches by Unix sockets.
-fn proxy_groups(plan: &Plan) -> BTreeSet<u32> {
-    let by_socket = |name: &str| {
-        plan.balancers.iter().any(|balancer| match &balancer.to {
-            Destination::Service { name: to, socket: Some(_), .. } => to == name,
-            Destination::Service { socket: None, .. } | Destination::Backends(_) => false,
-        })
-    };
-    let services = plan.services.iter().filter(|service| by_socket(&service.name));
-    services.filter_map(|service| service.process.user.as_ref().map(|user| user.gid)).collect()
-}
-
-/// Groups that the proxy would need for `new` and has not been started with, which a reload must tell.
-#[must_use]
-pub fn groups_missing(old: &Plan, new: &Plan) -> Vec<u32> {
-    proxy_groups(new).difference(&proxy_groups(old)).copied().collect()
-}
-
-fn role_plan(role: Role, privileged: bool) -> ServicePlan {
-    let mut plan = ServicePlan::with_defaults(role.service_name(), &[]);
-    plan.launch = Launch::Role(role);
-    plan.restart = RestartPolicy::Always;
-    plan.backoff = Backoff { min: Duration::ZERO, max: Duration::from_secs(5), ..Backoff::default() };
-    plan.budget = None;
-    plan.ready = Readiness::Fd(READY_DESCRIPTOR);
-    plan.start_timeout = Duration::from_secs(30);
-    plan.process.umask = 0o077;
-    plan.process.no_new_privileges = true;
-    if privileged {
-        // As the agent itself, where the kernel let it protect itself.
-        plan.process.oom_score_adj = host::oom_score_adj().unwrap_or(0);
-        let wanted: &[u8] = match role {
-            Role::Logs => &LOGS_CAPABILITIES,
-            Role::Checks => &CHECKS_CAPABILITIES,
-            Role::Sensors => &[],
-            Role::Disk(_) => &DISK_CAPABILITIES,
-            Role::Proxy => &PROXY_CAPABILITIES,
-        };
-        // In a container root may lack some of them; the role then does without.
-        let permitted = caps::permitted().unwrap_or(0);
-        plan.process.capabilities = Some(wanted.iter().copied().filter(|cap| permitted & (1 << cap) != 0).collect());
-    }
-    plan
-}
 
 /// `{run_dir}/roles/NAME.sock`
 #[must_use]
@@ -189,7 +86,6 @@ pub fn connect(shell: &mut Shell, engine: &Engine, role: Role) -> bool {
         Role::Logs => greet_logs(shell, engine),
         Role::Checks | Role::Sensors | Role::Disk(_) => {
             watch(shell, engine, role);
-            host_event(shell, HostEvent::Linked { role, connected: true });
             if role == Role::Checks {
                 probes::ask_held(shell);
             }
@@ -201,7 +97,25 @@ pub fn connect(shell: &mut Shell, engine: &Engine, role: Role) -> bool {
 
 /// Tells a role what it is to read from now on.
 pub fn watch(shell: &mut Shell, engine: &Engine, role: Role) {
-    shell.link(role).send(&ToChecks::Watch { orders: engine.watch_list(role) }, Importance::Current);
+    if shell.link_of(role).is_some_and(Link::is_connected) {
+        shell.link(role).send(&ToChecks::Watch { orders: engine.watch_list(role) }, Importance::Latest);
+    }
+}
+
+/// Whether the role is one that should be there.
+#[must_use]
+pub fn is_wanted(engine: &Engine, role: Role) -> bool {
+    let plan = engine.plan().services.iter().find(|service| service.launch == Launch::Role(role));
+    plan.and_then(|plan| engine.service(&plan.name, super::now())).is_some_and(|view| view.wanted)
+}
+
+/// Drops the links of helpers that are no part of the plan any more.
+pub fn drop_links_of_the_gone(shell: &mut Shell, engine: &Engine) {
+    let gone: Vec<Role> = shell.helpers.keys().copied().filter(|role| !is_planned(engine.plan(), *role)).collect();
+    for role in gone {
+        disconnect(shell, role);
+        shell.helpers.remove(&role);
+    }
 }
 
 /// Tells the proxy to leave: where no balancer of this configuration needs it any more, when its connections have ended.
@@ -280,6 +194,7 @@ pub fn greet_logs(shell: &mut Shell, engine: &Engine) {
     }
     shell.sockets.keep_all(&mut shell.logs);
     listeners::keep_all(shell);
+    shell.watchdog.keep(&mut shell.logs);
 }
 
 /// Everything the proxy must know. The sockets come last, so that it can answer from the first connection on.
@@ -311,12 +226,15 @@ fn tell_run(shell: &mut Shell, engine: &Engine, replica: ReplicaId) {
 pub fn disconnect(shell: &mut Shell, role: Role) {
     let Some(descriptor) = shell.link_of(role).and_then(Link::descriptor) else { return };
     shell.forget(descriptor);
+    let was_heard = shell.link(role).was_heard();
     shell.link(role).disconnect();
     match role {
         Role::Logs => {}
         Role::Proxy => shell.ejections.clear(),
         Role::Checks | Role::Sensors | Role::Disk(_) => {
-            host_event(shell, HostEvent::Linked { role, connected: false });
+            if was_heard {
+                heard::host_event(shell, HostEvent::Linked { role, connected: false });
+            }
             if role == Role::Checks {
                 probes::role_lost(shell);
             }
@@ -339,8 +257,8 @@ pub fn turn(shell: &mut Shell, engine: &Engine, role: Role) {
         match received {
             Ok(None) => break,
             Ok(Some(Message::Logs((message, descriptors)))) => from_logs(shell, engine, message, descriptors),
-            Ok(Some(Message::Checks((message, _)))) => from_checks(shell, role, message),
-            Ok(Some(Message::Proxy((message, _)))) => from_proxy(shell, engine, message),
+            Ok(Some(Message::Checks((message, _)))) => heard::from_checks(shell, role, message),
+            Ok(Some(Message::Proxy((message, _)))) => heard::from_proxy(shell, engine, message),
             Err(Gone::Closed) => {
                 shell.lost_links.push(role);
                 return disconnect(shell, role);
@@ -352,9 +270,9 @@ pub fn turn(shell: &mut Shell, engine: &Engine, role: Role) {
 }
 
 enum Message {
-    Logs((FromLogs, Vec<std::os::fd::OwnedFd>)),
-    Checks((FromChecks, Vec<std::os::fd::OwnedFd>)),
-    Proxy((FromProxy, Vec<std::os::fd::OwnedFd>)),
+    Logs((FromLogs, Vec<OwnedFd>)),
+    Checks((FromChecks, Vec<OwnedFd>)),
+    Proxy((FromProxy, Vec<OwnedFd>)),
 }
 
 /// A role that cannot be worked with is killed; the engine starts its successor, which is told everything anew.
@@ -400,131 +318,6 @@ fn key_of(role: Role) -> Key {
     }
 }
 
-/// One message of the logs role.
-pub fn from_logs(shell: &mut Shell, engine: &Engine, message: FromLogs, descriptors: Vec<std::os::fd::OwnedFd>) {
-    match message {
-        FromLogs::Hello { .. } | FromLogs::KeptAll => {}
-        FromLogs::Matched { stream, run } => {
-            if let Some(replica) = replica_of(engine, &stream) {
-                shell.events.push_back(Event::ReadyByLog { replica, run: RunId(run) });
-            }
-        }
-        FromLogs::Drained { stream, run, tail } => {
-            if let Some(replica) = replica_of(engine, &stream).filter(|_| !tail.is_empty()) {
-                shell.events.push_back(Event::LastLines { replica, run: RunId(run), lines: tail });
-            }
-        }
-        FromLogs::Dropped { stream, lines, reason } => {
-            if let Some(replica) = replica_of(engine, &stream) {
-                shell.events.push_back(Event::LinesDropped { replica, lines, reason });
-            }
-        }
-        FromLogs::Persisted { decision, error } => {
-            let result = error.map_or(Ok(()), Err);
-            shell.events.push_back(Event::Persisted { decision, result });
-        }
-        FromLogs::Kept { key } => shell.sockets.claim(key, descriptors),
-        FromLogs::Trouble { text } => shell.events.push_back(Event::Remark { level: Level::Warn, text }),
-    }
-}
-
-fn from_checks(shell: &mut Shell, role: Role, message: FromChecks) {
-    match message {
-        FromChecks::Hello { .. } => {}
-        FromChecks::Answer { id, error } => probes::answered(shell, id, error),
-        FromChecks::Devices { devices } => host_event(shell, HostEvent::Devices(devices)),
-        FromChecks::Sampled { sample } => host_event(shell, HostEvent::Sampled { role, sample }),
-        FromChecks::Missing { missing } => host_event(shell, HostEvent::Missing { role, missing }),
-    }
-}
-
-fn host_event(shell: &mut Shell, event: HostEvent) {
-    shell.events.push_back(Event::Host(Box::new(event)));
-}
-
-fn from_proxy(shell: &mut Shell, engine: &Engine, message: FromProxy) {
-    match message {
-        FromProxy::Hello { .. } => {}
-        FromProxy::Stats { id, stats } if engine.has_balancer(&stats.balancer) => {
-            shell.inquiry.add(id, *stats, |balancer, backend| engine.has_backend(balancer, backend));
-        }
-        FromProxy::StatsEnd { id } => shell.inquiry.complete(id),
-        FromProxy::Drained { balancer, backend, run } => {
-            if let Some(replica) = engine.backend_id(&backend) {
-                shell.events.push_back(Event::Drained { balancer, replica, run: RunId(run) });
-            }
-        }
-        FromProxy::Ejected { balancer, backend, run, why, for_ } if engine.has_backend(&balancer, &backend) => {
-            shell.ejections.add(&balancer, &backend, run, &why);
-            shell.events.push_back(Event::Ejected { balancer, backend, out: Some((why, for_)) });
-        }
-        FromProxy::Restored { balancer, backend, run: _ } => {
-            shell.ejections.remove(&balancer, &backend);
-            shell.events.push_back(Event::Ejected { balancer, backend, out: None });
-        }
-        FromProxy::Trouble { text } => shell.events.push_back(Event::Remark { level: Level::Warn, text }),
-        // Of what has left meanwhile; or somebody else speaks, who must not fill this process with names.
-        FromProxy::Stats { .. } | FromProxy::Ejected { .. } => {}
-    }
-}
-
-fn replica_of(engine: &Engine, stream: &Stream) -> Option<ReplicaId> {
-    let service = engine.service_id(&stream.service)?;
-    Some(ReplicaId { service, index: stream.index })
-}
-
 fn own_pid() -> i32 {
     nix::unistd::getpid().as_raw()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::balance::plan::{BalancerPlan, Rules};
-    use crate::engine::plan::User;
-
-    fn user(uid: u32, gid: u32, groups: &[u32]) -> User {
-        let text = String::new;
-        User { name: text(), uid, gid, groups: groups.to_vec(), home: text(), shell: text() }
-    }
-
-    fn plan(delivery: Delivery, socket: Option<&str>) -> Plan {
-        let mut api = ServicePlan::with_defaults("api", &["/bin/api"]);
-        api.process.user = Some(Box::new(user(1_000, 33, &[33, 44])));
-        let mut plan = Plan { services: vec![api], ..Plan::default() };
-        plan.agent.proxy_user = Some(user(990, 991, &[991]));
-        plan.balancers.push(BalancerPlan {
-            name: "front".to_owned(),
-            listen: Vec::new(),
-            to: Destination::Service { name: "api".to_owned(), socket: socket.map(str::to_owned), weights: Vec::new() },
-            delivery,
-            rules: Rules::default(),
-        });
-        plan
-    }
-
-    #[test]
-    fn proxy_is_a_role_while_a_balancer_needs_it() {
-        let names = |plan: Plan| {
-            let plan = with_roles(plan, false);
-            plan.services.iter().map(|service| service.name.clone()).collect::<Vec<_>>()
-        };
-        assert_eq!(names(plan(Delivery::Proxy, None)), ["@logs", "@checks", "@proxy", "api"]);
-        assert_eq!(names(plan(Delivery::HandOff, None)), ["@logs", "@checks", "@proxy", "api"]);
-        assert_eq!(names(plan(Delivery::Shared, None)), ["@logs", "@checks", "api"]);
-        assert_eq!(without_roles(&with_roles(plan(Delivery::Proxy, None), true)), plan(Delivery::Proxy, None));
-    }
-
-    #[test]
-    fn proxy_is_in_the_groups_of_the_services_whose_sockets_it_uses() {
-        let by_port = plan(Delivery::Proxy, None);
-        let by_socket = plan(Delivery::Proxy, Some("/run/api.sock"));
-        assert!(proxy_groups(&by_port).is_empty());
-        assert_eq!(proxy_groups(&by_socket), BTreeSet::from([33]));
-        assert_eq!(groups_missing(&by_port, &by_socket), [33]);
-        assert!(groups_missing(&by_socket, &by_port).is_empty());
-        assert_eq!(argument(&by_socket).as_deref(), Some("990:991:33,991"));
-        assert_eq!(argument(&by_port).as_deref(), Some("990:991:991"));
-        assert_eq!(argument(&Plan::default()), None);
-    }
 }

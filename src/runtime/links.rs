@@ -283,7 +283,7 @@ mod tests {
     fn orders_to_a_role_that_does_not_read_do_not_pile_up() {
         let mut link = Link::default();
         let role = connected(&mut link, "latest");
-        for number in 0..10_000 {
+        for number in 0..500 {
             link.send(&entry(number), Importance::Latest);
             link.flush();
         }
@@ -296,7 +296,7 @@ mod tests {
                 None => break,
             }
         }
-        assert_eq!(last, Some(entry(9_999)));
+        assert_eq!(last, Some(entry(499)));
     }
 
     #[test]

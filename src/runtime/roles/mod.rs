@@ -321,3 +321,6 @@ fn key_of(role: Role) -> Key {
 fn own_pid() -> i32 {
     nix::unistd::getpid().as_raw()
 }
+
+#[cfg(test)]
+mod tests;

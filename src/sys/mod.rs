@@ -22,6 +22,7 @@ pub mod host;
 pub mod identity;
 pub mod inherited;
 pub mod listen;
+pub mod memory_file;
 pub mod notify;
 pub mod packet;
 pub mod process;
@@ -42,6 +43,7 @@ pub mod text;
 mod unix;
 pub mod users;
 pub mod wake;
+pub mod watchdog;
 mod xattr;
 
 pub use fallbacks::Fallbacks;

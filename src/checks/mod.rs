@@ -11,10 +11,20 @@
 
 mod agent;
 mod answer;
+mod attribute;
+mod canary;
+mod fs_errors;
+mod helper;
+mod link_modes;
+mod mount;
 mod outstanding;
 mod probe;
 pub mod proto;
+mod readings;
+mod sensors;
 mod serve;
+mod smart;
+mod space;
 mod start;
 mod target;
 
@@ -24,6 +34,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::sys;
+
+pub use canary::{CANARY, read_canary};
+pub use helper::{run_disk, run_sensors};
+pub use link_modes::read_link_modes;
+pub use sensors::read_sensors;
+pub use smart::read_smart;
+pub use space::read_space;
 
 /// Probes under way at once; what is asked beyond is answered "too many probes".
 pub const PROBES_MAX: usize = 1024;

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::action::{Change, Effect};
 use super::balance::plan::{BalancerPlan, Destination, Rules};
-use super::plan::{Kind, Launch, Plan, ProcessPlan, Readiness, Role, ServicePlan};
+use super::plan::{Kind, Launch, Needs, Plan, ProcessPlan, Readiness, Role, ServicePlan};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -214,8 +214,15 @@ fn live_fields(old: &ServicePlan, new: &ServicePlan) -> Vec<&'static str> {
         ("alive", old.alive != new.alive),
         ("stop", old.stop != new.stop),
         ("logs", old.logs != new.logs),
+        ("data", needs(old).data != needs(new).data),
+        ("nics", needs(old).nics != needs(new).nics),
+        ("on_disk_failing", needs(old).on_disk_failing != needs(new).on_disk_failing),
     ];
     differing(&fields)
+}
+
+fn needs(plan: &ServicePlan) -> Needs {
+    plan.needs.as_deref().cloned().unwrap_or_default()
 }
 
 fn differing(fields: &[(&'static str, bool)]) -> Vec<&'static str> {

@@ -145,7 +145,8 @@ mod tests {
               "services": [
                 "api"
               ]
-            }"#]].assert_eq(&text);
+            }"#]]
+        .assert_eq(&text);
     }
 
     #[test]

@@ -545,7 +545,8 @@ mod tests {
                   "state": "absent"
                 }
               ]
-            }"#]].assert_eq(&text);
+            }"#]]
+        .assert_eq(&text);
         assert_eq!(serde_json::from_str::<Host>(&text).unwrap(), host);
     }
 

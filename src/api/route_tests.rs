@@ -132,7 +132,15 @@ fn verbs_need_the_json_content_type() {
 
 #[test]
 fn the_read_socket_shows_services_and_metrics_only() {
-    for target in ["/v1/services", "/v1/services/api", "/v1/services/api/why", "/v1/balancers", "/v1/checks", "/v1/host", "/metrics"] {
+    for target in [
+        "/v1/services",
+        "/v1/services/api",
+        "/v1/services/api/why",
+        "/v1/balancers",
+        "/v1/checks",
+        "/v1/host",
+        "/metrics",
+    ] {
         assert!(ask("GET", target, "", Socket::Read).is_ok(), "{target}");
     }
     for (method, target) in [

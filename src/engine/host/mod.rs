@@ -6,6 +6,7 @@
 pub mod kind;
 pub mod note;
 pub mod plan;
+pub mod readings;
 pub mod sample;
 pub mod view;
 pub mod watch;

@@ -281,7 +281,10 @@ impl Engine {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Tick => {}
-            Event::Begin { found, decisions, host: _ } => self.begin(found, decisions),
+            Event::Begin { found, decisions, host } => {
+                self.restore_host(host);
+                self.begin(found, decisions);
+            }
             Event::Spawned { replica, run, pid } => self.spawned(replica, run, pid),
             Event::SpawnFailed { replica, run, ours, error } => self.spawn_failed(replica, run, ours, error),
             Event::Executed { replica, run } => self.executed(replica, run),
@@ -335,6 +338,7 @@ impl Engine {
             TimerKey::Loss(service) => self.service_late(service),
             TimerKey::Request(request) => self.decision_late(request),
             TimerKey::Shutdown => self.shutdown_deadline(),
+            TimerKey::Host => self.host_deadline(),
         }
     }
 

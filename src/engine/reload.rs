@@ -27,6 +27,7 @@ impl Engine {
         }
         let changes = diff::changes(&self.plan, &plan);
         self.install(plan);
+        self.host_replanned();
         self.admit_new();
         let told = diff::told(changes.clone());
         let noted = told.iter().filter(|change| change.effect != Effect::Unchanged).cloned().collect();

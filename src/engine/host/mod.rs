@@ -13,7 +13,10 @@ pub mod watch;
 
 mod condition;
 mod feeds;
+mod helpers;
+pub(in crate::engine) mod impair;
 mod judge;
+mod pairs;
 mod rules;
 mod show;
 mod state;

@@ -34,7 +34,7 @@ pub fn judge_once(
         }
         now.mono = now.mono.after(apart);
     }
-    host.views(&[])
+    host.views()
 }
 
 /// What is to be read for them, by whichever process: the roles' orders, and those of one that reads every disk.

@@ -206,10 +206,8 @@ impl<'a> Wishes<'a> {
 
     /// Whether a service's data lies on this mount.
     fn needs_mount(&self, devices: &Devices, point: &str) -> bool {
-        self.needs().flat_map(|needs| &needs.data).any(|path| {
-            let mounts = devices.mounts.iter().filter(|mount| path.starts_with(&mount.point));
-            mounts.max_by_key(|mount| mount.point.len()).is_some_and(|mount| mount.point == point)
-        })
+        let paths = self.needs().flat_map(|needs| &needs.data);
+        paths.into_iter().any(|path| devices.mount_of(path).is_some_and(|mount| mount.point == point))
     }
 
     fn needs(&self) -> impl Iterator<Item = &'a crate::engine::plan::Needs> {
@@ -230,7 +228,8 @@ impl<'a> Wishes<'a> {
         for mount in &devices.mounts {
             let asked = self.needs_mount(devices, &mount.point);
             for kind in [CheckKind::DiskSpace, CheckKind::DiskInodes, CheckKind::DiskFill, CheckKind::Filesystem] {
-                let one_of_all = is_watched(mount) || asked || self.is_named(kind, &mount.point);
+                // Another machine or process may keep us waiting for a remote one.
+                let one_of_all = !mount.remote || asked || self.is_named(kind, &mount.point);
                 let fits = !mount.read_only || kind == CheckKind::Filesystem || self.is_named(kind, &mount.point);
                 if one_of_all && fits {
                     add(kind, &mount.point, Target::default(), true);
@@ -294,13 +293,6 @@ impl<'a> Wishes<'a> {
     pub(super) fn found(&self, kind: CheckKind, target: &str) -> Option<(String, Rule)> {
         self.of(kind, target, Target::default(), true)
     }
-}
-
-/// A mount that is looked at although nobody names it. Another machine or process may keep us waiting for a remote one; what has no disk is
-/// memory or a view of something else.
-fn is_watched(mount: &super::sample::Mount) -> bool {
-    let has_room = mount.disk.is_some() || mount.point == "/" || mount.fs_type == "zfs";
-    has_room && !mount.remote
 }
 
 fn name_by(plan: &CheckPlan, kind: CheckKind, target: &str) -> String {

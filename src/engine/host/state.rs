@@ -15,11 +15,12 @@ use super::kind::CheckKind;
 use super::note::HostNote;
 use super::rules::{Rule, Wishes};
 use super::sample::{Devices, NicKind, Sample};
+use super::ties::Troubles;
 use super::watch::{Helper, Missing, Order};
-use super::{Change, CheckKey, Health, HostMemory};
+use super::{Change, CheckKey, Health, HostMemory, pairs};
 use crate::engine::action::Level;
 use crate::engine::plan::Role;
-use crate::engine::types::{Now, Time, human};
+use crate::engine::types::{Now, ServiceId, Time, human};
 
 /// Checks whose targets the readings tell, at most: a host with more sensors is not helped by more.
 const FOUND_MAX: usize = 512;
@@ -42,9 +43,24 @@ pub(in crate::engine) struct Check {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(in crate::engine) struct HostState {
     pub devices: Devices,
+    /// The devices were told, by the checks role or by an earlier agent.
+    pub devices_known: bool,
     pub helpers: Vec<Helper>,
+    /// Helpers that are not needed any more, until their service is gone.
+    pub leaving: Vec<Helper>,
+    /// It was said that there are more disks than helpers.
+    pub beyond_told: bool,
     /// The state of every check with the reason, as `ties` reads it.
+    #[serde(with = "pairs")]
     pub states: BTreeMap<CheckKey, (Health, String)>,
+    /// Services whose disk or NIC fails.
+    pub troubles: BTreeMap<ServiceId, Troubles>,
+    /// What changed in this step and is not yet looked at.
+    #[serde(skip)]
+    pub changed: Vec<Change>,
+    /// What an heir must know is not yet handed out.
+    #[serde(skip)]
+    pub unsaved: bool,
     pub(super) checks: BTreeMap<CheckKey, Check>,
     pub(super) seen: Seen,
     pub(super) feeds: Vec<Feed>,
@@ -52,8 +68,6 @@ pub(in crate::engine) struct HostState {
     linked: Vec<Role>,
     /// What each role was told to read.
     told: Vec<(Role, Vec<Order>)>,
-    /// The devices have been told once: what comes now, came.
-    introduced: bool,
     /// `None`: it was not looked for yet.
     has_gateway: Option<bool>,
     /// Conditions of an earlier agent whose targets are not there (yet).
@@ -68,12 +82,9 @@ pub(in crate::engine) struct HostState {
 /// What follows from a step.
 #[derive(Clone, Debug, Default)]
 pub(in crate::engine) struct Out {
-    pub changes: Vec<Change>,
     pub notes: Vec<(Level, HostNote)>,
     /// These roles are to be told anew what to read.
     pub watch: Vec<Role>,
-    /// Something is to be kept beyond the agent's death.
-    pub unsaved: bool,
 }
 
 impl HostState {
@@ -82,11 +93,11 @@ impl HostState {
         Self { once: true, helpers, ..Self::default() }
     }
 
-    /// What an earlier agent of this boot knew. Its conditions hold until a reading says otherwise.
+    /// What an earlier agent of this boot knew, but for its helpers, which are known already. Its conditions hold until a reading says
+    /// otherwise.
     pub(super) fn restore(&mut self, memory: HostMemory, wishes: Wishes<'_>, now: Now) {
-        self.introduced = memory.devices.is_some();
+        self.devices_known = memory.devices.is_some();
         self.devices = memory.devices.unwrap_or_default();
-        self.helpers = memory.helpers;
         self.seen.known = memory.known;
         self.restored = memory.checks;
         for condition in self.restored.values_mut() {
@@ -97,21 +108,22 @@ impl HostState {
 
     pub(super) fn memory(&self) -> HostMemory {
         let checks = self.checks.iter().filter(|(_, check)| check.condition != Condition::default());
+        let waiting = self.restored.iter().map(|(key, condition)| (key.clone(), condition.clone()));
         HostMemory {
-            devices: self.introduced.then(|| self.devices.clone()),
-            helpers: self.helpers.clone(),
-            checks: checks.map(|(key, check)| (key.clone(), check.condition.clone())).collect(),
+            devices: self.devices_known.then(|| self.devices.clone()),
+            helpers: self.helpers.iter().chain(&self.leaving).cloned().collect(),
+            checks: waiting.chain(checks.map(|(key, check)| (key.clone(), check.condition.clone()))).collect(),
             known: self.seen.known.clone(),
         }
     }
 
     pub(super) fn devices_came(&mut self, devices: Devices, wishes: Wishes<'_>, now: Now) {
         let before = std::mem::replace(&mut self.devices, devices);
-        if std::mem::replace(&mut self.introduced, true) {
+        if std::mem::replace(&mut self.devices_known, true) {
             self.tell_devices(&before);
         }
         if before != self.devices {
-            self.out.unsaved = true;
+            self.unsaved = true;
         }
         self.replanned(wishes, now);
     }
@@ -164,7 +176,7 @@ impl HostState {
             return;
         };
         self.states.remove(key);
-        self.out.unsaved |= check.condition.known;
+        self.unsaved |= check.condition.known;
         if check.condition.is_bad() {
             let (name, from) = (check.name, check.condition.state);
             self.tell_change(key.clone(), name, (from, Health::Absent, false), why.to_owned());
@@ -200,7 +212,7 @@ impl HostState {
         };
         judge(&mut bench);
         let said = bench.said;
-        self.out.unsaved |= self.seen.take_changed();
+        self.unsaved |= self.seen.take_changed();
         said
     }
 
@@ -268,7 +280,7 @@ impl HostState {
         };
         let (name, kind, target) = (check.name.clone(), key.kind, key.target.clone());
         let (state, why) = (check.condition.state, check.condition.why.clone());
-        self.out.unsaved |= turn.kept;
+        self.unsaved |= turn.kept;
         if let Some(changes) = turn.flapping {
             let (name, target) = (name.clone(), target.clone());
             let note = HostNote::Flapping { name, kind, target, changes, within: FLAP_WITHIN };
@@ -309,7 +321,7 @@ impl HostState {
             let note = HostNote::Check { name: name.clone(), kind, target, from, to, why: why.clone() };
             self.out.notes.push((level, note));
         }
-        self.out.changes.push(Change { key, name, from, to, why });
+        self.changed.push(Change { key, name, from, to, why });
     }
 
     /// A role has said that it cannot read something here.

@@ -1,5 +1,5 @@
-//! The host in the engine's steps: events go in, and what follows is handed out: notes first, then what services have to do with it, then
-//! what the roles are to read, the next deadline, and what is to be kept.
+//! The host in the engine's steps: events go in, and what follows is handed out: notes, what the roles are to read, the next deadline. What
+//! services have to do with it is looked at before the step rests, and what is to be kept is handed out at its end.
 
 use std::time::Duration;
 
@@ -25,14 +25,20 @@ impl Engine {
         self.host_rests();
     }
 
-    /// What an earlier agent of this boot knew, before anything of it is adopted; without it, the checks of a host of which nothing is
-    /// known yet.
-    pub(in crate::engine) fn restore_host(&mut self, memory: Option<Box<HostMemory>>) {
-        let memory = memory.map(|memory| *memory).unwrap_or_default();
+    /// The first event: what an earlier agent of this boot knew, before anything is adopted. Without it, the checks of a host of which nothing
+    /// is known yet.
+    pub(in crate::engine) fn begin_host(&mut self, mut memory: HostMemory) {
+        self.take_helpers(std::mem::take(&mut memory.helpers));
         self.host.restore(memory, wishes(&self.plan), self.now);
-        // Nothing has changed by it: what was known is known.
-        self.host.out.unsaved = false;
+        // What was known is no news.
+        self.host.changed.clear();
         self.host_rests();
+        self.restore_troubles();
+    }
+
+    /// What an heir must know will be handed out at the end of the step.
+    pub(in crate::engine) fn save_host(&mut self) {
+        self.host.unsaved = true;
     }
 
     /// The plan may want other checks, or the helpers are others.
@@ -68,9 +74,6 @@ impl Engine {
         for (level, note) in out.notes {
             self.agent_note(level, NoteKind::Host(note));
         }
-        if !out.changes.is_empty() {
-            self.checks_changed(&out.changes);
-        }
         let mut watch = out.watch;
         watch.sort();
         watch.dedup();
@@ -79,9 +82,6 @@ impl Engine {
             Some(at) if self.timers.get(TimerKey::Host) != Some(at) => self.timers.set(TimerKey::Host, at),
             Some(_) => {}
             None => self.timers.cancel(TimerKey::Host),
-        }
-        if out.unsaved {
-            self.out.push(Action::PersistHost { memory: Box::new(self.host.memory()) });
         }
     }
 }

@@ -48,6 +48,7 @@ fn memory(state: StateName, ago_s: u64) -> Memory {
         hold: None,
         last_exit: None,
         drained: false,
+        frozen: false,
         draining_since: None,
         sockets: std::collections::BTreeMap::new(),
         port: None,
@@ -118,6 +119,7 @@ impl World {
                     .map(|(one, memory)| self.replica(id, one, memory))
                     .collect(),
                 edges: edges.collect(),
+                impaired: None,
             });
         }
         views
@@ -133,6 +135,7 @@ impl World {
             flapping: in_backoff && index > 0,
             pending_restart: false,
             drained: false,
+            frozen: false,
             why: in_backoff.then(|| "exited with code 1".to_owned()),
             next: in_backoff.then(|| ("restart 3 of 10".to_owned(), Time(100_800_000_000))),
             last_lines: if in_backoff { &self.lines } else { &[] },

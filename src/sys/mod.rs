@@ -2,6 +2,7 @@
 //! says so. All `unsafe` of the crate lives below this module.
 
 mod ancillary;
+pub mod arp;
 pub mod caps;
 pub mod child;
 #[cfg(test)]
@@ -9,8 +10,10 @@ mod child_tests;
 pub mod clock;
 pub mod connect;
 pub mod connection;
+pub mod direct;
 pub mod epoll;
 pub mod fallbacks;
+pub mod fanotify;
 pub mod fifo;
 pub mod files;
 pub mod group;
@@ -21,18 +24,25 @@ mod group_weak;
 pub mod host;
 pub mod identity;
 pub mod inherited;
+pub mod kmsg;
 pub mod listen;
+pub mod memory_file;
+pub mod netlink;
 pub mod notify;
+pub mod nvme;
 pub mod packet;
 pub mod process;
+pub mod psi;
 pub mod rlimit;
 pub mod scratch;
+pub mod scsi_generic;
 pub mod signal;
 pub mod spawn;
 mod spawn_child;
 #[cfg(test)]
 mod spawn_tests;
 pub mod splice;
+pub mod statfs;
 pub mod stranger;
 pub mod stream;
 pub mod terminal;
@@ -42,6 +52,7 @@ pub mod text;
 mod unix;
 pub mod users;
 pub mod wake;
+pub mod watchdog;
 mod xattr;
 
 pub use fallbacks::Fallbacks;

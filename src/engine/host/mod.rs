@@ -11,6 +11,9 @@ pub mod sample;
 pub mod view;
 pub mod watch;
 
+mod helpers;
+pub(in crate::engine) mod impair;
+mod pairs;
 mod ties;
 
 use std::collections::BTreeMap;
@@ -18,8 +21,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::plan::Role;
+use super::types::ServiceId;
 use kind::CheckKind;
 use sample::{Devices, Sample};
+use ties::Troubles;
 use watch::{Helper, Missing};
 
 /// The state of a check. Only `Degraded` and `Failing` ever alarm.
@@ -105,19 +110,57 @@ pub(in crate::engine) struct Change {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(in crate::engine) struct HostState {
     pub devices: Devices,
+    /// The devices were told, by the checks role or by an earlier agent.
+    pub devices_known: bool,
     pub helpers: Vec<Helper>,
+    /// Helpers that are not needed any more, until their service is gone.
+    pub leaving: Vec<Helper>,
+    /// It was said that there are more disks than helpers.
+    pub beyond_told: bool,
     /// The state of every check with the reason, as `ties` reads it.
+    #[serde(with = "pairs")]
     pub states: BTreeMap<CheckKey, (Health, String)>,
+    /// Services whose disk or NIC fails.
+    pub troubles: BTreeMap<ServiceId, Troubles>,
+    /// What changed in this step and is not yet looked at.
+    #[serde(skip)]
+    pub changed: Vec<Change>,
+    /// What an heir must know is not yet handed out.
+    #[serde(skip)]
+    pub unsaved: bool,
 }
 
 impl super::Engine {
     pub(super) fn host_event(&mut self, event: HostEvent) {
         match event {
-            HostEvent::Devices(_)
-            | HostEvent::Sampled { .. }
+            HostEvent::Devices(devices) => self.host.devices = *devices,
+            HostEvent::Sampled { .. }
             | HostEvent::Missing { .. }
             | HostEvent::Linked { .. }
             | HostEvent::AlertDone { .. } => {}
+        }
+    }
+
+    /// The first event: what an earlier agent knew, before anything is adopted.
+    pub(super) fn begin_host(&mut self, memory: HostMemory) {
+        let HostMemory { devices, helpers } = memory;
+        if let Some(devices) = devices {
+            self.host.devices = devices;
+            self.host.devices_known = true;
+        }
+        self.take_helpers(helpers);
+        self.restore_troubles();
+    }
+
+    /// What an heir must know will be handed out at the end of the step.
+    pub(super) fn save_host(&mut self) {
+        self.host.unsaved = true;
+    }
+
+    pub(super) fn host_memory(&self) -> HostMemory {
+        HostMemory {
+            devices: self.host.devices_known.then(|| self.host.devices.clone()),
+            helpers: self.host.helpers.iter().chain(&self.host.leaving).cloned().collect(),
         }
     }
 

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
+use super::super::PROBES_MAX;
+use super::super::proto::ProbeTarget;
 use super::*;
+use crate::sys::packet::Received;
 
 /// An answer that is not there by then fails the test.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,10 +26,16 @@ impl Role {
     }
 
     fn leaving_after(agentless_max: Duration) -> Self {
+        // Nothing is there.
+        let root = std::env::temp_dir().join("mainstay-checks-no-such-root");
+        Self::watching(Settings { kmsg: root.join("kmsg"), root, run_dir: None }, agentless_max)
+    }
+
+    fn watching(settings: Settings, agentless_max: Duration) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("mainstay-checks-{}-{}.sock", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
-        let server = Server::new(PacketListener::bind(&path, 0o600).unwrap(), agentless_max).unwrap();
+        let server = Server::new(PacketListener::bind(&path, 0o600).unwrap(), settings, agentless_max).unwrap();
         let thread = std::thread::spawn(move || server.run().unwrap());
         let agent = PacketSocket::connect(&path).unwrap();
         let role = Self { path, thread: Some(thread), agent };
@@ -70,6 +79,7 @@ impl Role {
     fn expect_hello(&self) {
         let pid = i32::try_from(std::process::id()).unwrap();
         assert_eq!(self.hear(), Some(FromChecks::Hello { pid }));
+        assert!(matches!(self.hear(), Some(FromChecks::Devices { .. })));
     }
 
     fn answer(&self) -> (u64, Option<String>) {

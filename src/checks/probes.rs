@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::link::Link;
+use super::agent::Agents;
 use super::outstanding::{Entry, Outstanding, Token};
 use super::probe::{Probe, Progress};
 use super::proto::{FromChecks, ProbeTarget};
@@ -36,18 +36,18 @@ impl Probes {
     }
 
     /// Answers those whose deadline has come.
-    pub(super) fn end_late(&mut self, now: Instant, epoll: &Epoll, link: &mut Link) {
+    pub(super) fn end_late(&mut self, now: Instant, epoll: &Epoll, agents: &mut Agents) {
         while let Some(late) = self.outstanding.take_late(now) {
             let timeout = human(Duration::from_millis(late.timeout_ms));
-            answer(epoll, link, late.id, Err(late.probe.late(&timeout)));
+            answer(epoll, agents, late.id, Err(late.probe.late(&timeout)));
         }
     }
 
     /// One probe gives way; `false` when there is none.
-    pub(super) fn sacrifice(&mut self, epoll: &Epoll, link: &mut Link) -> bool {
+    pub(super) fn sacrifice(&mut self, epoll: &Epoll, agents: &mut Agents) -> bool {
         let first = self.outstanding.first();
         if let Some(token) = first {
-            self.finish(token, Err("no descriptor is left for it".to_owned()), epoll, link);
+            self.finish(token, Err("no descriptor is left for it".to_owned()), epoll, agents);
         }
         first.is_some()
     }
@@ -58,28 +58,28 @@ impl Probes {
         }
     }
 
-    pub(super) fn start(&mut self, id: u64, target: &ProbeTarget, timeout_ms: u64, epoll: &Epoll, link: &mut Link) {
+    pub(super) fn start(&mut self, id: u64, target: &ProbeTarget, timeout_ms: u64, epoll: &Epoll, agents: &mut Agents) {
         // A number in use again means that the agent no longer waits for the earlier probe.
         self.cancel(id);
         if self.outstanding.len() >= PROBES_MAX {
-            return answer(epoll, link, id, Err("too many probes".to_owned()));
+            return answer(epoll, agents, id, Err("too many probes".to_owned()));
         }
         let started = target::parse(target).and_then(Probe::start);
         let probe = match started {
             Ok(probe) => probe,
-            Err(sentence) => return answer(epoll, link, id, Err(sentence)),
+            Err(sentence) => return answer(epoll, agents, id, Err(sentence)),
         };
         let token = Token(self.next_token);
         self.next_token += 1;
         if let Err(error) = epoll.add(probe.socket().as_fd(), token.0, Interest::WRITE) {
-            return answer(epoll, link, id, Err(format!("cannot watch the connection: {error}")));
+            return answer(epoll, agents, id, Err(format!("cannot watch the connection: {error}")));
         }
         let deadline = Instant::now() + Duration::from_millis(timeout_ms).min(TIMEOUT_MAX);
         self.outstanding.insert(token, Entry { id, probe, deadline, timeout_ms });
     }
 
     /// The socket with this key is ready.
-    pub(super) fn advance(&mut self, key: u64, epoll: &Epoll, link: &mut Link) {
+    pub(super) fn advance(&mut self, key: u64, epoll: &Epoll, agents: &mut Agents) {
         let token = Token(key);
         let Some(entry) = self.outstanding.get_mut(token) else { return };
         let progress = entry.probe.advance();
@@ -87,20 +87,20 @@ impl Probes {
         let watched = match progress {
             Progress::Wait(interest) => epoll.modify(socket, token.0, interest),
             Progress::Replaced(interest) => epoll.add(socket, token.0, interest),
-            Progress::Done(result) => return self.finish(token, result, epoll, link),
+            Progress::Done(result) => return self.finish(token, result, epoll, agents),
         };
         if let Err(error) = watched {
-            self.finish(token, Err(format!("cannot watch the connection: {error}")), epoll, link);
+            self.finish(token, Err(format!("cannot watch the connection: {error}")), epoll, agents);
         }
     }
 
-    fn finish(&mut self, token: Token, result: Result<(), String>, epoll: &Epoll, link: &mut Link) {
+    fn finish(&mut self, token: Token, result: Result<(), String>, epoll: &Epoll, agents: &mut Agents) {
         if let Some(entry) = self.outstanding.remove(token) {
-            answer(epoll, link, entry.id, result);
+            answer(epoll, agents, entry.id, result);
         }
     }
 }
 
-fn answer(epoll: &Epoll, link: &mut Link, id: u64, result: Result<(), String>) {
-    link.tell(epoll, &FromChecks::Answer { id, error: result.err() });
+fn answer(epoll: &Epoll, agents: &mut Agents, id: u64, result: Result<(), String>) {
+    agents.tell(epoll, &FromChecks::Answer { id, error: result.err() });
 }

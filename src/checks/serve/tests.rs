@@ -1,5 +1,6 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
@@ -7,7 +8,9 @@ use std::thread::JoinHandle;
 use super::super::PROBES_MAX;
 use super::super::proto::ProbeTarget;
 use super::*;
-use crate::sys::packet::Received;
+use crate::sys::epoll::Interest;
+use crate::sys::host;
+use crate::sys::packet::{PacketSocket, Received};
 
 /// An answer that is not there by then fails the test.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -352,4 +355,29 @@ fn order_to_quit_ends_the_role_while_probes_are_under_way() {
     role.order(&ToChecks::Quit);
     role.joined();
     assert_eq!(role.hear(), None);
+}
+
+#[test]
+fn host_is_told_by_its_own_clock_beside_the_probes_until_another_agent_comes() {
+    use crate::engine::host::watch::{Order, Source};
+    let settings = Settings { root: "/".into(), kmsg: "/dev/kmsg".into(), run_dir: None };
+    let role = Role::watching(settings, PATIENCE);
+    let order = |source, every_ms| Order { source, every_ms };
+    role.order(&ToChecks::Watch { orders: vec![order(Source::System, 100), order(Source::Sensors, 100)] });
+    role.tcp(1, nobody(), 5_000);
+    let (mut samples, mut missing, mut answers) = (0, 0, 0);
+    while samples < 3 || answers == 0 {
+        match role.hear() {
+            Some(FromChecks::Sampled { .. }) => samples += 1,
+            Some(FromChecks::Missing { .. }) => missing += 1,
+            Some(FromChecks::Answer { id: 1, .. }) => answers += 1,
+            Some(FromChecks::Devices { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(missing, 1);
+    let newer = Role { path: role.path.clone(), thread: None, agent: PacketSocket::connect(&role.path).unwrap() };
+    newer.expect_hello();
+    newer.tcp(2, nobody(), 5_000);
+    assert_eq!(newer.answer().0, 2, "the orders of the older agent are gone with it");
 }

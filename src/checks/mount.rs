@@ -2,8 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use crate::sys::statfs;
+
+/// How long a remount may take between its two calls.
+const REMOUNT_PAUSE: Duration = Duration::from_millis(50);
+const REMOUNT_LOOKS: u32 = 10;
 
 /// The mount point below the root that the host's files are read from.
 pub(super) fn path(root: &Path, point: &str) -> PathBuf {
@@ -23,10 +29,20 @@ pub(super) fn must_be_mounted(root: &Path, point: &str) -> Result<(), String> {
     }
 }
 
-/// Whether somebody mounted it read-only. What the kernel does to a file system with errors never sets the option of the mount itself,
-/// at most that of the file system below (both are in mountinfo).
+/// Whether somebody mounted it read-only, asked when a write has failed because of that. What the kernel does to a file system with
+/// errors never sets the option of the mount itself, at most that of the file system below (both are in mountinfo).
 pub(super) fn is_read_only_on_purpose(root: &Path, point: &str) -> bool {
-    fs::read(root.join("proc/self/mountinfo")).is_ok_and(|text| is_read_only_in(&text, point))
+    let says_so = || fs::read(root.join("proc/self/mountinfo")).is_ok_and(|text| is_read_only_in(&text, point));
+    if says_so() {
+        return true;
+    }
+    // A remount stops the writers first, writes back what they left, and sets the option last: syncfs waits for the kernel's part of it,
+    // the pause for programs that set the option by a second call. What it says of the file system itself is known already.
+    let _ = statfs::sync(&path(root, point));
+    (0..REMOUNT_LOOKS).any(|_| {
+        thread::sleep(REMOUNT_PAUSE);
+        says_so()
+    })
 }
 
 /// The last line counts: it is mounted over the ones before.

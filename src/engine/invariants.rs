@@ -37,6 +37,7 @@ impl Engine {
                 TimerKey::Loss(id) => assert!(self.services.contains_key(&id), "{key:?}: of a service that is gone"),
                 TimerKey::Request(request) => assert!(self.requests.contains_key(&request), "{key:?}: of no request"),
                 TimerKey::Shutdown => assert!(self.shutdown.is_some(), "no shutdown has a deadline"),
+                TimerKey::Host => assert!(self.host.deadline().is_some(), "no reading has a deadline"),
             }
         }
         for service in self.services.keys() {

@@ -350,6 +350,7 @@ impl Engine {
             TimerKey::Loss(service) => self.service_late(service),
             TimerKey::Request(request) => self.decision_late(request),
             TimerKey::Shutdown => self.shutdown_deadline(),
+            TimerKey::Host => self.host_deadline(),
         }
     }
 

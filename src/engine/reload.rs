@@ -42,6 +42,7 @@ impl Engine {
     pub(super) fn change_plan(&mut self, plan: Plan) {
         let changes = diff::changes(&self.plan, &plan);
         self.install(plan);
+        self.host_replanned();
         self.admit_new();
         for change in &changes {
             let Some(id) = self.service_id(&change.service) else {

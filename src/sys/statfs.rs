@@ -1,9 +1,11 @@
 //! File systems, asked about the directory that they are mounted on. Each of these may wait for the device or the server below.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -32,6 +34,12 @@ pub fn space(path: &Path) -> io::Result<Space> {
         inodes: found.files(),
         inodes_available: found.files_available(),
     })
+}
+
+/// Writes back what is in memory of the file system that the directory lies on, after a remount of it that is under way.
+pub fn sync(directory: &Path) -> io::Result<()> {
+    let directory = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(directory)?;
+    Ok(nix::unistd::syncfs(&directory)?)
 }
 
 /// Whether something is mounted on this directory; `None` before Linux 5.8, which does not tell.

@@ -19,7 +19,8 @@ pub(super) fn path(root: &Path, point: &str) -> PathBuf {
 /// An error with the sentence when nothing is mounted there. Below another root, or before Linux 5.8, it cannot be known and every
 /// directory counts.
 pub(super) fn must_be_mounted(root: &Path, point: &str) -> Result<(), String> {
-    if root != Path::new("/") {
+    // In a changed root, `/` is a directory like others.
+    if root != Path::new("/") || point == "/" {
         return Ok(());
     }
     match statfs::is_mount_point(Path::new(point)) {

@@ -163,6 +163,22 @@ fn helper_of_a_mount_that_never_answers_hangs_alone() {
 }
 
 #[test]
+fn helper_without_rights_says_what_it_cannot_do_and_does_the_rest() {
+    let Some(image) = own_mounts().and_then(|()| Image::mounted("defaults")) else { return };
+    let place = Place::new();
+    let mut helper = Helper::start_as_nobody(&place, 0);
+    let point = image.point();
+    let errors = Source::FilesystemErrors { mount: point.clone() };
+    helper.watch(&[errors, canary(&point), space(&point)], ONCE_MS);
+    assert!(helper.missing().contains("run the agent as root"));
+    let Sample::Canary(stat) = helper.sample() else { panic!("no canary") };
+    let absent = stat.absent.unwrap();
+    assert!(absent.starts_with("no permission to write") && absent.contains("disable the check"), "{absent}");
+    let Sample::Space(room) = helper.sample() else { panic!("no space") };
+    assert_eq!(room.error, None);
+}
+
+#[test]
 fn helper_holds_no_directory_and_leaves_when_told() {
     let place = Place::new();
     let mut helper = Helper::start(&place, 3);

@@ -12,20 +12,25 @@
 mod agent;
 mod answer;
 mod attribute;
+mod block;
 mod canary;
+mod devices;
 mod fs_errors;
 mod helper;
 mod link_modes;
 mod mount;
+mod mounts;
 mod outstanding;
 mod probe;
 pub mod proto;
+mod reading;
 mod readings;
 mod sensors;
 mod serve;
 mod smart;
 mod space;
 mod start;
+mod system;
 mod target;
 
 use std::ffi::OsString;

@@ -191,7 +191,13 @@ impl Engine {
     /// A note that is also a link in the chain of causes.
     pub(super) fn tell(&mut self, id: ReplicaId, level: Level, kind: NoteKind) {
         let note = Note { level, subject: Some(self.subject(id)), kind };
-        let cause = Cause { at_wall: self.now.wall, text: note.sentence() };
+        self.add_cause(id, note.sentence());
+        self.out.push(Action::Note(note));
+    }
+
+    /// A link in the chain of causes.
+    pub(super) fn add_cause(&mut self, id: ReplicaId, text: String) {
+        let cause = Cause { at_wall: self.now.wall, text };
         let causes = &mut self.memory_mut(id).causes;
         if causes.is_empty() {
             // Most have one, of a start that went well.
@@ -201,6 +207,5 @@ impl Engine {
         if causes.len() > Memory::CAUSES_MAX {
             causes.pop_front();
         }
-        self.out.push(Action::Note(note));
     }
 }

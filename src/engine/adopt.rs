@@ -12,6 +12,8 @@ use super::access::Because;
 use super::action::{Level, Next, NoteKind};
 use super::ended::Change;
 use super::event::{Decision, Found, FoundProcess, Wanted};
+use super::host::HostMemory;
+use super::host::impair::End;
 use super::memory::{LastExit, Memory};
 use super::order::is_success;
 use super::plan::{Kind, ServicePlan};
@@ -23,7 +25,9 @@ use super::types::{Exit, ReplicaId, StateName};
 const START_LEFT_MIN: Duration = Duration::from_secs(1);
 
 impl Engine {
-    pub(super) fn begin(&mut self, found: Vec<Found>, decisions: Vec<Decision>) {
+    pub(super) fn begin(&mut self, found: Vec<Found>, decisions: Vec<Decision>, host: Option<HostMemory>) {
+        let knew = host.is_some();
+        self.begin_host(host.unwrap_or_default());
         self.apply_decisions(decisions);
         let mut left = BTreeMap::new();
         for found in found {
@@ -43,6 +47,10 @@ impl Engine {
                 self.dirty.insert(id);
             }
             self.refresh_summary(service);
+        }
+        self.resume_ties();
+        if knew && self.host.devices_known {
+            self.devices_changed();
         }
     }
 
@@ -147,6 +155,7 @@ impl Engine {
 
     fn resume_stop(&mut self, id: ReplicaId, state: StateName, because: Because) {
         let why = self.why_stopping(id);
+        self.thaw(id);
         self.set_state(id, State::Stopping { phase: Phase::Dependents, why, then: Then::Settle }, because);
         let draining_since = self.at(id).memory.draining_since.filter(|_| state == StateName::Stopping);
         let drained_by = draining_since.map(|since| since.after(self.drain_timeout(id)));
@@ -170,6 +179,7 @@ impl Engine {
 
     fn adopt_leftovers(&mut self, id: ReplicaId, state: StateName, remaining: u32) {
         self.take_over(id, Run { spawned: true, executed: true, exited: true, remaining, ..Run::default() });
+        self.thaw(id);
         let (then, because) = self.conclude(id, state, None);
         let why = self.why_stopping(id);
         self.set_state(id, State::Stopping { phase: Phase::Dependents, why, then }, because);
@@ -179,7 +189,8 @@ impl Engine {
     fn adopt_gone(&mut self, id: ReplicaId, state: StateName, exit: Option<Exit>) {
         let never_ran = state == StateName::Starting && exit.is_none();
         let (then, because) = if never_ran { (Then::Settle, Because::Told) } else { self.conclude(id, state, exit) };
-        self.memory_mut(id).requested = false;
+        let memory = self.memory_mut(id);
+        (memory.requested, memory.frozen) = (false, false);
         if !self.is_wanted(id) {
             return self.set_state(id, State::Stopped, because);
         }
@@ -236,10 +247,9 @@ impl Engine {
         };
         if self.at(id).memory.requested {
             (Then::Settle, self.next_after_request(id))
-        } else if was_well && is_success(plan, exit) {
-            self.success(id)
         } else {
-            self.failure(id)
+            let good = was_well && is_success(plan, exit);
+            self.judge_end(id, if good { End::Good } else { End::Bad })
         }
     }
 }

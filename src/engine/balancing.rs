@@ -1,6 +1,7 @@
 //! The backend tables: what the states of replicas mean to the balancers that lead to them.
 //!
-//! A replica is offered while it is `Ready`, and for as long as those that need it go down before it. A table is handed out when
+//! A replica is offered while it is `Ready`, and for as long as those that need it go down before it; not while its disk or NIC fails
+//! (it drains then, and nobody is asked to wait for it). A table is handed out when
 //! something of it changes that matters to the proxy; the time since when a backend is ready moves by itself and does not.
 //!
 //! A replica that drains stays in the table of a balancer that does not lead to it any more (removed, or turned to another service)
@@ -184,7 +185,8 @@ impl Engine {
     /// What a replica may be given.
     pub(super) fn offered(&self, id: ReplicaId) -> Standing {
         let replica = self.at(id);
-        let unless_drained = |standing| if replica.memory.drained { Standing::Draining } else { standing };
+        let leaves = replica.memory.drained || self.trouble(id.service).is_some();
+        let unless_drained = |standing| if leaves { Standing::Draining } else { standing };
         match &replica.state {
             State::Ready => unless_drained(Standing::Up),
             State::Degraded => unless_drained(Standing::Degraded),
@@ -216,7 +218,7 @@ impl Engine {
     /// It takes no connections now, and may well do so within moments.
     fn comes_back(&self, id: ReplicaId) -> bool {
         let replica = self.at(id);
-        let may = self.is_wanted(id) && !replica.memory.drained;
+        let may = self.is_wanted(id) && !replica.memory.drained && self.trouble(id.service).is_none();
         may && match &replica.state {
             State::Adopting | State::Starting | State::Backoff { .. } | State::Degraded => true,
             State::Waiting { hopeful, .. } => *hopeful,

@@ -5,6 +5,7 @@
 use super::Engine;
 use super::access::Because;
 use super::action::{Action, Level, Next, NoteKind};
+use super::host::impair::End;
 use super::memory::LastExit;
 use super::order::is_success;
 use super::plan::{Kind, Readiness, RestartPolicy};
@@ -23,6 +24,7 @@ impl Engine {
         current.spawned = true;
         current.exited = true;
         current.remaining = remaining;
+        self.thaw(id);
         self.quiet(id);
         let then = self.account(id, exit, oom);
         self.role_ended(id);
@@ -45,10 +47,8 @@ impl Engine {
         self.memory_mut(id).last_exit = Some(LastExit { exit, oom, run, at_wall: now.wall });
         let (then, next) = if requested {
             (Then::Settle, self.next_after_request(id))
-        } else if success {
-            self.success(id)
         } else {
-            self.failure(id)
+            self.judge_end(id, if success { End::Good } else { End::Bad })
         };
         let level = match (requested, success) {
             (true, _) => Level::Debug,
@@ -160,7 +160,7 @@ impl Engine {
             Then::Settle => self.try_start(id),
             Then::Backoff { until } => {
                 self.at_mut(id).unasked = true;
-                if until <= self.now.mono {
+                if until <= self.now.mono || self.failing_disk(id.service).is_some() {
                     self.try_start(id);
                 } else {
                     self.set_state(id, State::Backoff { until }, Because::Told);

@@ -41,6 +41,7 @@ impl Engine {
             state: telling.map_or(StateName::Stopped, |replica| replica.state),
             why: telling.and_then(|replica| replica.why.clone()),
             edges: self.view_edges(id),
+            impaired: self.trouble(id).map(|trouble| self.trouble_text(trouble)),
             replicas,
         }
     }
@@ -55,6 +56,7 @@ impl Engine {
             flapping: replica.is_flapping(now.mono),
             pending_restart: self.has_pending_restart(id),
             drained: replica.memory.drained,
+            frozen: replica.memory.frozen,
             why: self.why_at(id, now.mono),
             next: self.next_of(id, now),
             last_lines: &replica.last_lines,
@@ -82,7 +84,7 @@ impl Engine {
             .flatten()
             .filter_map(|blocker| match blocker {
                 Blocker::Service(id) => Some(*id),
-                Blocker::Slot => None,
+                Blocker::Slot | Blocker::Disk => None,
             })
             .collect();
         let edges = &service.edges;
@@ -108,14 +110,14 @@ impl Engine {
         let last_cause = || replica.memory.causes.back().map(|cause| self.without_subject(id, &cause.text));
         Some(match &replica.state {
             State::Ready if replica.memory.drained => self.why_drained(id),
-            State::Ready => return self.why_ejected(id, now),
+            State::Ready => return self.why_impaired(id).or_else(|| self.why_ejected(id, now)),
             State::Done => return None,
             State::Adopting => "what an earlier agent left is being looked at".to_owned(),
             State::Stopped if replica.memory.wanted == Wanted::Down => "stopped by an operator".to_owned(),
             State::Stopped => "stopped".to_owned(),
-            State::Waiting { on, .. } => self.why_waiting(on, now),
-            State::Starting => self.why_starting(id, replica.run.as_ref(), now),
-            State::Degraded => self.why_degraded(id, replica.run.as_ref()),
+            State::Waiting { on, .. } => self.why_waiting(id.service, on, now),
+            State::Starting => self.with_trouble(id, self.why_starting(id, replica.run.as_ref(), now)),
+            State::Degraded => self.with_trouble(id, self.why_degraded(id, replica.run.as_ref())),
             State::Stopping { phase: Phase::Drain, why, .. } => {
                 let left = self.armed(id, Timer::State).map(|at| at.since(now)).unwrap_or_default();
                 let why = self.stop_text(*why);
@@ -129,6 +131,28 @@ impl Engine {
             State::Failed => last_cause().unwrap_or_else(|| "failed".to_owned()),
             State::Stuck { processes, .. } => remaining_text(processes),
         })
+    }
+
+    /// Of one that is ready.
+    fn why_impaired(&self, id: ReplicaId) -> Option<String> {
+        let trouble = self.trouble_text(self.trouble(id.service)?);
+        Some(if self.at(id).memory.frozen {
+            format!("frozen until the disk is well; {trouble}")
+        } else {
+            format!("out of its balancers until this is well: {trouble}")
+        })
+    }
+
+    fn with_trouble(&self, id: ReplicaId, why: String) -> String {
+        match self.trouble(id.service) {
+            Some(trouble) => format!("{why}; left alone meanwhile: {}", self.trouble_text(trouble)),
+            None => why,
+        }
+    }
+
+    /// What a start waits for: the failing disk, with what its check says.
+    pub(super) fn disk_name(&self, service: ServiceId) -> String {
+        self.failing_disk(service).map(|disk| self.trouble_text(disk)).unwrap_or_default()
     }
 
     fn why_drained(&self, id: ReplicaId) -> String {
@@ -146,12 +170,13 @@ impl Engine {
         text.strip_prefix(&subject).unwrap_or(text).to_owned()
     }
 
-    fn why_waiting(&self, on: &[Blocker], now: Time) -> String {
+    fn why_waiting(&self, service: ServiceId, on: &[Blocker], now: Time) -> String {
         let parts: Vec<String> = on
             .iter()
             .map(|blocker| match blocker {
                 Blocker::Slot => format!("a start slot ({} may start at once)", self.slots_max()),
                 Blocker::Service(id) => format!("{} ({})", self.name(*id), self.short_state(*id, now)),
+                Blocker::Disk => self.disk_name(service),
             })
             .collect();
         format!("waiting for {}", parts.join(", "))

@@ -28,6 +28,9 @@ const WAKE_GRACE_MAX: Duration = Duration::from_secs(5);
 impl Engine {
     /// The deadlines of a replica that is up.
     pub(super) fn watch_health(&mut self, id: ReplicaId) {
+        if self.at(id).memory.frozen {
+            return;
+        }
         let now = self.now.mono;
         if let Some(every) = self.plan_of(id.service).alive.as_ref().map(|alive| alive.every) {
             self.arm(id, Timer::Probe, now.after(every.max(PROBE_PAUSE_LEAST)));
@@ -38,7 +41,7 @@ impl Engine {
         }
     }
 
-    fn rearm_watchdog(&mut self, id: ReplicaId) {
+    pub(super) fn rearm_watchdog(&mut self, id: ReplicaId) {
         let own = self.at(id).run.as_ref().and_then(|run| run.watchdog);
         let interval = self.plan_of(id.service).watchdog.map(|planned| own.unwrap_or(planned));
         match interval {
@@ -48,6 +51,9 @@ impl Engine {
     }
 
     fn probe_of(&self, id: ReplicaId) -> Option<(Probe, Duration)> {
+        if self.at(id).memory.frozen {
+            return None;
+        }
         match self.at(id).memory.state {
             StateName::Starting => self.readiness_probe(id),
             StateName::Ready | StateName::Degraded => {
@@ -158,7 +164,11 @@ impl Engine {
                 run.failures = run.failures.saturating_add(1);
                 run.answer = Some(answer.as_str().into());
                 let failures = run.failures;
-                if failures >= fall {
+                let excused = self.trouble(id.service).is_some();
+                if failures == fall && excused {
+                    self.tell_left_alone(id, &format!("not alive, {failures} probes failed: {answer}"));
+                }
+                if failures >= fall && !excused {
                     self.tell(id, Level::Warn, NoteKind::NotAlive { failures, answer });
                     self.begin_stop(id, StopWhy::NotAlive);
                     return;
@@ -176,12 +186,18 @@ impl Engine {
     pub(super) fn watchdog_missed(&mut self, id: ReplicaId) {
         let own = self.at(id).run.as_ref().and_then(|run| run.watchdog);
         let after = own.or(self.plan_of(id.service).watchdog).unwrap_or_default();
+        if self.failing_disk(id.service).is_some() {
+            // Armed again by the next ping, or when the disk is well.
+            return self.tell_left_alone(id, &format!("no WATCHDOG=1 for {}", human(after)));
+        }
         self.tell(id, Level::Warn, NoteKind::WatchdogMissed { after });
         self.begin_stop(id, StopWhy::Watchdog);
     }
 
     pub(super) fn notified(&mut self, id: ReplicaId, run: RunId, message: NotifyMessage) {
         let up = self.find(id).is_some_and(|replica| matches!(replica.state, State::Ready | State::Degraded));
+        let frozen = self.find(id).is_some_and(|replica| replica.memory.frozen);
+        let disk_fails = self.failing_disk(id.service).is_some();
         let Some(current) = self.current(id, run) else {
             return;
         };
@@ -191,7 +207,10 @@ impl Engine {
             NotifyMessage::Reloading | NotifyMessage::Stopping => {}
             NotifyMessage::Status(text) => self.status(id, text),
             NotifyMessage::Errno(number) => self.status(id, format!("errno {number}")),
-            NotifyMessage::Watchdog if up => self.rearm_watchdog(id),
+            NotifyMessage::Watchdog if up && !frozen => self.rearm_watchdog(id),
+            NotifyMessage::WatchdogTrigger if up && disk_fails => {
+                self.tell_left_alone(id, "asked for a watchdog restart (WATCHDOG=trigger)");
+            }
             NotifyMessage::WatchdogTrigger if up => {
                 self.tell(id, Level::Warn, NoteKind::WatchdogTriggered);
                 self.begin_stop(id, StopWhy::Watchdog);
@@ -199,7 +218,7 @@ impl Engine {
             NotifyMessage::Watchdog | NotifyMessage::WatchdogTrigger => {}
             NotifyMessage::WatchdogInterval(interval) => {
                 current.watchdog = Some(interval);
-                if up {
+                if up && !frozen {
                     self.rearm_watchdog(id);
                 }
             }
@@ -249,6 +268,7 @@ impl Engine {
         for (key, at) in moved {
             self.timers.set(key, at);
         }
+        self.host_stalled(by, suspended, WAKE_GRACE_MAX);
         self.agent_note(Level::Warn, NoteKind::Stalled { by, suspended });
     }
 
@@ -267,7 +287,10 @@ impl Engine {
                 | State::Stuck { .. } => false,
             },
             TimerKey::Replica(_, Timer::Probe | Timer::Watchdog) | TimerKey::Loss(_) | TimerKey::Request(_) => true,
-            TimerKey::Replica(_, Timer::Forget | Timer::Drain | Timer::Period) | TimerKey::Shutdown => false,
+            // The deadlines of readings are moved where they are kept.
+            TimerKey::Replica(_, Timer::Forget | Timer::Drain | Timer::Period)
+            | TimerKey::Shutdown
+            | TimerKey::Host => false,
         }
     }
 }

@@ -37,6 +37,7 @@ impl Engine {
                 TimerKey::Loss(id) => assert!(self.services.contains_key(&id), "{key:?}: of a service that is gone"),
                 TimerKey::Request(request) => assert!(self.requests.contains_key(&request), "{key:?}: of no request"),
                 TimerKey::Shutdown => assert!(self.shutdown.is_some(), "no shutdown has a deadline"),
+                TimerKey::Host => assert!(self.host.deadline().is_some(), "no reading has a deadline"),
             }
         }
         for service in self.services.keys() {
@@ -47,6 +48,7 @@ impl Engine {
                 self.check_deadlines(id);
                 self.check_drain(id);
                 self.check_nothing_forgotten(id);
+                self.check_frozen(id);
             }
         }
         let ends = matches!(self.shutdown, Some(Shutdown::InOrder | Shutdown::Killing));
@@ -140,6 +142,7 @@ impl Engine {
         assert_eq!(state.is_some(), expected, "{label}: the deadline of state {}", replica.memory.state);
         let up = matches!(replica.state, State::Ready | State::Degraded);
         let probed = match &replica.state {
+            _ if replica.memory.frozen => false,
             State::Starting => plan.kind == Kind::Daemon && executed && matches!(plan.ready, Readiness::Probe(_)),
             _ if up => plan.alive.is_some(),
             State::Adopting
@@ -154,7 +157,8 @@ impl Engine {
             | State::Stuck { .. } => false,
         };
         assert_eq!(self.armed(id, Timer::Probe).is_some(), probed, "{label}: probes in {}", replica.memory.state);
-        assert!(up || self.armed(id, Timer::Watchdog).is_none(), "{label}: watched in {}", replica.memory.state);
+        let watched = up && !replica.memory.frozen;
+        assert!(watched || self.armed(id, Timer::Watchdog).is_none(), "{label}: watched in {}", replica.memory.state);
         let forgets = self.armed(id, Timer::Forget).is_some();
         assert_eq!(forgets, self.forgets_at(id).is_some(), "{label}: reset_after in {}", replica.memory.state);
         let period = self.boot_timers.get(TimerKey::Replica(id, Timer::Period)).is_some();
@@ -169,6 +173,9 @@ impl Engine {
         match &replica.state {
             State::Adopting => {}
             State::Stopped => assert!(!wanted && !replica.removed, "{label}: wanted but stopped"),
+            State::Backoff { .. } if self.failing_disk(id.service).is_some() => {
+                panic!("{label}: a start that is pending")
+            }
             State::Backoff { .. } | State::Failed | State::Done => assert!(wanted, "{label}: unwanted and not stopped"),
             State::Starting | State::Ready | State::Degraded => {
                 assert_eq!(self.must_stop(id), None, "{label}: runs but must stop");
@@ -235,6 +242,18 @@ impl Engine {
         let by_hand = self.armed(id, Timer::Drain).is_some();
         let up = matches!(replica.state, State::Ready | State::Degraded);
         assert!(!by_hand || (up && replica.memory.drained), "{label}: waits for a drain by hand that is none");
+    }
+
+    fn check_frozen(&self, id: ReplicaId) {
+        let (replica, label) = (self.at(id), self.label(id));
+        if replica.memory.frozen {
+            assert!(self.failing_disk(id.service).is_some(), "{label}: frozen although its disk is well");
+            let runs = replica.run.as_ref().is_some_and(|run| run.spawned && !run.exited);
+            let up = matches!(replica.state, State::Starting | State::Ready | State::Degraded);
+            assert!(runs && up, "{label}: frozen in {}", replica.memory.state);
+        }
+        let troubles = self.troubles_of(id.service);
+        assert_eq!(self.host.troubles.get(&id.service).cloned().unwrap_or_default(), troubles, "{label}: troubles");
     }
 
     fn check_populated(&self) {

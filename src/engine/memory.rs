@@ -17,6 +17,9 @@ pub struct Memory {
     /// The operator took it out of its balancers.
     #[serde(default)]
     pub drained: bool,
+    /// Its group is frozen because its disk fails.
+    #[serde(default)]
+    pub frozen: bool,
     /// As it was when last written.
     pub state: StateName,
     /// The latest run, 0 before the first.

@@ -100,6 +100,9 @@ pub struct Engine {
     /// Replicas whose process may exist; roles are not counted.
     populated: u32,
     counters: Counters,
+    /// The latest readings of the host, for whoever looks.
+    #[serde(default)]
+    readings: host::readings::Readings,
     /// What the proxy was told of each balancer.
     #[serde(default)]
     told: BTreeMap<String, Table>,
@@ -150,6 +153,7 @@ impl Engine {
             departed: Vec::new(),
             populated: 0,
             counters: Counters::default(),
+            readings: host::readings::Readings::default(),
             told: BTreeMap::new(),
             ejections: BTreeMap::new(),
             host: host::HostState::default(),
@@ -161,6 +165,7 @@ impl Engine {
             rebalance_all: false,
             out: Vec::new(),
         };
+        let plan = engine.with_helpers(plan);
         engine.install(plan);
         engine
     }
@@ -281,7 +286,7 @@ impl Engine {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Tick => {}
-            Event::Begin { found, decisions, host: _ } => self.begin(found, decisions),
+            Event::Begin { found, decisions, host } => self.begin(found, decisions, host.map(|host| *host)),
             Event::Spawned { replica, run, pid } => self.spawned(replica, run, pid),
             Event::SpawnFailed { replica, run, ours, error } => self.spawn_failed(replica, run, ours, error),
             Event::Executed { replica, run } => self.executed(replica, run),
@@ -302,7 +307,14 @@ impl Engine {
             Event::LinesDropped { replica, lines, reason } => self.lines_dropped(replica, lines, reason),
             Event::Drained { balancer, replica, run } => self.drained(&balancer, replica, run),
             Event::Ejected { balancer, backend, out } => self.ejected(balancer, backend, out),
-            Event::Host(event) => self.host_event(*event),
+            Event::Host(event) => {
+                self.readings.keep(&event);
+                let devices = matches!(*event, host::HostEvent::Devices(_));
+                self.host_event(*event);
+                if devices {
+                    self.devices_changed();
+                }
+            }
             Event::ReloadRefused { why } => self.agent_note(Level::Error, NoteKind::ReloadRefused { why }),
             Event::Remark { level, text } => self.agent_note(level, NoteKind::Remark { text }),
         }
@@ -323,6 +335,9 @@ impl Engine {
             } else if let Some(service) = self.touched.pop_first() {
                 self.advance_rolling(service);
                 self.review_requests(service);
+            } else if !self.host.changed.is_empty() {
+                let changes = std::mem::take(&mut self.host.changed);
+                self.checks_changed(&changes);
             } else {
                 break;
             }
@@ -335,6 +350,7 @@ impl Engine {
             TimerKey::Loss(service) => self.service_late(service),
             TimerKey::Request(request) => self.decision_late(request),
             TimerKey::Shutdown => self.shutdown_deadline(),
+            TimerKey::Host => self.host_deadline(),
         }
     }
 
@@ -344,6 +360,10 @@ impl Engine {
                 let memory = Box::new(replica.memory.clone());
                 self.out.push(Action::Persist { replica: id, memory });
             }
+        }
+        if std::mem::take(&mut self.host.unsaved) {
+            let memory = Box::new(self.host_memory());
+            self.out.push(Action::PersistHost { memory });
         }
     }
 

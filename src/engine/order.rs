@@ -54,6 +54,10 @@ impl Engine {
         let edges = &self.service_at(id.service).edges;
         let mut hopeful = true;
         let mut on = Vec::new();
+        if self.failing_disk(id.service).is_some() {
+            hopeful = false;
+            on.push(Blocker::Disk);
+        }
         for dependency in &edges.requires {
             let summary = self.service_at(*dependency).summary;
             if !summary.is_up {
@@ -75,16 +79,18 @@ impl Engine {
 
     /// Why this replica, which has a process, must not go on running.
     pub(super) fn must_stop(&self, id: ReplicaId) -> Option<StopWhy> {
-        let replica = self.at(id);
-        if replica.removed {
+        if self.at(id).removed {
             return Some(StopWhy::Removed);
         }
         if !self.is_wanted(id) {
             return Some(if self.shutdown.is_some() { StopWhy::Shutdown } else { StopWhy::Operator });
         }
+        if let Some(why) = self.disk_stops(id.service) {
+            return Some(why);
+        }
         let requires = &self.service_at(id.service).edges.requires;
         let lost = requires.iter().find(|dependency| self.service_at(**dependency).summary.is_lost);
-        lost.map(|dependency| StopWhy::DependencyLost(*dependency)).or(replica.restart)
+        lost.map(|dependency| StopWhy::DependencyLost(*dependency)).or_else(|| self.restart_wish(id))
     }
 
     /// Whether everything that has to go down before a replica of this service has done so.
@@ -195,9 +201,8 @@ impl Engine {
             State::Waiting { .. } | State::Starting if self.succeeded_before(id) => Standing::Up,
             State::Waiting { hopeful: false, .. } | State::Backoff { .. } => Standing::Coming,
             State::Waiting { hopeful: true, .. } | State::Starting => coming,
-            State::Stopping { why: StopWhy::DependencyLost(_), .. } | State::Stopping { then: Then::Fail, .. } => {
-                Standing::Gone
-            }
+            State::Stopping { why: StopWhy::DependencyLost(_) | StopWhy::DiskFailing, .. }
+            | State::Stopping { then: Then::Fail, .. } => Standing::Gone,
             State::Stopping { .. } if !self.is_wanted(id) => Standing::Gone,
             State::Stopping { .. } => coming,
         }

@@ -7,7 +7,7 @@ use super::access::Because;
 use super::action::{Action, Effect, Level, NoteKind, Outcome};
 use super::diff;
 use super::event::Caller;
-use super::plan::{Kind, Launch, Plan};
+use super::plan::{Kind, Launch, Plan, Role};
 use super::replicas::Replicas;
 use super::service::{
     Counts, Decided, Edges, PlanRef, Replica, Rolling, Service, State, StopWhy, Summary, fresh_memory,
@@ -25,12 +25,25 @@ impl Engine {
             }
             return;
         }
-        let changes = diff::changes(&self.plan, &plan);
-        self.install(plan);
-        self.admit_new();
-        let told = diff::told(changes.clone());
+        let helpers = self.host.helpers.clone();
+        let plan = self.with_helpers(plan);
+        self.watch_others(&helpers);
+        let told = diff::told(diff::changes(&self.plan, &plan));
         let noted = told.iter().filter(|change| change.effect != Effect::Unchanged).cloned().collect();
         self.agent_note(Level::Info, NoteKind::Reloaded { changes: noted, caller });
+        self.change_plan(plan);
+        self.review_ties();
+        if let Some(request) = request {
+            self.out.push(Action::Answer { request, outcome: Outcome::Reloaded { changes: told } });
+        }
+    }
+
+    /// Goes over to another plan: what it changes is done, and nothing else is touched.
+    pub(super) fn change_plan(&mut self, plan: Plan) {
+        let changes = diff::changes(&self.plan, &plan);
+        self.install(plan);
+        self.host_replanned();
+        self.admit_new();
         for change in &changes {
             let Some(id) = self.service_id(&change.service) else {
                 continue;
@@ -51,9 +64,6 @@ impl Engine {
             self.mark(id);
         }
         self.wake_queue();
-        if let Some(request) = request {
-            self.out.push(Action::Answer { request, outcome: Outcome::Reloaded { changes: told } });
-        }
     }
 
     /// Makes `plan` the accepted one: services and replicas come and are marked to go, edges are resolved.
@@ -119,7 +129,8 @@ impl Engine {
         self.next_service += 1;
         let id = ServiceId(self.next_service);
         self.names.insert(plan.name.clone(), id);
-        let mut service = new_service(PlanRef::Own(Box::new(plan)), false);
+        let is_role = Role::is_service_name(&plan.name);
+        let mut service = new_service(PlanRef::Own(Box::new(plan)), is_role);
         service.removed = true;
         self.services.insert(id, Box::new(service));
         id

@@ -161,7 +161,7 @@ impl Engine {
     /// Whether there is anything that ready time would mend, and when it will have.
     pub(super) fn forgets_at(&self, id: ReplicaId) -> Option<Time> {
         let memory = &self.at(id).memory;
-        let something = memory.failures > 0 || memory.hold.is_some();
+        let something = (memory.failures > 0 || memory.hold.is_some()) && !memory.frozen;
         let reset_after = self.plan_of(id.service).backoff.reset_after;
         memory.ready_since.filter(|_| something).map(|since| since.after(reset_after))
     }

@@ -91,6 +91,8 @@ pub(super) enum Blocker {
     Service(ServiceId),
     /// Pacing: too many others are starting.
     Slot,
+    /// A disk that it needs fails.
+    Disk,
 }
 
 /// How far a stop has come. Every phase but the first has a deadline.
@@ -119,6 +121,8 @@ pub(super) enum StopWhy {
     NewConfig,
     DependencyLost(ServiceId),
     RestartWith(ServiceId),
+    /// It is started again when the disk is well.
+    DiskFailing,
     Shutdown,
     Removed,
     NotReady,
@@ -139,6 +143,7 @@ impl StopWhy {
             | Self::NewConfig
             | Self::DependencyLost(_)
             | Self::RestartWith(_)
+            | Self::DiskFailing
             | Self::Shutdown
             | Self::Removed => true,
             Self::NotReady | Self::NotAlive | Self::Watchdog | Self::Ended | Self::Resumed => false,
@@ -351,6 +356,7 @@ pub(super) fn fresh_memory(decided: Decided, run: RunId, spec_hash: u64, wall: T
     Memory {
         wanted: decided.wanted,
         drained: decided.drained,
+        frozen: false,
         state: StateName::Adopting,
         run,
         since_wall: wall,

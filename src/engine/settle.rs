@@ -20,6 +20,7 @@ impl Engine {
             State::Stopped if !wanted => {}
             State::Stopped => self.try_start(id),
             State::Waiting { .. } if wanted => self.try_start(id),
+            State::Backoff { .. } if wanted && self.failing_disk(id.service).is_some() => self.try_start(id),
             State::Backoff { .. } | State::Failed | State::Done if wanted => {}
             State::Waiting { .. } | State::Backoff { .. } | State::Failed | State::Done => self.stop_at_rest(id),
             State::Starting | State::Ready | State::Degraded => {
@@ -73,6 +74,7 @@ impl Engine {
 
     pub(super) fn drop_service(&mut self, id: ServiceId) {
         let name = self.name(id).to_owned();
+        self.helper_left(&name);
         self.names.remove(&name);
         self.services.remove(&id);
         for other in self.services.values_mut() {

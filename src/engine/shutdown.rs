@@ -61,6 +61,7 @@ impl Engine {
         for id in self.everything() {
             match self.at(id).state {
                 State::Starting | State::Ready | State::Degraded => {
+                    self.thaw(id);
                     self.quiet(id);
                     self.memory_mut(id).requested = true;
                     let state = State::Stopping { phase: Phase::Killed, why: StopWhy::Shutdown, then: Then::Settle };

@@ -10,11 +10,12 @@ use std::time::Duration;
 use super::Engine;
 use super::access::Because;
 use super::action::{Action, Level, NoteKind};
+use super::host::impair::End;
 use super::plan::{Kind, Probe, Readiness};
 use super::rng::scale;
 use super::service::{Blocker, Run, State, StopWhy, Then};
 use super::timers::Timer;
-use super::types::{ReplicaId, RunId, ServiceId};
+use super::types::{ReplicaId, RunId, ServiceId, human};
 
 /// Between the first two readiness probes; each pause is half as long again as the one before.
 const PROBE_PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -44,16 +45,17 @@ impl Engine {
             self.touched.insert(id.service);
             self.refresh(id);
         } else {
-            let names = on.iter().map(|blocker| self.blocker_name(*blocker)).collect();
+            let names = on.iter().map(|blocker| self.blocker_name(id.service, *blocker)).collect();
             let level = if self.at(id).memory.run == RunId(0) { Level::Debug } else { Level::Info };
             self.set_state(id, State::Waiting { on, hopeful }, Because::Note(level, NoteKind::Waiting { on: names }));
         }
     }
 
-    pub(super) fn blocker_name(&self, blocker: Blocker) -> String {
+    pub(super) fn blocker_name(&self, service: ServiceId, blocker: Blocker) -> String {
         match blocker {
             Blocker::Service(id) => self.name(id).to_owned(),
             Blocker::Slot => "a start slot".to_owned(),
+            Blocker::Disk => self.disk_name(service),
         }
     }
 
@@ -143,6 +145,7 @@ impl Engine {
         let level = self.routine_level(id);
         self.note(id, level, NoteKind::Started { run, pid });
         self.signal_again(id);
+        self.freeze_or_thaw(id);
     }
 
     pub(super) fn spawn_failed(&mut self, id: ReplicaId, run: RunId, ours: bool, error: String) {
@@ -160,7 +163,7 @@ impl Engine {
             let until = self.now.mono.after(SPAWN_RETRY);
             (Then::Backoff { until }, self.next_restart(id, SPAWN_RETRY))
         } else {
-            self.failure(id)
+            self.judge_end(id, End::Bad)
         };
         self.tell(id, Level::Warn, NoteKind::StartFailed { run, why: error.clone(), next });
         if !matches!(then, Then::Settle) {
@@ -184,6 +187,7 @@ impl Engine {
         if matches!(self.at(id).state, State::Starting) {
             self.await_readiness(id);
         }
+        self.freeze_or_thaw(id);
     }
 
     /// The service's program runs: what next proves that it is ready?
@@ -251,6 +255,11 @@ impl Engine {
     }
 
     pub(super) fn start_timed_out(&mut self, id: ReplicaId) {
+        if self.failing_disk(id.service).is_some() {
+            let timeout = self.plan_of(id.service).start_timeout;
+            self.tell_left_alone(id, &format!("not ready within {}", human(timeout)));
+            return self.arm(id, Timer::State, self.now.mono.after(timeout));
+        }
         let replica = self.at(id);
         let run = replica.memory.run;
         let after = self.now.mono.since(replica.memory.started_mono);

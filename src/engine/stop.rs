@@ -33,6 +33,7 @@ const STUCK_PAUSE_MAX: Duration = Duration::from_secs(30);
 impl Engine {
     /// Begins the stop of a replica that runs (`Starting`, `Ready`, `Degraded`). What is no request has been told by the caller.
     pub(super) fn begin_stop(&mut self, id: ReplicaId, why: StopWhy) {
+        self.thaw(id);
         self.quiet(id);
         let requested = why.is_requested();
         let served = self.served(id).filter(|_| requested);
@@ -49,6 +50,9 @@ impl Engine {
             Because::Told
         };
         self.set_state(id, State::Stopping { phase: Phase::Dependents, why, then: Then::Settle }, because);
+        if self.disk_kills(id.service, why) {
+            return self.kill_tree(id, self.stop_text(why));
+        }
         if !requested || self.dependents_are_down(id) {
             self.leave_service(id, why);
         }
@@ -68,6 +72,7 @@ impl Engine {
             | StopWhy::NewConfig
             | StopWhy::DependencyLost(_)
             | StopWhy::RestartWith(_)
+            | StopWhy::DiskFailing
             | StopWhy::Shutdown
             | StopWhy::Removed
             | StopWhy::NotReady
@@ -83,6 +88,7 @@ impl Engine {
             StopWhy::NewConfig => "its configuration changed".to_owned(),
             StopWhy::DependencyLost(other) => format!("it requires {}, which is not up", self.name(other)),
             StopWhy::RestartWith(other) => format!("it restarts with {}", self.name(other)),
+            StopWhy::DiskFailing => "a disk that it needs fails".to_owned(),
             StopWhy::Shutdown => "the agent shuts down".to_owned(),
             StopWhy::Removed => "it left the configuration".to_owned(),
             StopWhy::NotReady => "it was not ready in time".to_owned(),

@@ -6,6 +6,8 @@ use super::Engine;
 use super::action::{Action, Outcome, Whom};
 use super::balance::plan::{Address, BalancerPlan, Delivery, Destination, Rules};
 use super::event::{Caller, Decision, Event, Found, FoundProcess, Target, Verb, Wait};
+use super::host::kind::CheckKind;
+use super::host::{Change, CheckKey, Health};
 use super::memory::Memory;
 use super::plan::{Plan, Probe, ServicePlan};
 use super::types::{Exit, Now, ReplicaId, RequestId, RunId, StateName, Time, signal_name};
@@ -77,11 +79,25 @@ impl Kit {
     }
 
     pub(super) fn begin_with(mono: Time, plan: Plan, found: Vec<Found>, decisions: Vec<Decision>) -> Self {
+        Self::begin_on(mono, plan, Event::Begin { found, decisions, host: None })
+    }
+
+    pub(super) fn begin_on(mono: Time, plan: Plan, begin: Event) -> Self {
         let now = Now { mono, boot: mono, wall: mono, wall_synchronised: true };
         let engine = Engine::new(plan, 1, now);
         let mut kit = Self { engine, now, last: Vec::new(), next_request: 1 };
-        kit.step(Event::Begin { found, decisions, host: None });
+        kit.step(begin);
         kit
+    }
+
+    /// A check changes its state.
+    pub(super) fn check(&mut self, kind: CheckKind, target: &str, to: Health, why: &str) -> Vec<String> {
+        let key = CheckKey { kind, target: target.to_owned() };
+        let before = self.engine.host.states.insert(key.clone(), (to, why.to_owned()));
+        let from = before.map_or(Health::Unknown, |(state, _)| state);
+        let name = self.engine.check_name(&key);
+        self.engine.host.changed.push(Change { key, name, from, to, why: why.to_owned() });
+        self.step(Event::Tick)
     }
 
     pub(super) fn step(&mut self, event: Event) -> Vec<String> {

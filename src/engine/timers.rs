@@ -14,6 +14,8 @@ pub(super) enum TimerKey {
     /// A decision of this request should be on disk by now.
     Request(RequestId),
     Shutdown,
+    /// A reading of the host is overdue.
+    Host,
 }
 
 /// What a replica may wait for; at most one of each.

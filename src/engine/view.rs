@@ -16,6 +16,8 @@ pub struct ServiceView<'a> {
     pub why: Option<String>,
     pub replicas: Vec<ReplicaView<'a>>,
     pub edges: Vec<EdgeView<'a>>,
+    /// The failing disk or NIC that concerns it, with what its check says; it is out of its balancers.
+    pub impaired: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub struct ReplicaView<'a> {
     pub pending_restart: bool,
     /// An operator took it out of its balancers.
     pub drained: bool,
+    /// Its group is frozen because its disk fails.
+    pub frozen: bool,
     /// Why it is not `ready`; or, of one that is, why it takes no connections.
     pub why: Option<String>,
     /// What happens next by itself, and when (mono).

@@ -2,6 +2,7 @@
 //! says so. All `unsafe` of the crate lives below this module.
 
 mod ancillary;
+pub mod arp;
 pub mod caps;
 pub mod child;
 #[cfg(test)]
@@ -23,11 +24,15 @@ mod group_weak;
 pub mod host;
 pub mod identity;
 pub mod inherited;
+pub mod kmsg;
 pub mod listen;
+pub mod memory_file;
+pub mod netlink;
 pub mod notify;
 pub mod nvme;
 pub mod packet;
 pub mod process;
+pub mod psi;
 pub mod rlimit;
 pub mod scratch;
 pub mod scsi_generic;
@@ -47,6 +52,7 @@ pub mod text;
 mod unix;
 pub mod users;
 pub mod wake;
+pub mod watchdog;
 mod xattr;
 
 pub use fallbacks::Fallbacks;

@@ -5,20 +5,37 @@
 
 pub mod kind;
 pub mod note;
+pub mod once;
 pub mod plan;
+pub mod readings;
 pub mod sample;
 pub mod view;
 pub mod watch;
 
+mod condition;
+mod feeds;
+mod helpers;
+pub(in crate::engine) mod impair;
+mod judge;
+mod pairs;
+mod rules;
+mod show;
+mod state;
+mod steps;
+mod tally;
 mod ties;
+mod words;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::plan::Role;
+use condition::Condition;
+use judge::Known;
 use kind::CheckKind;
 use sample::{Devices, Sample};
+pub(in crate::engine) use state::HostState;
 use watch::{Helper, Missing};
 
 /// The state of a check. Only `Degraded` and `Failing` ever alarm.
@@ -80,14 +97,37 @@ pub enum HostEvent {
 pub struct HostMemory {
     pub devices: Option<Devices>,
     pub helpers: Vec<Helper>,
+    /// The state of every check, with what decides about the next one.
+    #[serde(default)]
+    pub checks: BTreeMap<CheckKey, Condition>,
+    /// Counters as they were last seen, and other things that no reading tells.
+    #[serde(default)]
+    pub known: Known,
 }
 
-/// A check's identity.
+/// A check's identity. Written as `disk_space /`, so that it can be the key of a map.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct CheckKey {
     pub kind: CheckKind,
     /// Empty for a check of the whole host.
     pub target: String,
+}
+
+impl From<CheckKey> for String {
+    fn from(key: CheckKey) -> Self {
+        rules::default_name(key.kind, &key.target)
+    }
+}
+
+impl TryFrom<String> for CheckKey {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let (word, target) = text.split_once(' ').unwrap_or((&text, ""));
+        let kind = CheckKind::by_word(word).ok_or_else(|| format!("no such check: {text}"))?;
+        Ok(Self { kind, target: target.to_owned() })
+    }
 }
 
 /// A check that changed its state in this step.
@@ -98,37 +138,4 @@ pub(in crate::engine) struct Change {
     pub from: Health,
     pub to: Health,
     pub why: String,
-}
-
-/// What the engine knows of the host.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(in crate::engine) struct HostState {
-    pub devices: Devices,
-    pub helpers: Vec<Helper>,
-    /// The state of every check with the reason, as `ties` reads it.
-    pub states: BTreeMap<CheckKey, (Health, String)>,
-}
-
-impl super::Engine {
-    pub(super) fn host_event(&mut self, event: HostEvent) {
-        match event {
-            HostEvent::Devices(_)
-            | HostEvent::Sampled { .. }
-            | HostEvent::Missing { .. }
-            | HostEvent::Linked { .. }
-            | HostEvent::AlertDone { .. } => {}
-        }
-    }
-
-    /// What a role is to read; told when it connects, and after every `Action::Watch`.
-    #[must_use]
-    pub fn watch_list(&self, _role: Role) -> Vec<watch::Order> {
-        Vec::new()
-    }
-
-    /// Every check with its state, by kind and target.
-    #[must_use]
-    pub fn checks(&self, _now: super::types::Now) -> Vec<view::CheckView> {
-        Vec::new()
-    }
 }

@@ -4,5 +4,7 @@ mod adopt;
 mod balance;
 mod commands;
 mod health;
+mod host;
+mod host_helpers;
 mod order;
 mod runs;

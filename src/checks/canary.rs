@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 
-use super::mount;
+use super::mount_point;
 use crate::engine::host::sample::CanaryStat;
 use crate::sys::scratch::Scratch;
-use crate::sys::{clock, direct, host};
+use crate::sys::{clock, direct, host, statfs};
 
 /// In the root directory of the file system.
 pub const CANARY: &str = ".mainstay-canary";
@@ -36,9 +36,9 @@ enum Failure {
 /// Writes and reads; waits for the disk for as long as it takes.
 #[must_use]
 pub fn read_canary(root: &Path, point: &str) -> CanaryStat {
-    let path = mount::path(root, point).join(CANARY);
-    let mounted = mount::must_be_mounted(root, point).map_err(Failure::Absent);
-    let read = mounted.and_then(|()| exercise(&path).map_err(|error| meaning(&error, root, point, &path)));
+    let path = mount_point::path(root, point).join(CANARY);
+    let fits = may_have_one(root, point).map_err(Failure::Absent);
+    let read = fits.and_then(|()| exercise(&path).map_err(|error| meaning(&error, root, point, &path)));
     let mut stat = CanaryStat { mount: point.to_owned(), ..CanaryStat::default() };
     match read.and_then(|done| done) {
         Ok(took) => stat.took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
@@ -46,6 +46,15 @@ pub fn read_canary(root: &Path, point: &str) -> CanaryStat {
         Err(Failure::Errno(errno)) => stat.errno = Some(errno),
     }
     stat
+}
+
+fn may_have_one(root: &Path, point: &str) -> Result<(), String> {
+    mount_point::must_be_mounted(root, point)?;
+    match statfs::is_fat(&mount_point::path(root, point)) {
+        Ok(true) => Err("it is FAT, which a write that is cut off may damage: nothing is written there".to_owned()),
+        // What is wrong is told by the canary itself.
+        Ok(false) | Err(_) => Ok(()),
+    }
 }
 
 /// How long the slower half took.
@@ -112,7 +121,7 @@ fn meaning(error: &io::Error, root: &Path, point: &str, path: &Path) -> Failure 
     // A file that is shorter than it says.
     let errno = error.raw_os_error().unwrap_or(libc::EIO);
     let absent = match Errno::from_raw(errno) {
-        Errno::EROFS if mount::is_read_only_on_purpose(root, point) => "mounted read-only".to_owned(),
+        Errno::EROFS if mount_point::is_read_only_on_purpose(root, point) => "mounted read-only".to_owned(),
         Errno::ENOSPC => "no room is left to write".to_owned(),
         Errno::EDQUOT => "no quota is left to write".to_owned(),
         Errno::EACCES | Errno::EPERM => format!(

@@ -18,7 +18,7 @@ mod devices;
 mod fs_errors;
 mod helper;
 mod link_modes;
-mod mount;
+mod mount_point;
 mod mounts;
 mod outstanding;
 mod probe;

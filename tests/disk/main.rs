@@ -1,7 +1,11 @@
 //! Stories of the roles that may block, with the real binary and the real kernel: file systems in loop devices, and a mount that
 //! never answers. All of it happens in a mount namespace of the test's own, so that nothing is left behind. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "these are tests: a panic is a failure")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "these are tests: a panic is a failure, and a skip is said aloud"
+)]
 
 mod fuse;
 mod helper;
@@ -101,6 +105,19 @@ fn full_file_system_has_no_canary_and_no_fault() {
     assert_eq!((stat.errno, stat.absent.as_deref()), (None, Some("no room is left to write")));
     let Sample::Space(room) = helper.sample() else { panic!("no space") };
     assert_eq!(room.available_bytes, 0);
+}
+
+#[test]
+fn boot_partition_is_measured_and_not_written() {
+    let Some(image) = own_mounts().and_then(|()| Image::of("mkfs.vfat", &[], "defaults")) else { return };
+    let place = Place::new();
+    let mut helper = Helper::start(&place, 0);
+    helper.watch(&[canary(&image.point()), space(&image.point())], ONCE_MS);
+    let Sample::Canary(stat) = helper.sample() else { panic!("no canary") };
+    assert!(stat.absent.is_some_and(|absent| absent.contains("FAT")));
+    let Sample::Space(room) = helper.sample() else { panic!("no space") };
+    assert_eq!((room.error, room.inodes), (None, 0));
+    assert_eq!(fs::read_dir(image.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -125,7 +125,7 @@ fn meaning(error: &io::Error, root: &Path, point: &str, path: &Path) -> Failure 
         Errno::ENOSPC => "no room is left to write".to_owned(),
         Errno::EDQUOT => "no quota is left to write".to_owned(),
         Errno::EACCES | Errno::EPERM => format!(
-            "no permission to write {}: run the agent as root, or disable the check filesystem here",
+            "no permission to write {}: run the agent as root, or disable the checks filesystem and disk_hung here",
             path.display()
         ),
         Errno::ELOOP => format!("{} is a symbolic link: remove it", path.display()),

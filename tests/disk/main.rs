@@ -190,7 +190,7 @@ fn helper_without_rights_says_what_it_cannot_do_and_does_the_rest() {
     assert!(helper.missing().contains("run the agent as root"));
     let Sample::Canary(stat) = helper.sample() else { panic!("no canary") };
     let absent = stat.absent.unwrap();
-    assert!(absent.starts_with("no permission to write") && absent.contains("disable the check"), "{absent}");
+    assert!(absent.starts_with("no permission to write") && absent.contains("disable the checks"), "{absent}");
     let Sample::Space(room) = helper.sample() else { panic!("no space") };
     assert_eq!(room.error, None);
 }

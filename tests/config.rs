@@ -15,6 +15,8 @@ use mainstay::engine::plan::{Probe, Readiness, expand};
 
 #[path = "config/balancers.rs"]
 mod balancers;
+#[path = "config/checks.rs"]
+mod checks;
 
 /// A host of our own below a temporary directory, removed at the end.
 struct Host {
@@ -188,13 +190,11 @@ fn a_text_that_is_no_ron_says_where() {
 fn keys_of_the_file() {
     let host = Host::new();
     let result = host.load_text(
-        "(\nbalancers: [],\nservics: [],\nchecks: [(name: \"x\")], copies: [], alerts: [],\nagent: (),\nagent: ())",
+        "(\nbalancers: [],\nservics: [],\nchecks: [(name: \"x\", check: Memory)], copies: [], alerts: [],\nagent: (),\nagent: ())",
     );
     expect![[r#"
         error test.ron:3:1 servics: unknown key `servics` (did you mean "services"?)
-        error test.ron:4:9 checks: `checks` is not built yet (remove it; this version has no such capability)
-        error test.ron:4:32 copies: `copies` is not built yet (remove it; this version has no such capability)
-        error test.ron:4:44 alerts: `alerts` is not built yet (remove it; this version has no such capability)
+        error test.ron:4:47 copies: `copies` is not built yet (remove it; this version has no such capability)
         error test.ron:6:1 agent: the key `agent` is given twice
     "#]]
     .assert_eq(&short(&result, &host.root));
@@ -226,15 +226,12 @@ fn every_mistake_of_a_service_is_found_at_once() {
 #[test]
 fn what_is_not_built_yet_is_refused_by_name() {
     keys_of_service(
-        "resources: (cpu_max: \"150%\"), data: [\"/x\"], nics: [\"eth0\"], on_disk_failing: Leave, priority: 0, min_healthy: 1, fence: (ladder: [Throttle(cpu_max: \"10%\"), Kill], step: \"10s\", release: After(\"10m\"))",
+        "resources: (cpu_max: \"150%\"), priority: 0, min_healthy: 1, fence: (ladder: [Throttle(cpu_max: \"10%\"), Kill], step: \"10s\", release: After(\"10m\"))",
         &expect![[r#"
             error test.ron:2:12 services[0].resources: `resources` is not built yet (remove it; this version has no such capability)
-            error test.ron:2:37 services[0].data: `data` is not built yet (remove it; this version has no such capability)
-            error test.ron:2:51 services[0].nics: `nics` is not built yet (remove it; this version has no such capability)
-            error test.ron:2:78 services[0].on_disk_failing: `on_disk_failing` is not built yet (remove it; this version has no such capability)
-            error test.ron:2:95 services[0].priority: `priority` is not built yet (remove it; this version has no such capability)
-            error test.ron:2:111 services[0].min_healthy: `min_healthy` is not built yet (remove it; this version has no such capability)
-            error test.ron:2:121 services[0].fence: `fence` is not built yet (remove it; this version has no such capability)
+            error test.ron:2:41 services[0].priority: `priority` is not built yet (remove it; this version has no such capability)
+            error test.ron:2:57 services[0].min_healthy: `min_healthy` is not built yet (remove it; this version has no such capability)
+            error test.ron:2:67 services[0].fence: `fence` is not built yet (remove it; this version has no such capability)
         "#]],
     );
 }
@@ -608,17 +605,15 @@ fn the_agent() {
         error test.ron:1:84 agent.cgroup: "x" is not an absolute path (it must start with /)
         error test.ron:1:109 agent.starting_max: 0 starts at once: nothing would ever start (None is twice the number of CPUs)
         error test.ron:1:130 agent.shutdown_timeout: `shutdown_timeout` must be longer than 0s
-        note test.ron:2:11 agent.watchdog: `watchdog` does nothing yet: the hardware watchdog is not part of this version
-        error test.ron:2:21 agent.watchdog.timeout: a hardware watchdog counts in seconds: at least "1s"
+        error test.ron:2:21 agent.watchdog.timeout: after 500ms a busy host would be reset: at least "10s" (30s is usual)
         error test.ron:2:46 agent.watchdog.require[1]: there is no service "bd" (did you mean "db"?)
-        note test.ron:2:70 agent.default_checks: `default_checks` does nothing yet: the watch over the host is not part of this version
         error test.ron:2:87 agent.textfile: "x.prom" is not an absolute path (it must start with /)
         note test.ron:2:87 agent.textfile: `textfile` does nothing yet: the metrics file is not part of this version
         warning test.ron:2:109 agent.proxy_user: there is no user "p": the proxy runs as uid 65533, which nobody else uses (adduser --system --group p)
         error test.ron:2:114 agent.log_level: unknown key `log_level` (the keys here are run_dir, state_dir, log_dir, admin_group, proxy_user, cgroup, watchdog, default_checks, starting_max, shutdown_timeout, textfile)
     "#]].assert_eq(&short(&host.load_text(text), &host.root));
     expect![[r#"
-        warning test.ron:1:1 services: there are no services: the agent would have nothing to do
+        warning test.ron:1:1 services: there are no services: the agent would only watch the host
         accepted
     "#]]
     .assert_eq(&short(&host.load_text("()"), &host.root));
@@ -836,12 +831,13 @@ fn the_full_file_holds_every_key_with_its_default() {
     }
     let loaded = host.load_text(&text).unwrap_or_else(|found| panic!("{}", found[0]));
     expect![[r#"
-        note test.ron:32:25 agent.default_checks: `default_checks` does nothing yet: the watch over the host is not part of this version
         accepted
-    "#]].assert_eq(&short(&Ok(loaded.clone()), &host.root));
+    "#]]
+    .assert_eq(&short(&Ok(loaded.clone()), &host.root));
     let least = host.load_text("(services: [(name: \"defaults\", command: [\"sleep\", \"infinity\"])])").unwrap();
     assert_eq!(loaded.plan.services[0], least.plan.services[0], "a value in configs/full.ron is not the default");
     assert_eq!(loaded.plan.agent, least.plan.agent, "a value in configs/full.ron is not the default");
+    checks::the_full_files_alert_has_the_defaults(&host, &loaded.plan.alerts[0]);
     let rules = mainstay::engine::balance::plan::Rules::default();
     assert_eq!(loaded.plan.balancers[0].rules, rules, "a value in configs/full.ron is not the default");
     let mut coded = mainstay::engine::plan::ServicePlan::with_defaults("defaults", &["/usr/bin/sleep", "infinity"]);
@@ -894,6 +890,7 @@ fn an_explanation_shows_what_will_be_run() {
           cgroup             Auto
           starting_max       2 x CPUs
           shutdown_timeout   1m 30s
+          default_checks     true: of all this host has
 
         service api
           kind               Daemon

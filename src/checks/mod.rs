@@ -9,10 +9,15 @@
 //! HTTP answer. A new kind of probe is a variant of [`proto::ProbeTarget`] and a file here.
 
 mod answer;
+mod block;
+mod devices;
+mod mounts;
 mod outstanding;
 mod probe;
 pub mod proto;
+mod reading;
 mod serve;
+mod system;
 mod target;
 
 use std::ffi::OsString;

@@ -3,6 +3,7 @@
 use std::fmt::{Display, Write};
 
 mod balancer;
+mod host;
 
 use super::values::{duration_text, share_text, size_text};
 use crate::engine::balance::plan::BalancerPlan;
@@ -27,6 +28,14 @@ pub fn explain(plan: &Plan) -> String {
     for balancer in &plan.balancers {
         out.0.push('\n');
         balancer::balancer(balancer, &mut out);
+    }
+    for check in &plan.checks {
+        out.0.push('\n');
+        host::check(check, &mut out);
+    }
+    for alert in &plan.alerts {
+        out.0.push('\n');
+        host::alert(alert, &mut out);
     }
     out.0
 }
@@ -65,6 +74,10 @@ fn agent(agent: &AgentPlan, out: &mut Lines) {
         None => out.line("starting_max", "2 x CPUs"),
     }
     out.line("shutdown_timeout", duration_text(agent.shutdown_timeout));
+    out.line("default_checks", if agent.default_checks { "true: of all this host has" } else { "false" });
+    if let Some(watchdog) = &agent.watchdog {
+        host::watchdog(watchdog, out);
+    }
 }
 
 fn service(service: &ServicePlan, out: &mut Lines) {
@@ -101,6 +114,9 @@ fn service(service: &ServicePlan, out: &mut Lines) {
         format!("{}, after {} SIGKILL", signal_name(service.stop.signal), duration_text(service.stop.timeout)),
     );
     process(&service.process, out);
+    if let Some(needs) = &service.needs {
+        host::needs(needs, out);
+    }
     let rate = service.logs.lines_per_second.map_or("no limit of lines".to_owned(), |rate| format!("{rate} lines/s"));
     out.line(
         "logs",

@@ -22,6 +22,8 @@ pub(super) struct Gathered {
     pub(super) agent: Option<Item>,
     pub(super) services: Vec<Item>,
     pub(super) balancers: Vec<Item>,
+    pub(super) checks: Vec<Item>,
+    pub(super) alerts: Vec<Item>,
     /// Some file could not be read or cut, so that names may be missing.
     pub(super) incomplete: bool,
 }
@@ -117,16 +119,15 @@ pub(super) fn gather(path: &Path, context: &Context, report: &mut Report) -> Gat
 
 /// Takes `text` in place of a file; it has no directory, so it can include nothing.
 pub(super) fn gather_text(name: &str, text: &str, report: &mut Report) -> Gathered {
-    let mut gathered = Gathered::default();
     report.sources.push(Source::new(name.to_owned(), text.to_owned(), None));
-    let Some(parts) = parse::parts(0, report) else { return Gathered { incomplete: true, ..gathered } };
+    let Some(parts) = parse::parts(0, report) else { return Gathered { incomplete: true, ..Gathered::default() } };
     for (_, place) in &parts.include {
         let range = place.range.clone();
         let message = "a built-in configuration cannot include files";
         report.at_range(Severity::Error, place.source, range, place.prefix.clone(), message);
     }
-    (gathered.agent, gathered.services, gathered.balancers) = (parts.agent, parts.services, parts.balancers);
-    gathered
+    let Parts { include: _, agent, services, balancers, checks, alerts } = parts;
+    Gathered { agent, services, balancers, checks, alerts, incomplete: false }
 }
 
 struct Reader<'a> {
@@ -185,6 +186,8 @@ impl Reader<'_> {
         }
         self.gathered.services.extend(parts.services);
         self.gathered.balancers.extend(parts.balancers);
+        self.gathered.checks.extend(parts.checks);
+        self.gathered.alerts.extend(parts.alerts);
         let directory = path.parent().unwrap_or(Path::new("."));
         for (pattern, place) in parts.include {
             match glob(directory, &pattern) {

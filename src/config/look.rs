@@ -72,6 +72,35 @@ impl Look {
         self.real(path).is_dir()
     }
 
+    /// Whether there is anything at an absolute path.
+    pub(super) fn exists(&self, path: &Path) -> bool {
+        self.real(path).exists()
+    }
+
+    /// An absolute path with its links resolved; `None` when it does not exist or cannot be reached. It may wait for the disk.
+    pub(super) fn resolve(&self, path: &Path) -> Option<PathBuf> {
+        let real = fs::canonicalize(self.real(path)).ok()?;
+        let root = fs::canonicalize(&self.root).ok()?;
+        Some(real.strip_prefix(&root).map_or(real.clone(), |inside| Path::new("/").join(inside)))
+    }
+
+    /// The last part of what a path leads to; `None` when it does not exist.
+    pub(super) fn link_target(&self, path: &Path) -> Option<String> {
+        Some(self.resolve(path)?.file_name()?.to_string_lossy().into_owned())
+    }
+
+    /// What a directory of the kernel holds; empty where it is not there.
+    pub(super) fn names_in(&self, directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(self.real(directory)).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    /// Where something is mounted, by the kernel's list and without asking the file systems; empty where it is not there.
+    pub(super) fn mount_points(&self) -> Vec<PathBuf> {
+        let list = fs::read_to_string(self.real(Path::new("/proc/self/mountinfo"))).unwrap_or_default();
+        list.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).collect()
+    }
+
     /// A user by name or number, with all its groups.
     pub(super) fn user(&self, wanted: &str) -> Option<User> {
         let line = self.passwd_lines().find(|line| line[0] == wanted);
@@ -185,6 +214,14 @@ impl Look {
         let word = head.strip_prefix("#!")?.lines().next()?.split_whitespace().next()?.to_owned();
         word.starts_with('/').then_some(word)
     }
+}
+
+/// mountinfo writes a space, a tab, a newline and a backslash as `\\040` and so on.
+fn unescape(text: &str) -> PathBuf {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .into_iter()
+        .fold(text.to_owned(), |text, (code, meant)| text.replace(code, meant))
+        .into()
 }
 
 /// The kernel's rule for the x bits: the first of owner, group and others that applies counts alone. Root needs any of them, and

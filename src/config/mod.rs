@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use crate::engine::plan::Plan;
 
-pub use check::{BACKENDS_MAX, BALANCERS_MAX, REPLICAS_MAX, SERVICES_MAX};
+pub use check::{ALERTS_MAX, BACKENDS_MAX, BALANCERS_MAX, CHECKS_MAX, REPLICAS_MAX, SERVICES_MAX};
 pub use explain::explain;
 pub use files::{FILE_BYTES_MAX, FILES_MAX};
 pub use look::{COMMAND_PATH, Look};

@@ -15,6 +15,8 @@ use super::{locate, scan};
 
 /// Mistakes that are looked for in one part.
 const MISTAKES_MAX: usize = 16;
+/// More words than this are listed only when none of them is close to what was written.
+const WORDS_SHOWN_MAX: usize = 12;
 
 /// The parts of one file, not yet read.
 #[derive(Debug, Default)]
@@ -23,6 +25,8 @@ pub(super) struct Parts {
     pub(super) agent: Option<Item>,
     pub(super) services: Vec<Item>,
     pub(super) balancers: Vec<Item>,
+    pub(super) checks: Vec<Item>,
+    pub(super) alerts: Vec<Item>,
 }
 
 #[derive(Deserialize)]
@@ -37,11 +41,11 @@ struct Top<'a> {
     #[serde(borrow, default)]
     balancers: Option<Vec<&'a RawValue>>,
     #[serde(borrow, default)]
-    checks: Option<&'a RawValue>,
+    checks: Option<Vec<&'a RawValue>>,
     #[serde(borrow, default)]
     copies: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    alerts: Option<&'a RawValue>,
+    alerts: Option<Vec<&'a RawValue>>,
 }
 
 /// The keys of the file itself, asked of the deserializer.
@@ -83,21 +87,23 @@ fn cut(source: usize, text: &str, top: &Top<'_>, report: &mut Report) -> Parts {
         let node = scan::scan(text, start..start + raw.get_ron().len());
         Item { source, range: node.range, prefix, broken: Vec::new() }
     };
-    for (key, value) in [("checks", top.checks), ("copies", top.copies), ("alerts", top.alerts)] {
-        if let Some(raw) = value {
-            let place = item(raw, key.to_owned());
-            let message = format!("`{key}` is not built yet");
-            let found = report.at_range(Severity::Error, source, place.range, key.to_owned(), message);
-            found.hint("remove it; this version has no such capability");
-        }
+    if let Some(raw) = top.copies {
+        let place = item(raw, "copies".to_owned());
+        let found = report.at_range(Severity::Error, source, place.range, place.prefix, "`copies` is not built yet");
+        found.hint("remove it; this version has no such capability");
     }
     let list = |key: &str, values: Option<&Vec<&RawValue>>| {
         let values = values.into_iter().flatten().enumerate();
         values.map(|(index, raw)| item(raw, format!("{key}[{index}]"))).collect()
     };
-    let (services, balancers) = (list("services", top.services.as_ref()), list("balancers", top.balancers.as_ref()));
-    let agent = top.agent.map(|raw| item(raw, "agent".to_owned()));
-    let mut parts = Parts { include: Vec::new(), agent, services, balancers };
+    let mut parts = Parts {
+        include: Vec::new(),
+        agent: top.agent.map(|raw| item(raw, "agent".to_owned())),
+        services: list("services", top.services.as_ref()),
+        balancers: list("balancers", top.balancers.as_ref()),
+        checks: list("checks", top.checks.as_ref()),
+        alerts: list("alerts", top.alerts.as_ref()),
+    };
     if let Some(raw) = top.include {
         let mut list = item(raw, "include".to_owned());
         let patterns: Vec<String> = read(&mut list, report).unwrap_or_default();
@@ -194,8 +200,12 @@ fn sentence(error: &ron::Error, there: &str) -> (String, Option<String>) {
             (format!("unknown key `{found}`"), hint)
         }
         ron::Error::NoSuchEnumVariant { expected, found, .. } => {
-            let hint = suggest::did_you_mean(found, expected.iter().copied());
-            (format!("unknown word `{found}`; expected {}", any_of(expected)), hint.map(|hint| hint.replace('"', "")))
+            let hint = suggest::did_you_mean(found, expected.iter().copied()).map(|hint| hint.replace('"', ""));
+            if expected.len() > WORDS_SHOWN_MAX {
+                let known = || format!("known are {}", expected.join(", "));
+                return (format!("unknown word `{found}`"), hint.or_else(|| Some(known())));
+            }
+            (format!("unknown word `{found}`; expected {}", any_of(expected)), hint)
         }
         ron::Error::MissingStructField { field, .. } => (format!("the key `{field}` is missing"), None),
         ron::Error::DuplicateStructField { field, .. } => (format!("the key `{field}` is given twice"), None),

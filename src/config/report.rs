@@ -302,7 +302,7 @@ fn printable(text: String) -> String {
 fn locate(source: &Source, item: &Item, path: &str) -> (locate::Found, bool) {
     let tree = scan::scan(&source.text, item.range.clone());
     let (found, whole) = locate::find(&tree, &source.text, path);
-    let named = item.prefix.starts_with("services") || item.prefix.starts_with("balancers");
+    let named = ["services", "balancers", "checks"].iter().any(|list| item.prefix.starts_with(list));
     if !found.path.is_empty() || path.is_empty() && !named {
         return (found, whole);
     }

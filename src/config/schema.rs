@@ -1,14 +1,18 @@
 //! The shape of the file: every key, with its default. Only types are judged here; what they mean together is `check`'s business.
 //! Keys of capabilities that do not exist yet are known, so that they can be refused by name.
 
+mod alert;
 mod balancer;
+mod check;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::values::{Dur, Env, Limit, NotBuilt, Share, Size};
 
+pub(super) use alert::{Alert, On};
 pub(super) use balancer::{Balancer, Delivery, NoneLeft, Replay};
+pub(super) use check::{Band, Check, Level, Target, kind_name};
 
 /// `agent: (..)`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -86,12 +90,23 @@ pub(super) struct Service {
     pub(super) capabilities: Option<Vec<String>>,
     pub(super) listen: Vec<String>,
     pub(super) logs: Logs,
-    pub(super) data: Option<NotBuilt>,
-    pub(super) nics: Option<NotBuilt>,
-    pub(super) on_disk_failing: Option<NotBuilt>,
+    pub(super) data: Vec<String>,
+    pub(super) nics: Vec<String>,
+    /// `None`: Leave.
+    pub(super) on_disk_failing: Option<OnDiskFailing>,
     pub(super) priority: Option<NotBuilt>,
     pub(super) min_healthy: Option<NotBuilt>,
     pub(super) fence: Option<NotBuilt>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename = "on_disk_failing")]
+pub(super) enum OnDiskFailing {
+    Leave,
+    Freeze,
+    Kill,
+    Hold,
+    Ignore,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -211,12 +226,9 @@ pub(super) struct Logs {
 
 impl Service {
     /// Keys of capabilities that are not built yet, and whether they are given.
-    pub(super) fn not_built(&self) -> [(&'static str, bool); 7] {
+    pub(super) fn not_built(&self) -> [(&'static str, bool); 4] {
         [
             ("resources", self.resources.is_some()),
-            ("data", self.data.is_some()),
-            ("nics", self.nics.is_some()),
-            ("on_disk_failing", self.on_disk_failing.is_some()),
             ("priority", self.priority.is_some()),
             ("min_healthy", self.min_healthy.is_some()),
             ("fence", self.fence.is_some()),
@@ -268,12 +280,15 @@ pub fn keys() -> Vec<(&'static str, &'static [&'static str])> {
         ("balancers", keys_of::<Balancer>()),
         ("balancers.replay", keys_of::<balancer::Unanswered>()),
         ("balancers.eject", keys_of::<balancer::Eject>()),
+        ("checks", keys_of::<Check>()),
+        ("checks.check", keys_of::<Target>()),
+        ("checks.failing", keys_of::<Band>()),
+        ("alerts", keys_of::<Alert>()),
     ]
 }
 
 /// Keys that are known only to be refused.
-pub const NOT_BUILT: [&str; 10] =
-    ["checks", "copies", "alerts", "resources", "data", "nics", "on_disk_failing", "priority", "min_healthy", "fence"];
+pub const NOT_BUILT: [&str; 5] = ["copies", "resources", "priority", "min_healthy", "fence"];
 
 fn keys_of<T: DeserializeOwned>() -> &'static [&'static str] {
     match ron::from_str::<T>("(no_such_key: 0)") {
@@ -363,8 +378,8 @@ impl Default for Service {
             capabilities: None,
             listen: Vec::new(),
             logs: Logs::default(),
-            data: None,
-            nics: None,
+            data: Vec::new(),
+            nics: Vec::new(),
             on_disk_failing: None,
             priority: None,
             min_healthy: None,

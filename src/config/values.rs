@@ -30,6 +30,13 @@ pub(super) struct Limit(pub(super) u64, pub(super) u64);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Env(pub(super) Vec<(String, String)>);
 
+/// How often at most: `"10/h"` or `"3/15m"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rate {
+    pub(super) count: u32,
+    pub(super) within: Duration,
+}
+
 /// Any value of a key whose capability is not built yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NotBuilt;
@@ -118,6 +125,39 @@ pub(super) fn parse_share(text: &str) -> Result<u32, String> {
     let bad = || format!("{text:?} is not a share; write a percentage such as \"50%\"");
     let number = text.trim().strip_suffix('%').ok_or_else(bad)?.trim_end();
     scaled(number, 10).and_then(|permille| u32::try_from(permille).ok()).ok_or_else(bad)
+}
+
+/// Parses `"10/h"` and `"3/15m"`: a count, a stroke, and a duration in which a missing number is 1.
+pub(super) fn parse_rate(text: &str) -> Result<Rate, String> {
+    let bad = || format!("{text:?} is not a rate; write a count and a time, such as \"10/h\" or \"3/15m\"");
+    let (count, within) = text.split_once('/').ok_or_else(bad)?;
+    let count = count.trim().parse().map_err(|_| bad())?;
+    let within = within.trim();
+    let unit_alone = within.starts_with(|c: char| c.is_alphabetic());
+    let within = if unit_alone { parse_duration(&format!("1{within}")) } else { parse_duration(within) };
+    Ok(Rate { count, within: within.map_err(|_| bad())? })
+}
+
+/// Parses `"85C"`, `"85.5 °C"` or `"-5C"` into thousandths of a degree.
+pub(super) fn parse_celsius(text: &str) -> Result<i64, String> {
+    let bad = || format!("{text:?} is not a temperature; write degrees Celsius such as \"85C\"");
+    let number = text.trim().strip_suffix('C').ok_or_else(bad)?;
+    let number = number.strip_suffix('°').unwrap_or(number).trim_end();
+    let (sign, number) = number.strip_prefix('-').map_or((1, number), |number| (-1, number));
+    let thousandths = scaled(number, 1_000).and_then(|value| i64::try_from(value).ok()).ok_or_else(bad)?;
+    Ok(sign * thousandths)
+}
+
+/// Parses `"1000Mbit"` or `"2.5Gbit"` into Mbit/s.
+pub(super) fn parse_megabits(text: &str) -> Result<i64, String> {
+    let bad = || format!("{text:?} is not a speed; write \"100Mbit\" or \"2.5Gbit\"");
+    let trimmed = text.trim();
+    let (number, scale) = match (trimmed.strip_suffix("Mbit"), trimmed.strip_suffix("Gbit")) {
+        (Some(number), _) => (number, 1),
+        (None, Some(number)) => (number, 1_000),
+        (None, None) => return Err(bad()),
+    };
+    scaled(number.trim_end(), scale).and_then(|value| i64::try_from(value).ok()).ok_or_else(bad)
 }
 
 /// The shortest text that [`parse_duration`] reads back as exactly this.
@@ -218,6 +258,12 @@ impl<'de> Deserialize<'de> for Share {
     }
 }
 
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        input.deserialize_any(Text { expecting: "a rate such as \"10/h\"", unit: "/h", parse: parse_rate })
+    }
+}
+
 struct LimitVisitor;
 
 impl<'de> Visitor<'de> for LimitVisitor {
@@ -313,6 +359,25 @@ mod tests {
         ] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn rates_temperatures_and_speeds_are_read() {
+        let rate = |count, seconds| Ok(Rate { count, within: Duration::from_secs(seconds) });
+        assert_eq!(parse_rate("10/h"), rate(10, 3_600));
+        assert_eq!(parse_rate("3 / 1m 30s"), rate(3, 90));
+        for bad in ["", "10", "/h", "10/", "-1/h", "1.5/h", "10/hour", "10/3"] {
+            assert!(parse_rate(bad).is_err(), "{bad}");
+        }
+        assert_eq!(
+            [parse_celsius("85C"), parse_celsius("85.5 °C"), parse_celsius("-5C")],
+            [Ok(85_000), Ok(85_500), Ok(-5_000)]
+        );
+        assert!(parse_celsius("85").is_err() && parse_celsius("85F").is_err() && parse_celsius("0.0001C").is_err());
+        assert_eq!([parse_megabits("1000Mbit"), parse_megabits("2.5 Gbit")], [Ok(1_000), Ok(2_500)]);
+        assert!(
+            parse_megabits("1000").is_err() && parse_megabits("1Tbit").is_err() && parse_megabits("0.5Mbit").is_err()
+        );
     }
 
     #[test]

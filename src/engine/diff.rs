@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::action::{Change, Effect};
 use super::balance::plan::{BalancerPlan, Destination, Rules};
+use super::host::plan::{AlertPlan, CheckPlan};
 use super::plan::{Kind, Launch, Needs, Plan, ProcessPlan, Readiness, Role, ServicePlan};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -79,6 +80,7 @@ pub(super) fn changes(old: &Plan, new: &Plan) -> Vec<Change> {
     let leaving = old.services.iter().filter(|plan| !after.contains_key(plan.name.as_str()));
     list.extend(leaving.map(|plan| change(plan, Effect::Stop, "no longer configured".to_owned())));
     list.extend(balancer_changes(&old.balancers, &new.balancers));
+    list.extend(host_changes(old, new));
     list
 }
 
@@ -99,6 +101,47 @@ fn balancer_changes(old: &[BalancerPlan], new: &[BalancerPlan]) -> Vec<Change> {
     let leaving = old.iter().filter(|old| new.iter().all(|plan| plan.name != old.name));
     list.extend(leaving.map(|plan| change(plan, Effect::Stop, "no longer configured".to_owned())));
     list
+}
+
+/// The watch over the host. All of it applies at once; what did not change is not told.
+fn host_changes(old: &Plan, new: &Plan) -> Vec<Change> {
+    let change = |service: String, effect, why: &str| Change { service, effect, why: why.to_owned() };
+    let mut list: Vec<Change> = Vec::new();
+    let fields = differing(&[
+        ("default_checks", old.agent.default_checks != new.agent.default_checks),
+        ("watchdog", old.agent.watchdog != new.agent.watchdog),
+    ]);
+    if !fields.is_empty() {
+        list.push(change("agent".to_owned(), Effect::Live, &fields.join(", ")));
+    }
+    for plan in &new.checks {
+        let name = format!("check {}", plan.name);
+        match old.checks.iter().find(|old| old.name == plan.name) {
+            None => list.push(change(name, Effect::Live, "new")),
+            Some(old) if old == plan => {}
+            Some(old) => list.push(change(name, Effect::Live, &check_fields(old, plan).join(", "))),
+        }
+    }
+    let gone = old.checks.iter().filter(|old| new.checks.iter().all(|plan| plan.name != old.name));
+    list.extend(gone.map(|plan| change(format!("check {}", plan.name), Effect::Live, "no longer configured")));
+    let alert = |plan: &AlertPlan| format!("alert {}", plan.exec.first().map_or("", String::as_str));
+    let new_alerts = new.alerts.iter().filter(|plan| !old.alerts.contains(plan));
+    list.extend(new_alerts.map(|plan| change(alert(plan), Effect::Live, "new or changed")));
+    let gone_alerts = old.alerts.iter().filter(|plan| !new.alerts.contains(plan));
+    list.extend(gone_alerts.map(|plan| change(alert(plan), Effect::Live, "no longer so configured")));
+    list
+}
+
+fn check_fields(old: &CheckPlan, new: &CheckPlan) -> Vec<&'static str> {
+    differing(&[
+        ("check", (old.kind, &old.target) != (new.kind, &new.target)),
+        ("enabled", old.enabled != new.enabled),
+        ("every", old.every != new.every),
+        ("degraded", old.degraded != new.degraded),
+        ("failing", old.failing != new.failing),
+        ("fall", old.fall != new.fall),
+        ("rise", old.rise != new.rise),
+    ])
 }
 
 /// A process goes on listening where it was told to at its birth.
@@ -200,6 +243,8 @@ fn born_fields(old: &ServicePlan, new: &ServicePlan) -> Vec<&'static str> {
 }
 
 fn live_fields(old: &ServicePlan, new: &ServicePlan) -> Vec<&'static str> {
+    let none = Needs::default();
+    let (needs, new_needs) = (old.needs.as_deref().unwrap_or(&none), new.needs.as_deref().unwrap_or(&none));
     let fields = [
         ("restart", old.restart != new.restart),
         ("success_exit_codes", old.success_exit_codes != new.success_exit_codes),
@@ -214,15 +259,11 @@ fn live_fields(old: &ServicePlan, new: &ServicePlan) -> Vec<&'static str> {
         ("alive", old.alive != new.alive),
         ("stop", old.stop != new.stop),
         ("logs", old.logs != new.logs),
-        ("data", needs(old).data != needs(new).data),
-        ("nics", needs(old).nics != needs(new).nics),
-        ("on_disk_failing", needs(old).on_disk_failing != needs(new).on_disk_failing),
+        ("data", needs.data != new_needs.data),
+        ("nics", needs.nics != new_needs.nics),
+        ("on_disk_failing", needs.on_disk_failing != new_needs.on_disk_failing),
     ];
     differing(&fields)
-}
-
-fn needs(plan: &ServicePlan) -> Needs {
-    plan.needs.as_deref().cloned().unwrap_or_default()
 }
 
 fn differing(fields: &[(&'static str, bool)]) -> Vec<&'static str> {
@@ -232,6 +273,7 @@ fn differing(fields: &[(&'static str, bool)]) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::host::kind::CheckKind;
 
     fn plan(services: &[ServicePlan]) -> Plan {
         Plan { services: services.to_vec(), ..Plan::default() }
@@ -254,12 +296,53 @@ mod tests {
         assert_eq!(effect(&|new| new.ready = Readiness::Log("up".into())), (Effect::Live, "ready".into()));
         assert_eq!(effect(&|new| new.budget = None), (Effect::Live, "budget".into()));
         assert_eq!(effect(&|new| new.replicas = 3), (Effect::Start, "replicas 1 -> 3".into()));
+        let needs = Needs { data: vec!["/srv".into()], ..Needs::default() };
+        assert_eq!(effect(&|new| new.needs = Some(Box::new(needs.clone()))), (Effect::Live, "data".into()));
         let both = effect(&|new| {
             new.replicas = 2;
             new.process.umask = 0;
             new.stop.signal = 2;
         });
         assert_eq!(both, (Effect::Restart, "replicas 1 -> 2, umask, stop".into()));
+    }
+
+    #[test]
+    fn what_changes_in_the_watch_over_the_host_restarts_nothing() {
+        let check = |name: &str, every| CheckPlan {
+            name: name.to_owned(),
+            kind: CheckKind::Memory,
+            target: None,
+            enabled: true,
+            every: Some(Duration::from_secs(every)),
+            degraded: None,
+            failing: None,
+            fall: None,
+            rise: None,
+        };
+        let alert = AlertPlan {
+            exec: vec!["/bin/page".to_owned()],
+            user: None,
+            on: Vec::new(),
+            at_most: 1,
+            within: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            cwd: None,
+        };
+        let old = Plan { checks: vec![check("a", 1), check("b", 1), check("c", 1)], ..Plan::default() };
+        let mut new =
+            Plan { checks: vec![check("b", 1), check("c", 2), check("d", 1)], alerts: vec![alert], ..Plan::default() };
+        new.agent.default_checks = true;
+        let list = changes(&old, &new);
+        assert!(list.iter().all(|change| change.effect == Effect::Live), "{list:?}");
+        let told: Vec<String> = list.iter().map(|change| format!("{}: {}", change.service, change.why)).collect();
+        let expected = [
+            "agent: default_checks",
+            "check c: every",
+            "check d: new",
+            "check a: no longer configured",
+            "alert /bin/page: new or changed",
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub enum CgroupPlan {
     Off,
 }
 
-/// Accepted and kept, without effect until the hardware watchdog is built.
+/// The hardware watchdog: whose life the host's hangs on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WatchdogPlan {
     pub device: PathBuf,

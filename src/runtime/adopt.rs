@@ -13,19 +13,22 @@ use crate::engine::memory::Memory;
 use crate::engine::plan::Stop;
 use crate::engine::types::Exit;
 use crate::sys::child;
-use crate::sys::group::{Group, Root};
+use crate::sys::group::{Freezer, Group, Root};
 
 /// A replica found, with what the shell needs to go on with it.
 #[derive(Debug)]
 pub struct Adopted {
     pub found: Found,
     pub cookie: String,
+    /// The earlier agent had frozen it, or was about to.
+    pub frozen: bool,
     pub process: Option<(Process, OwnedFd)>,
     pub group: Option<Group>,
 }
 
-/// Groups of exec probes are `@probe.NUMBER`.
+/// Groups of exec probes are `@probe.NUMBER`, those of alerts' commands `@alert.NUMBER`.
 pub(super) const PROBE_GROUP: &str = "@probe";
+pub(super) const ALERT_GROUP: &str = "@alert";
 
 /// The name of a replica's group.
 #[must_use]
@@ -86,7 +89,8 @@ fn adopt_one(record: Record, root: &Root) -> Result<Adopted, String> {
     };
     let found =
         Found { service: record.service, index: record.index, memory: record.memory, stop: record.stop, process };
-    Ok(Adopted { found, cookie: record.cookie, process: verified, group })
+    let frozen = record.frozen || group.as_ref().and_then(Group::freezer) == Some(Freezer::Frozen);
+    Ok(Adopted { found, cookie: record.cookie, frozen, process: verified, group })
 }
 
 /// The pidfd of the very process that was recorded, or nothing.
@@ -126,7 +130,7 @@ fn leftovers_without_record(root: &Root, looked: &mut Looked) {
         }
         let Some((service, index)) = split_name(&name) else { continue };
         let Ok(Some(group)) = root.open(&name) else { continue };
-        if service == PROBE_GROUP {
+        if is_errand(service) {
             // Nobody waits for its answer any more.
             if let Err(error) = group.kill() {
                 looked.left_alone.push(format!("group {name}: cannot be killed: {error}"));
@@ -142,6 +146,7 @@ fn leftovers_without_record(root: &Root, looked: &mut Looked) {
                     process: FoundProcess::Leftovers { remaining },
                 },
                 cookie: String::new(),
+                frozen: group.freezer() == Some(Freezer::Frozen),
                 process: None,
                 group: Some(group),
             });
@@ -149,8 +154,13 @@ fn leftovers_without_record(root: &Root, looked: &mut Looked) {
     }
 }
 
+/// Of a command that the earlier agent ran for itself.
+fn is_errand(service: &str) -> bool {
+    service == PROBE_GROUP || service == ALERT_GROUP
+}
+
 fn split_name(name: &str) -> Option<(&str, u16)> {
     let (service, index) = name.rsplit_once('.')?;
-    let index = if service == PROBE_GROUP { 0 } else { index.parse().ok()? };
+    let index = if is_errand(service) { 0 } else { index.parse().ok()? };
     Some((service, index))
 }

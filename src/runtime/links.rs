@@ -27,6 +27,8 @@ const CORKED_BYTES_MAX: usize = 32 << 10;
 pub enum Importance {
     /// Told anew at the next greeting: not kept while there is no connection.
     Current,
+    /// The same, and it takes the place of an earlier one that still waits: of a role that does not read only the newest matters.
+    Latest,
     /// Kept until delivered; the oldest goes first at the limit.
     Entry,
 }
@@ -48,6 +50,8 @@ pub struct Link {
     stuck: bool,
     /// Writability is asked for.
     write_awaited: bool,
+    /// The role has said something over this connection.
+    heard: bool,
 }
 
 /// Messages for which room is kept.
@@ -68,7 +72,7 @@ impl Link {
         self.queued_bytes += bytes.len();
         self.queue.push_front(Message { bytes, descriptors: Vec::new(), importance: Importance::Current });
         self.socket = Some(socket);
-        self.write_awaited = false;
+        (self.write_awaited, self.heard) = (false, false);
         self.flush();
         Ok(())
     }
@@ -96,6 +100,24 @@ impl Link {
         changed.then_some(wanted)
     }
 
+    /// Whether something is to be done at the end of the turn.
+    #[must_use]
+    pub fn needs_care(&self) -> bool {
+        self.stuck || self.wants_write() || self.write_awaited
+    }
+
+    /// Notes that the role has said something; `true` for the first time since the connect. A connection alone does not mean that anybody is
+    /// there: the kernel makes it while the role waits for a disk.
+    pub fn hear(&mut self) -> bool {
+        !std::mem::replace(&mut self.heard, true)
+    }
+
+    /// Whether the role has said anything over this connection.
+    #[must_use]
+    pub fn was_heard(&self) -> bool {
+        self.heard
+    }
+
     /// Entries lost at the limit since the last call.
     pub fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)
@@ -112,13 +134,17 @@ impl Link {
     }
 
     pub fn send_with(&mut self, message: &impl Serialize, descriptors: Vec<OwnedFd>, importance: Importance) {
-        if self.socket.is_none() && importance == Importance::Current {
+        if self.socket.is_none() && importance != Importance::Entry {
             return;
         }
         let Ok(bytes) = serde_json::to_vec(message) else {
             self.dropped += 1;
             return;
         };
+        if importance == Importance::Latest {
+            self.queue.retain(|queued| queued.importance != Importance::Latest);
+            self.queued_bytes = self.queue.iter().map(|queued| queued.bytes.len()).sum();
+        }
         self.queued_bytes += bytes.len();
         self.queue.push_back(Message { bytes, descriptors, importance });
         while self.queued_bytes > QUEUED_BYTES_MAX {
@@ -251,6 +277,26 @@ mod tests {
         assert_eq!(next(&role).as_deref(), Some("hello"));
         assert_eq!(next(&role).as_deref(), Some("entry"));
         assert_eq!(next(&role), None);
+    }
+
+    #[test]
+    fn orders_to_a_role_that_does_not_read_do_not_pile_up() {
+        let mut link = Link::default();
+        let role = connected(&mut link, "latest");
+        for number in 0..500 {
+            link.send(&entry(number), Importance::Latest);
+            link.flush();
+        }
+        assert!(link.queued_bytes < 2 * entry(0).len() && !link.is_stuck());
+        let mut last = None;
+        loop {
+            match next(&role) {
+                Some(text) => last = Some(text),
+                None if link.wants_write() => link.flush(),
+                None => break,
+            }
+        }
+        assert_eq!(last, Some(entry(499)));
     }
 
     #[test]

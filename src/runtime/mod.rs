@@ -5,11 +5,17 @@
 //! an exit or a client waiting.
 
 pub mod adopt;
+mod alerts;
 mod balancers;
+mod connecting;
 mod crash;
+mod errand;
 pub mod error;
 mod figures;
+mod freezing;
 mod handoff;
+mod hardware_watchdog;
+mod host_memory;
 pub mod journal;
 pub mod key;
 pub mod links;
@@ -40,6 +46,7 @@ mod station;
 mod streams;
 mod systemd;
 pub mod taker;
+mod turn;
 mod usage;
 mod wait;
 
@@ -48,25 +55,24 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use connecting::Connecting;
 use error::RunError;
 use key::Key;
-use perform::Asked;
+use links::Link;
 use recorder::Recorder;
 use reload::Reloading;
-use serve::{About, Answers, Desk};
+use serve::{About, Answers};
 use shell::Shell;
 use streams::Streams;
 use systemd::Systemd;
 use usage::Usages;
 
-use crate::api::render::Stamp;
 use crate::api::server::{Incoming, Server};
 use crate::engine::Engine;
 use crate::engine::action::{Action, Cleanness, Level, Note};
 use crate::engine::event::{Caller, Event};
-use crate::engine::plan::Role;
+use crate::engine::plan::{Launch, Role};
 use crate::engine::types::{Now, StateName, Time};
-use crate::sys::child;
 use crate::sys::clock::{self, BootTimer};
 use crate::sys::epoll::{Interest, Ready};
 use crate::sys::files::Lock;
@@ -81,22 +87,12 @@ pub struct RunOptions {
 
 /// Descriptors looked at in one turn.
 const READY_MAX: usize = 256;
-/// Events given to the engine in one turn.
-const STEPS_MAX: usize = 1_024;
-/// Spawns performed in one turn: each costs half a millisecond.
-const SPAWNS_MAX: usize = 32;
-/// Actions and events for which room is kept between turns.
-const QUEUED_KEPT: usize = 64;
-/// Spent on answers to clients at a time.
-const SERVE_MAX: Duration = Duration::from_millis(20);
 /// A loop that was this late has stalled: nobody is blamed for deadlines that passed meanwhile.
 const STALL_MIN: Duration = Duration::from_millis(500);
 /// The first sleep of at least this length ends the start.
 const AT_REST: Duration = Duration::from_millis(100);
 /// How often something is tried again that cannot be waited for: a group that is still busy, a role that does not listen yet.
 const RETRY: Duration = Duration::from_millis(50);
-/// What has happened is written down this long after a spawn at the latest.
-const TELL_AFTER: Duration = Duration::from_millis(1);
 
 /// How long first starts wait for the logs role.
 const LOGS_AWAITED: Duration = Duration::from_secs(2);
@@ -170,7 +166,7 @@ struct Agent {
     /// The sockets of balancers are to follow a new plan.
     plan_changed: bool,
     /// Roles that said that they listen and are not connected yet.
-    connect: Vec<Role>,
+    connecting: Connecting,
     /// Requests that have not been looked at yet; each connection has at most one.
     asked: VecDeque<Incoming>,
     /// More orphans may wait than one turn reaps.
@@ -220,7 +216,7 @@ impl Agent {
             untold: Vec::new(),
             tell_at: None,
             plan_changed: false,
-            connect: Vec::new(),
+            connecting: Connecting::default(),
             asked: VecDeque::new(),
             orphans_wait: true,
             end: None,
@@ -238,10 +234,12 @@ impl Agent {
             roles::watch_link(&mut self.shell, Role::Logs);
             roles::greet_logs(&mut self.shell, &self.engine);
         }
-        for role in Role::SINGLE {
-            let adopted = self.engine.service(role.service_name(), now());
-            if !self.shell.link(role).is_connected() && adopted.is_some_and(|view| view.state == StateName::Ready) {
-                self.connect.push(role);
+        let now = now();
+        for service in &self.engine.plan().services {
+            let Launch::Role(role) = service.launch else { continue };
+            let is_ready = self.engine.service(&service.name, now).is_some_and(|view| view.state == StateName::Ready);
+            if is_ready && !self.shell.link_of(role).is_some_and(Link::is_connected) {
+                self.connecting.hope(role);
             }
         }
     }
@@ -288,17 +286,18 @@ impl Agent {
 
     /// How long the loop may sleep; `None`: until something happens.
     fn timeout(&mut self, now: Time) -> Option<Duration> {
-        if !self.actions.is_empty() || !self.shell.events.is_empty() || !self.asked.is_empty() || self.orphans_wait {
+        let waits = !self.actions.is_empty() || !self.shell.events.is_empty() || !self.asked.is_empty();
+        if waits || self.orphans_wait || !self.shell.lost_links.is_empty() {
             return Some(Duration::ZERO);
         }
-        let retry = !self.connect.is_empty() || !self.shell.lost_links.is_empty();
         let deadlines = [
             self.engine.next_deadline(),
             self.server.next_deadline().map(Time),
             self.reloading.as_ref().map(Reloading::deadline),
             self.systemd.next_deadline(),
             self.streams.next_deadline(),
-            retry.then(|| now.after(RETRY)),
+            self.connecting.next_deadline(),
+            self.shell.alerts.next_deadline(),
             (!self.shell.polled_trees.is_empty()).then(|| self.shell.tree_pace.deadline()),
             (!self.shell.dying_groups.is_empty()).then(|| self.shell.dying_pace.deadline()),
             self.shell.muted.iter().map(|(until, _)| *until).min(),
@@ -341,7 +340,7 @@ impl Agent {
             Key::ProxyLink => roles::turn(&mut self.shell, &self.engine, Role::Proxy),
             Key::SensorsLink => roles::turn(&mut self.shell, &self.engine, Role::Sensors),
             Key::DiskLink(slot) => roles::turn(&mut self.shell, &self.engine, Role::Disk(slot)),
-            Key::Alert(_) => {}
+            Key::Alert(slot) => alerts::ended(&mut self.shell, slot),
             Key::Loader => self.loader_ready(),
             Key::Main(slot, run) => wait::main_ended(&mut self.shell, slot, run),
             Key::Gate(slot, run) => wait::exec_status(&mut self.shell, slot, run),
@@ -376,227 +375,5 @@ impl Agent {
                 _ => {}
             }
         }
-    }
-
-    /// One bounded round of deciding and doing.
-    fn work(&mut self) {
-        if std::mem::take(&mut self.orphans_wait) {
-            self.reap();
-        }
-        let now = now().mono;
-        wait::poll_trees(&mut self.shell, now);
-        wait::unmute(&mut self.shell, now);
-        self.shell.takers.expire(now);
-        self.shell.bury_groups(now);
-        listeners::retry(&mut self.shell, now);
-        self.step_engine();
-        self.perform_actions();
-        self.connect_roles();
-        self.release_deferred();
-        wait::consume_peeked(&mut self.shell);
-        self.expire_reload();
-        self.serve();
-        self.step_engine();
-        self.perform_actions();
-        let stamp = self.stamp();
-        self.answers.send(&mut self.server, &stamp);
-        // What was answered is written at once, not at the next event.
-        self.serve();
-        self.systemd.tell(&self.engine, self::now());
-        self.tell_dropped();
-        self.arm_boot_timer();
-        // Clients must not be sent where nobody is any more.
-        roles::look_after(&mut self.shell, &self.engine, Role::Proxy);
-        if self.tell_at.is_none() {
-            self.pass_on();
-        }
-        // A start of a thousand services leaves room for a thousand behind.
-        self.actions.shrink_to(self.actions.len().max(QUEUED_KEPT));
-        self.shell.events.shrink_to(self.shell.events.len().max(QUEUED_KEPT));
-    }
-
-    /// Hands to these roles and to the recorder what this turn had for them.
-    fn pass_on(&mut self) {
-        logger::pass_on(&mut self.shell.logs);
-        for role in [Role::Logs, Role::Checks] {
-            roles::look_after(&mut self.shell, &self.engine, role);
-        }
-        self.recorder.flush();
-    }
-
-    /// Entries that had to be dropped are told once somebody is there to write that down.
-    fn tell_dropped(&mut self) {
-        if !self.shell.logs.is_connected() {
-            return;
-        }
-        let dropped = self.shell.logs.take_dropped();
-        if dropped > 0 {
-            let text = format!("{dropped} journal entries were lost: the logs role did not take them in time");
-            self.shell.events.push_back(Event::Remark { level: Level::Warn, text });
-        }
-    }
-
-    fn stamp(&self) -> Stamp {
-        Stamp { now: now(), seq: self.shell.journal.seq() }
-    }
-
-    fn reap(&mut self) {
-        let mains = &self.shell.mains;
-        let probes = &self.shell.probes;
-        let mut is_main = |pid: i32| mains.contains_key(&pid) || probes::is_main(probes, pid);
-        match child::reap_orphans(&mut is_main, wait::ORPHANS_MAX) {
-            Ok(again) => self.orphans_wait = again,
-            Err(error) => log::error!("agent: cannot reap orphans: {error}"),
-        }
-    }
-
-    /// Gives what happened to the engine, deadlines included; actions are queued in order.
-    fn step_engine(&mut self) {
-        let now = now();
-        let due = self.engine.next_deadline().is_some_and(|deadline| deadline <= now.mono)
-            || self.engine.next_boot_deadline().is_some_and(|deadline| deadline <= now.boot);
-        for _ in 0..STEPS_MAX {
-            let Some(event) = self.shell.events.pop_front() else { break };
-            self.note_listening_role(&event);
-            self.step(now, &event);
-            self.plan_changed |= matches!(event, Event::Reload { .. });
-            self.shell.peeks.decided_one();
-        }
-        if due {
-            self.step(now, &Event::Tick);
-        }
-        self.shell.peeks.decided(self.actions.len());
-    }
-
-    fn step(&mut self, now: Now, event: &Event) {
-        let actions = self.engine.step(now, event.clone());
-        self.recorder.record(&self.engine, now, event, &actions);
-        self.actions.extend(actions);
-    }
-
-    fn note_listening_role(&mut self, event: &Event) {
-        if let Event::ReadyByFd { replica, .. } = event
-            && let Some(role) = roles::role_of(&self.engine, *replica)
-        {
-            self.connect.push(role);
-        }
-    }
-
-    /// In order, except that notes come last: what happened can be told while the child already runs.
-    fn perform_actions(&mut self) {
-        if std::mem::take(&mut self.plan_changed) {
-            // First: a socket may go from a balancer to a service that starts now, or back.
-            listeners::settle(&mut self.shell, self.engine.plan(), now().mono);
-            roles::hasten(&mut self.shell, &self.engine);
-        }
-        let spawned = self.perform_all_but_notes();
-        if spawned > 0 && self.tell_at.is_none() {
-            self.tell_at = Some(now().mono.after(TELL_AFTER));
-        }
-        if self.actions.is_empty() {
-            self.shell.bury_resting();
-        }
-        if self.tell_at.is_none() {
-            self.tell();
-        }
-    }
-
-    /// Writes down what has happened.
-    fn tell(&mut self) {
-        self.tell_at = None;
-        self.shell.watch_gates();
-        for note in std::mem::take(&mut self.untold) {
-            self.shell.journal.write(&mut self.shell.logs, &note);
-        }
-    }
-
-    /// The number of spawns.
-    fn perform_all_but_notes(&mut self) -> usize {
-        let mut spawns = 0;
-        self.release_deferred();
-        while let Some(action) = self.actions.pop_front() {
-            if let Action::Spawn { replica, .. } = action {
-                if self.logs_awaited_until.is_some() && roles::role_of(&self.engine, replica).is_none() {
-                    self.deferred.push(action);
-                    self.shell.peeks.performed_one();
-                    continue;
-                }
-                if spawns == SPAWNS_MAX {
-                    self.actions.push_front(action);
-                    return spawns;
-                }
-                spawns += 1;
-            }
-            self.shell.peeks.performed_one();
-            match perform::perform(&mut self.shell, &self.engine, &mut self.answers, action) {
-                Asked::Nothing => {}
-                Asked::Tell(note) => self.untold.push(note),
-                Asked::Exit(cleanness) => self.end = Some(End::Stopped(cleanness)),
-            }
-        }
-        spawns
-    }
-
-    /// Lets the first starts go once the logs role is there, or has not come in time.
-    fn release_deferred(&mut self) {
-        let Some(deadline) = self.logs_awaited_until else { return };
-        if self.shell.logs.is_connected() || deadline <= now().mono {
-            self.logs_awaited_until = None;
-            self.actions.extend(std::mem::take(&mut self.deferred));
-        }
-    }
-
-    fn connect_roles(&mut self) {
-        self.connect.append(&mut self.shell.lost_links);
-        self.connect.sort_unstable();
-        self.connect.dedup();
-        for role in std::mem::take(&mut self.connect) {
-            let lives = self.engine.service(role.service_name(), now()).is_some_and(|view| view.wanted);
-            if lives && !roles::connect(&mut self.shell, &self.engine, role) {
-                self.connect.push(role);
-            }
-        }
-    }
-
-    /// Answers those who ask, for so long a turn: the listing of a thousand services takes a while, and everybody may ask for it.
-    fn serve(&mut self) {
-        let now = now();
-        let incoming = self.server.turn(now.mono.0);
-        self.asked.extend(incoming);
-        let until = now.mono.after(SERVE_MAX);
-        while let Some(incoming) = self.asked.pop_front() {
-            if let Some(asked) = self.desk(now).handle(incoming) {
-                self.start_reload(asked);
-            }
-            if until <= self::now().mono {
-                break;
-            }
-        }
-        self.desk(now).answer_inquiry();
-        self.streams.pass_on(&mut self.server, &mut self.shell.logs, now.mono);
-    }
-
-    fn desk(&mut self, now: Now) -> Desk<'_> {
-        Desk {
-            shell: &mut self.shell,
-            engine: &self.engine,
-            server: &mut self.server,
-            answers: &mut self.answers,
-            streams: &mut self.streams,
-            usages: &mut self.usages,
-            about: &self.about,
-            now,
-        }
-    }
-
-    fn arm_boot_timer(&mut self) {
-        let deadline = self.engine.next_boot_deadline();
-        if deadline == self.boot_deadline {
-            return;
-        }
-        if let Err(error) = self.boot_timer.arm(deadline.map(|deadline| deadline.0)) {
-            log::error!("agent: cannot arm the boot clock's timer: {error}");
-        }
-        self.boot_deadline = deadline;
     }
 }

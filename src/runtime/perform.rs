@@ -2,8 +2,12 @@
 
 use std::os::fd::AsFd;
 
+use super::alerts;
 use super::crash;
+use super::freezing;
 use super::handoff;
+use super::hardware_watchdog;
+use super::host_memory;
 use super::key::Key;
 use super::links::Importance;
 use super::probes;
@@ -17,11 +21,14 @@ use super::station::RestingGroup;
 use crate::engine::Engine;
 use crate::engine::action::{Action, Cleanness, Note, Whom};
 use crate::engine::event::{Event, Remaining};
+use crate::engine::host::HostMemory;
+use crate::engine::plan::Role;
 use crate::engine::types::{ReplicaId, RunId, SIGKILL, SIGTERM};
 use crate::logs::proto::{Settings, ToLogs};
 use crate::proxy::proto::ToProxy;
 use crate::sys::child;
 use crate::sys::epoll::Interest;
+use crate::sys::group::Freezer;
 use crate::sys::process;
 
 /// SIGCONT: a stopped process does not see the signal that should end it.
@@ -74,11 +81,23 @@ pub(super) fn perform(shell: &mut Shell, engine: &Engine, answers: &mut Answers,
         Action::Unbalance { balancer } => shell.proxy.send(&ToProxy::Remove { balancer }, Importance::Current),
         Action::Answer { request, outcome } => answers.answer(request, outcome),
         Action::Watch { role } => roles::watch(shell, engine, role),
-        Action::PersistHost { .. } | Action::Alert { .. } | Action::Freeze { .. } | Action::Pet => {}
+        Action::PersistHost { memory } => keep_host(shell, &memory),
+        Action::Alert { alert, plan, body } => alerts::start(shell, engine, alert, plan, *body),
+        Action::Freeze { replica, run, frozen } => {
+            let freezer = if frozen { Freezer::Frozen } else { Freezer::Thawed };
+            freezing::freeze(shell, engine, replica, run, freezer);
+        }
+        Action::Pet => hardware_watchdog::pet(shell, engine.plan(), super::now().mono),
         Action::Note(note) => return Asked::Tell(note),
         Action::Exit { clean } => return Asked::Exit(clean),
     }
     Asked::Nothing
+}
+
+fn keep_host(shell: &Shell, memory: &HostMemory) {
+    if let Err(error) = host_memory::save(&shell.directories.run, &shell.boot_id, &shell.instance, memory) {
+        log::warn!("agent: cannot keep what is known of the host: {error}; a restart of the agent would forget it");
+    }
 }
 
 fn send_signal(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId, signal: i32, whom: Whom) {
@@ -88,6 +107,10 @@ fn send_signal(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunI
     {
         // Deaf to the signal, so that nothing but its agent ends it.
         return roles::quit_or_idle(shell, engine, role);
+    }
+    if signal != SIGKILL {
+        // A frozen process does not see the signal that should end it.
+        freezing::freeze(shell, engine, replica, run, Freezer::Thawed);
     }
     let Some(live) = shell.stations.get_mut(&replica).and_then(|station| station.live_run(run)) else { return };
     match whom {
@@ -169,7 +192,8 @@ fn release(shell: &mut Shell, replica: ReplicaId, run: RunId) {
         {
             shell.forget(events);
         }
-        if live.killing {
+        // A frozen one would stay so, and freeze the next run at its birth.
+        if live.killing || live.frozen {
             return shell.bury(Some(group));
         }
         let resting = RestingGroup { group, since: live.group_since, oom_kills: live.oom_kills };
@@ -193,6 +217,9 @@ fn forget(shell: &mut Shell, engine: &Engine, replica: ReplicaId) {
     }
     if let Err(error) = record::remove(run_dir, &station.service, station.index) {
         log::warn!("service {}: cannot remove its record: {error}", station.service);
+    }
+    if Role::is_service_name(&station.service) {
+        roles::drop_links_of_the_gone(shell, engine);
     }
 }
 

@@ -2,29 +2,18 @@
 //! engine keeps the deadlines; a cancelled probe is forgotten here and its late answer dropped.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
-use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::adopt::PROBE_GROUP;
+use super::errand::{self, Errand, Order};
 use super::key::Key;
 use super::links::Importance;
-use super::request;
 use super::shell::Shell;
-use super::spawned::Helper;
 use crate::checks::proto::{ProbeTarget, ToChecks};
 use crate::engine::Engine;
 use crate::engine::event::Event;
 use crate::engine::plan::{Probe, ServicePlan, expand};
-use crate::engine::types::{ReplicaId, RunId, SIGKILL, signal_name};
-use crate::sys::child::{self, Ended};
-use crate::sys::epoll::Interest;
-use crate::sys::group::Group;
-use crate::sys::host;
-use crate::sys::spawn::{self, Credentials, SpawnRequest};
-
-/// Numbers of exec probes, as many as an epoll key has room for.
-const SLOT_MAX: u32 = (1 << 24) - 1;
+use crate::engine::types::{ReplicaId, RunId};
 
 /// Exec probes that run at once; one more is answered with a failure that says so.
 const EXEC_PROBES_MAX: usize = 256;
@@ -58,8 +47,7 @@ struct Asker {
 #[derive(Debug)]
 struct ExecProbe {
     asker: Asker,
-    helper: Helper,
-    group: Option<Group>,
+    errand: Errand,
 }
 
 #[derive(Debug)]
@@ -76,9 +64,8 @@ pub struct Probes {
 
 impl Default for Probes {
     fn default() -> Self {
-        // Not from 0: a group of an earlier agent's probe may not be gone yet.
-        let next_slot = u32::try_from(host::random_u64() & u64::from(SLOT_MAX)).unwrap_or_default();
-        Self { asked: BTreeMap::new(), held: Vec::new(), next_id: 0, running: BTreeMap::new(), next_slot }
+        let (asked, running) = (BTreeMap::new(), BTreeMap::new());
+        Self { asked, held: Vec::new(), next_id: 0, running, next_slot: errand::first_slot() }
     }
 }
 
@@ -151,13 +138,7 @@ pub(super) fn role_lost(shell: &mut Shell) {
 /// The pidfd of an exec probe is readable.
 pub(super) fn exec_ended(shell: &mut Shell, slot: u32) {
     let Some(probe) = shell.probes.running.get(&slot) else { return };
-    let result = match child::wait(probe.helper.pidfd.as_fd()) {
-        Ok(None) => return,
-        Ok(Some(Ended::Code(0))) => Ok(()),
-        Ok(Some(Ended::Code(code))) => Err(format!("exit code {code}")),
-        Ok(Some(Ended::Signal { signal, .. })) => Err(format!("killed by {}", signal_name(signal))),
-        Ok(Some(Ended::Unknown)) | Err(_) => Err("ended, exit status unknown".to_owned()),
-    };
+    let Some(result) = probe.errand.result() else { return };
     let asker = probe.asker;
     end_exec(shell, slot);
     answer(shell, asker, result);
@@ -166,7 +147,7 @@ pub(super) fn exec_ended(shell: &mut Shell, slot: u32) {
 /// Whether a pid is an exec probe's (the reaper of orphans leaves it alone).
 #[must_use]
 pub(super) fn is_main(probes: &Probes, pid: i32) -> bool {
-    probes.running.values().any(|probe| probe.helper.pid == pid)
+    probes.running.values().any(|probe| probe.errand.pid() == pid)
 }
 
 fn answer(shell: &mut Shell, asker: Asker, result: Result<(), String>) {
@@ -179,82 +160,29 @@ fn start_exec(shell: &mut Shell, plan: &ServicePlan, asker: Asker, argv: &[Strin
         return Err(format!("{EXEC_PROBES_MAX} exec probes are running already"));
     }
     let slot = shell.probes.next_slot;
-    shell.probes.next_slot = (slot + 1) & SLOT_MAX;
-    let cookie = format!("{}.{PROBE_GROUP}.{slot}.{:016x}", shell.instance, host::random_u64());
-    let mut group = match shell.root.is_weak() {
-        true => None,
-        false => Some(
-            shell
-                .root
-                .create(&format!("{PROBE_GROUP}.{slot}"))
-                .map_err(|error| format!("cannot make a group: {error}"))?,
-        ),
-    };
-    match spawn_exec(plan, argv, &cookie, group.as_ref()) {
-        Ok(helper) => {
-            if let Some(group) = &mut group {
-                group.close_directory();
-            }
-            let group = group.or_else(|| Some(Group::weak(cookie, helper.pid)));
-            shell.listen_to(helper.pidfd.as_fd(), Key::ExecProbe(slot), Interest::READ);
-            shell.probes.running.insert(slot, ExecProbe { asker, helper, group });
-            Ok(())
-        }
-        Err(error) => {
-            shell.bury(group);
-            Err(error)
-        }
-    }
-}
-
-/// As the user of the service, and with no more rights than the service has.
-fn spawn_exec(plan: &ServicePlan, argv: &[String], cookie: &str, group: Option<&Group>) -> Result<Helper, String> {
-    let null = std::fs::OpenOptions::new()
-        .write(true)
-        .open("/dev/null")
-        .map_err(|error| format!("cannot open /dev/null: {error}"))?;
-    let c_strings = |words: &[String]| {
-        words
-            .iter()
-            .map(|word| CString::new(word.as_str()))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| error.to_string())
-    };
-    let argv = c_strings(argv)?;
-    let request = SpawnRequest {
-        path: argv.first().cloned().ok_or("the command is empty")?,
+    shell.probes.next_slot = (slot + 1) & errand::SLOT_MAX;
+    // As the user of the service, and with no more rights than the service has.
+    let order = Order {
+        kind: PROBE_GROUP,
+        slot,
+        key: Key::ExecProbe(slot),
         argv,
-        envp: c_strings(&[format!("PATH={}", request::PATH), format!("{}={cookie}", request::COOKIE)])?,
-        credentials: plan.process.user.as_ref().map(|user| Credentials {
-            uid: user.uid,
-            gid: user.gid,
-            groups: user.groups.clone(),
-        }),
+        environment: Vec::new(),
+        user: plan.process.user.as_deref(),
         no_new_privileges: plan.process.no_new_privileges,
         capabilities: plan.process.capabilities.clone(),
-        cwd: Some(c"/".to_owned()),
-        cgroup: group.and_then(Group::directory),
-        ..SpawnRequest::plain(null.as_fd())
+        cwd: "/".to_owned(),
+        stdin: None,
+        stderr: None,
     };
-    let made = spawn::spawn(&request).map_err(|error| error.to_string())?;
-    made.gate.open().map_err(|error| format!("the probe's process ended at once: {error}"))?;
-    Ok(Helper { pid: made.pid, pidfd: made.pidfd })
+    let errand = Errand::start(shell, &order)?;
+    shell.probes.running.insert(slot, ExecProbe { asker, errand });
+    Ok(())
 }
 
 /// Kills what is left of a probe (its tree too) and forgets it.
 fn end_exec(shell: &mut Shell, slot: u32) {
-    let Some(mut probe) = shell.probes.running.remove(&slot) else { return };
-    // ESRCH: it has ended.
-    let _ = child::signal(probe.helper.pidfd.as_fd(), SIGKILL);
-    shell.forget(probe.helper.pidfd.as_fd());
-    let group = probe.group.take();
-    if let Some(group) = &group
-        && group.populated().unwrap_or(false)
-        && let Err(error) = group.kill()
-    {
-        log::warn!("agent: cannot kill the group of an exec probe: {error}");
+    if let Some(probe) = shell.probes.running.remove(&slot) {
+        probe.errand.end(shell);
     }
-    shell.bury(group);
-    // Not dead yet: the SIGCHLD of its end reaps it.
-    let _ = child::wait(probe.helper.pidfd.as_fd());
 }

@@ -35,6 +35,9 @@ pub struct Record<M = Memory> {
     pub cookie: String,
     /// The main process, while there is one.
     pub process: Option<Process>,
+    /// The run was frozen, or about to be.
+    #[serde(default)]
+    pub frozen: bool,
     pub stop: Stop,
     pub memory: M,
 }
@@ -128,6 +131,7 @@ mod tests {
             service: "api".to_owned(),
             index: 0,
             process: Some(Process { pid, start_ticks: 77, pidfd_inode: Some(9) }),
+            frozen: false,
             stop: Stop::default(),
             memory: Memory::unknown(),
             cookie: String::new(),

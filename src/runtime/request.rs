@@ -81,6 +81,7 @@ pub(super) fn build<'a>(
         envp: environment.iter().map(|(name, value)| c_string(&format!("{name}={value}"))).collect::<Result<_, _>>()?,
         listen_pid,
         cwd,
+        stdin: None,
         stdout: gifts.output,
         stderr: gifts.output,
         descriptors,

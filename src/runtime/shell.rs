@@ -5,8 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::alerts::Alerts;
 use super::balancers::Ejections;
 use super::figures::Inquiry;
+use super::hardware_watchdog::HardwareWatchdog;
 use super::journal::Journal;
 use super::key::Key;
 use super::links::{Importance, Link};
@@ -61,6 +63,8 @@ pub struct Shell {
     pub inquiry: Inquiry,
     pub ejections: Ejections,
     pub probes: Probes,
+    pub alerts: Alerts,
+    pub watchdog: HardwareWatchdog,
     pub journal: Journal,
     /// What happened and has not been given to the engine yet.
     pub events: VecDeque<Event>,

@@ -10,10 +10,14 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::adopt::{self, Adopted, Looked};
+use super::alerts::Alerts;
 use super::balancers::Ejections;
 use super::error::RunError;
 use super::figures::Inquiry;
+use super::freezing;
 use super::handoff;
+use super::hardware_watchdog::{self, HardwareWatchdog};
+use super::host_memory;
 use super::journal::Journal;
 use super::links::{Gone, Importance, Link};
 use super::listeners::{self, Listeners};
@@ -85,17 +89,23 @@ pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
     let mut recorder = super::recorder::Recorder::start(&shell.directories.run, &engine);
     let found = adopted.iter().map(|one| one.found.clone()).collect();
     let server = Server::bind(&shell.directories.run, engine.plan().agent.admin_gid).map_err(RunError::Api)?;
-    let begin = Event::Begin { found, decisions, host: None };
+    let (host, ignored) = match host_memory::of_earlier_agent(&shell.directories.run, &shell.boot_id, &shell.instance) {
+        Ok(host) => (host, None),
+        Err(why) => (None, Some(why)),
+    };
+    let begin = Event::Begin { found, decisions, host };
     let actions = engine.step(now, begin.clone());
     recorder.record(&engine, now, &begin, &actions);
     take_over(&mut shell, &engine, adopted);
-    for text in remarks.into_iter().chain(left_alone) {
+    freezing::thaw_adopted(&mut shell, &engine, &actions);
+    for text in remarks.into_iter().chain(left_alone).chain(ignored) {
         shell.events.push_back(Event::Remark { level: Level::Warn, text });
     }
     for (message, descriptors) in early {
         roles::from_logs(&mut shell, &engine, message, descriptors);
     }
     listeners::settle(&mut shell, engine.plan(), now.mono);
+    hardware_watchdog::settle(&mut shell, engine.plan(), now.mono);
     let run_dir = &shell.directories.run;
     let service_listeners: BTreeSet<String> =
         engine.plan().services.iter().flat_map(|plan| sockets::listener_keys(plan, run_dir)).collect();
@@ -157,6 +167,8 @@ pub(super) fn make_shell(
         ejections: Ejections::default(),
         sockets: Sockets::default(),
         probes: Probes::default(),
+        alerts: Alerts::default(),
+        watchdog: HardwareWatchdog::default(),
         events: VecDeque::new(),
         dying_groups: Vec::new(),
         new_gates: Vec::new(),
@@ -342,7 +354,7 @@ fn claim(shell: &mut Shell) -> Early {
 /// What was found becomes stations, watched again.
 fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
     let run_dir = shell.directories.run.clone();
-    for Adopted { found, cookie, process, mut group } in adopted {
+    for Adopted { found, cookie, frozen, process, mut group } in adopted {
         let Some(service) = engine.service_id(&found.service) else { continue };
         let replica = ReplicaId { service, index: found.index };
         let station = shell.station(replica, &found.service, found.stop);
@@ -377,6 +389,7 @@ fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
             tree_awaited: false,
             tree_registered: false,
             killing: false,
+            frozen,
             refused_main: false,
         };
         if let Some(station) = shell.stations.get_mut(&replica) {

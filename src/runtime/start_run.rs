@@ -178,6 +178,7 @@ fn register(
             tree_awaited: false,
             tree_registered: false,
             killing: false,
+            frozen: false,
             refused_main: false,
         });
     }

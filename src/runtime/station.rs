@@ -67,6 +67,8 @@ pub struct Live {
     pub tree_registered: bool,
     /// Everything in the tree is to die: where there is no group to kill, again and again until nothing is left.
     pub killing: bool,
+    /// The engine has frozen it.
+    pub frozen: bool,
     /// It was told that a MAINPID is not one of its processes.
     pub refused_main: bool,
 }
@@ -154,6 +156,7 @@ impl Station {
     #[must_use]
     pub fn record<'a>(&self, boot_id: &str, instance: &str, memory: &'a Memory) -> Record<&'a Memory> {
         let process = self.live.as_ref().and_then(|live| live.main.as_ref()).map(|main| main.process);
+        let frozen = self.live.as_ref().is_some_and(|live| live.frozen);
         Record {
             version: record::VERSION,
             boot_id: boot_id.to_owned(),
@@ -162,6 +165,7 @@ impl Station {
             index: self.index,
             cookie: self.cookie.clone(),
             process,
+            frozen,
             stop: self.stop,
             memory,
         }

@@ -68,15 +68,18 @@ impl Systemd {
         self.say("READY=1");
     }
 
-    /// The heartbeat, when due: only the loop sends it, so a loop that hangs is noticed. And the status, when it changed.
-    pub(super) fn tell(&mut self, engine: &Engine, now: Now) {
+    /// The heartbeat, when due and if all is `well` that must be: only the loop sends it, so a loop that hangs is noticed. And the status, when
+    /// it changed.
+    pub(super) fn tell(&mut self, engine: &Engine, now: Now, well: bool) {
         if !self.present {
             return;
         }
         if let (Some(heartbeat), Some(due)) = (self.heartbeat, self.next_heartbeat)
             && due <= now.mono
         {
-            self.say("WATCHDOG=1");
+            if well {
+                self.say("WATCHDOG=1");
+            }
             self.next_heartbeat = Some(now.mono.after(heartbeat));
         }
         let steps = engine.counters().steps;

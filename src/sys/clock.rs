@@ -61,13 +61,67 @@ fn synchronised(mono_ns: u64) -> bool {
     now
 }
 
-#[expect(unsafe_code, reason = "adjtimex")]
 fn asked_kernel() -> bool {
+    discipline().is_some_and(|discipline| discipline.synchronised)
+}
+
+/// What keeps the wall clock right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Discipline {
+    pub synchronised: bool,
+    /// The largest error that is possible, in microseconds; it grows while nobody sets the clock right.
+    pub error_us: u64,
+}
+
+/// Asks adjtimex.
+#[must_use]
+#[expect(unsafe_code, reason = "adjtimex")]
+pub fn discipline() -> Option<Discipline> {
     // SAFETY: all zero is a valid timex, and with no modes the kernel changes nothing.
     let mut state: libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: `state` lives on this frame.
     let answer = unsafe { libc::adjtimex(&raw mut state) };
-    answer >= 0 && state.status & libc::STA_UNSYNC == 0
+    (answer >= 0).then(|| Discipline {
+        synchronised: state.status & libc::STA_UNSYNC == 0,
+        error_us: u64::try_from(state.maxerror).unwrap_or_default(),
+    })
+}
+
+/// How far the wall clock is ahead of CLOCK_BOOTTIME, in nanoseconds: it changes when somebody sets the clock, not by a suspend.
+#[must_use]
+pub fn wall_ahead_ns() -> i64 {
+    let (boot, wall) = (read(ClockId::CLOCK_BOOTTIME), read(ClockId::CLOCK_REALTIME));
+    i64::try_from(wall).unwrap_or(i64::MAX).saturating_sub(i64::try_from(boot).unwrap_or(i64::MAX))
+}
+
+/// Readable once the wall clock has been set (or the host has woken from a suspend).
+#[derive(Debug)]
+pub struct SetAlarm(TimerFd);
+
+impl SetAlarm {
+    pub fn new() -> io::Result<Self> {
+        let timer = TimerFd::new(TimerClock::CLOCK_REALTIME, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+        let alarm = Self(timer);
+        alarm.arm()?;
+        Ok(alarm)
+    }
+
+    /// Waits for the next time.
+    pub fn arm(&self) -> io::Result<()> {
+        let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
+        let never = Expiration::OneShot(Duration::from_nanos(LATEST_NS).into());
+        match self.0.set(never, flags) {
+            // The clock was set since the last time; it is armed all the same.
+            Ok(()) | Err(nix::errno::Errno::ECANCELED) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl AsFd for SetAlarm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// `/proc/sys/kernel/random/boot_id`, a UUID in lower case.
@@ -117,6 +171,32 @@ mod tests {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
+
+    /// Moves the clock by a nanosecond.
+    #[expect(unsafe_code, reason = "adjtimex")]
+    fn set_by_a_nanosecond() -> bool {
+        // SAFETY: all zero is a valid timex.
+        let mut change: libc::timex = unsafe { std::mem::zeroed() };
+        change.modes = libc::ADJ_SETOFFSET | libc::ADJ_NANO;
+        change.time.tv_usec = 1;
+        // SAFETY: `change` lives on this frame.
+        unsafe { libc::adjtimex(&raw mut change) >= 0 }
+    }
+
+    #[test]
+    fn alarm_is_readable_when_the_clock_is_set_and_no_more_once_armed_again() {
+        let alarm = SetAlarm::new().unwrap();
+        let ready = |ms: u16| poll(&mut [PollFd::new(alarm.as_fd(), PollFlags::POLLIN)], PollTimeout::from(ms));
+        assert_eq!(ready(0), Ok(0));
+        let before = wall_ahead_ns();
+        if !set_by_a_nanosecond() {
+            return eprintln!("skipped: setting the clock needs CAP_SYS_TIME");
+        }
+        assert_eq!(ready(10_000), Ok(1));
+        assert!((wall_ahead_ns() - before).abs() < 1_000_000);
+        alarm.arm().unwrap();
+        assert_eq!(ready(0), Ok(0));
+    }
 
     #[test]
     fn clocks_go_forward() {

@@ -30,6 +30,13 @@ enum Kind {
     Weak(Weak),
 }
 
+/// Whether a tree may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freezer {
+    Frozen,
+    Thawed,
+}
+
 /// What a tree has used. `None`: cannot be told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -136,6 +143,24 @@ impl Group {
         match &self.0 {
             Kind::Cgroup(group) => group.kill(),
             Kind::Weak(weak) => weak.kill(),
+        }
+    }
+
+    /// Stops every process of it, or lets all go on. In a cgroup also those that are born later, and asynchronously: one that waits for a disk is
+    /// frozen when it returns. It stays frozen when its last process is killed, until it is thawed or removed.
+    pub fn freeze(&self, freezer: Freezer) -> io::Result<()> {
+        match &self.0 {
+            Kind::Cgroup(group) => group.freeze(freezer),
+            Kind::Weak(weak) => weak.freeze(freezer),
+        }
+    }
+
+    /// Whether it is (to be) frozen; `None` where only who has done it can tell.
+    #[must_use]
+    pub fn freezer(&self) -> Option<Freezer> {
+        match &self.0 {
+            Kind::Cgroup(group) => group.freezer(),
+            Kind::Weak(_) => None,
         }
     }
 
@@ -260,6 +285,25 @@ impl Cgroup {
         let killed = self.kill_each();
         write_if_there(&self.path.join("cgroup.freeze"), "0")?;
         killed
+    }
+
+    fn freeze(&self, freezer: Freezer) -> io::Result<()> {
+        let wanted = match freezer {
+            Freezer::Frozen => "1",
+            Freezer::Thawed => "0",
+        };
+        fs::write(self.path.join("cgroup.freeze"), wanted)?;
+        match self.freezer() == Some(freezer) {
+            true => Ok(()),
+            false => Err(io::Error::other(format!("cgroup.freeze does not say {wanted} after it was written"))),
+        }
+    }
+
+    fn freezer(&self) -> Option<Freezer> {
+        match fs::read_to_string(self.path.join("cgroup.freeze")).ok()?.trim() {
+            "1" => Some(Freezer::Frozen),
+            _ => Some(Freezer::Thawed),
+        }
     }
 
     fn kill_each(&self) -> io::Result<()> {

@@ -9,7 +9,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::child::Ended;
-use super::group::{Choice, Group, Root};
+use super::group::{Choice, Freezer, Group, Root};
 use super::spawn::{ExecStatus, SpawnRequest, spawn_with};
 use super::testing::{eventually, exit_of, outcome, read_pid, shell, start};
 use super::{Fallbacks, fifo};
@@ -100,6 +100,68 @@ fn tree_that_keeps_forking_is_killed_on_every_kernel() {
         await_empty(&mut group);
         group.remove().unwrap();
     }
+}
+
+/// Counts on while it runs.
+const COUNTS_ON: &str = "while :; do echo; done";
+
+/// Whether it writes anything for a while after its output was emptied.
+fn writes_on(reader: &OwnedFd) -> bool {
+    let mut buffer = [0; 4096];
+    let mut empty = || while nix::unistd::read(reader, &mut buffer).is_ok_and(|length| length > 0) {};
+    super::listen::set_nonblocking(reader).unwrap();
+    // What was on its way, and what is written until the kernel has frozen it.
+    for _ in 0..2 {
+        empty();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    empty();
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let mut byte = [0];
+    nix::unistd::read(reader, &mut byte).is_ok()
+}
+
+#[test]
+fn frozen_tree_stands_still_and_goes_on_when_it_is_thawed() {
+    for fallbacks in [Fallbacks::NONE, Fallbacks::ALL] {
+        let Some(root) = TestRoot::new(fallbacks) else { return };
+        let mut group = root.0.create("api.0").unwrap();
+        let (reader, output) = fifo::pipe().unwrap();
+        let child = start(&in_group(COUNTS_ON, &output, &group));
+        assert!(writes_on(&reader));
+        group.freeze(Freezer::Frozen).unwrap();
+        assert_eq!(group.freezer(), Some(Freezer::Frozen));
+        assert!(!writes_on(&reader));
+        group.freeze(Freezer::Thawed).unwrap();
+        assert!(writes_on(&reader));
+        group.freeze(Freezer::Frozen).unwrap();
+        group.kill().unwrap();
+        assert_eq!(exit_of(&child.pidfd), Ended::Signal { signal: libc::SIGKILL, core: false });
+        await_empty(&mut group);
+        // A kill without cgroup.kill thaws by itself.
+        assert_eq!(group.freezer() == Some(Freezer::Frozen), fallbacks == Fallbacks::NONE);
+        // The next run of this name is not born frozen.
+        group.remove().unwrap();
+        let group = root.0.create("api.0").unwrap();
+        assert_eq!(group.freezer(), Some(Freezer::Thawed));
+    }
+}
+
+#[test]
+fn weak_tree_is_stopped_and_continued() {
+    let cookie = unique_cookie();
+    let (reader, output) = fifo::pipe().unwrap();
+    let request = shell(COUNTS_ON, &output);
+    let child = start(&request);
+    let group = Group::weak(cookie, child.pid);
+    assert!(writes_on(&reader));
+    group.freeze(Freezer::Frozen).unwrap();
+    assert!(!writes_on(&reader));
+    group.freeze(Freezer::Thawed).unwrap();
+    assert!(writes_on(&reader));
+    group.freeze(Freezer::Frozen).unwrap();
+    group.kill().unwrap();
+    assert_eq!(exit_of(&child.pidfd), Ended::Signal { signal: libc::SIGKILL, core: false });
 }
 
 #[test]

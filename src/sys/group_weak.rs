@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::libc;
 
 use super::child;
-use super::group::reach;
+use super::group::{Freezer, reach};
 use super::process::{self, Stat};
 
 /// The variable that marks all processes of a run.
@@ -95,8 +95,16 @@ impl Weak {
         Ok(reached)
     }
 
-    /// Stops the tree until nothing new is found, so that nobody can fork out of sight, then kills all of it.
-    pub(super) fn kill(&self) -> io::Result<()> {
+    /// By SIGSTOP and SIGCONT, which the parents of its processes can see.
+    pub(super) fn freeze(&self, freezer: Freezer) -> io::Result<()> {
+        match freezer {
+            Freezer::Frozen => self.stop_all().1,
+            Freezer::Thawed => self.signal_all(libc::SIGCONT).map(drop),
+        }
+    }
+
+    /// Stops the tree until nothing new is found, so that nobody can fork out of sight.
+    fn stop_all(&self) -> (BTreeMap<Member, OwnedFd>, io::Result<()>) {
         let mut stopped: BTreeMap<Member, OwnedFd> = BTreeMap::new();
         let mut outcome = Ok(());
         for _ in 0..STOP_ROUNDS_MAX {
@@ -106,6 +114,12 @@ impl Weak {
                 break;
             }
         }
+        (stopped, outcome)
+    }
+
+    /// Stops the tree, then kills all of it.
+    pub(super) fn kill(&self) -> io::Result<()> {
+        let (stopped, mut outcome) = self.stop_all();
         // What was stopped must not stay so, whatever went wrong.
         for pidfd in stopped.values() {
             if let Err(error) = reach(pidfd.as_fd(), libc::SIGKILL) {

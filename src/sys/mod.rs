@@ -2,6 +2,7 @@
 //! says so. All `unsafe` of the crate lives below this module.
 
 mod ancillary;
+pub mod arp;
 pub mod caps;
 pub mod child;
 #[cfg(test)]
@@ -21,10 +22,14 @@ mod group_weak;
 pub mod host;
 pub mod identity;
 pub mod inherited;
+pub mod kmsg;
 pub mod listen;
+pub mod memory_file;
+pub mod netlink;
 pub mod notify;
 pub mod packet;
 pub mod process;
+pub mod psi;
 pub mod rlimit;
 pub mod scratch;
 pub mod signal;
@@ -42,6 +47,7 @@ pub mod text;
 mod unix;
 pub mod users;
 pub mod wake;
+pub mod watchdog;
 mod xattr;
 
 pub use fallbacks::Fallbacks;

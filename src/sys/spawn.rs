@@ -42,7 +42,8 @@ pub struct SpawnRequest<'a> {
     pub listen_pid: bool,
     /// `None`: the parent's.
     pub cwd: Option<CString>,
-    /// Standard input is /dev/null.
+    /// `None`: /dev/null.
+    pub stdin: Option<BorrowedFd<'a>>,
     pub stdout: BorrowedFd<'a>,
     pub stderr: BorrowedFd<'a>,
     /// Source and its number in the child (3 or above). No other descriptor is passed on.
@@ -74,6 +75,7 @@ impl<'a> SpawnRequest<'a> {
             envp: Vec::new(),
             listen_pid: false,
             cwd: None,
+            stdin: None,
             stdout: output,
             stderr: output,
             descriptors: Vec::new(),
@@ -199,7 +201,8 @@ pub fn spawn_with(request: &SpawnRequest<'_>, fallbacks: Fallbacks) -> Result<Ch
     if let Some(index) = marked {
         envp[index] = listen_pid.cast();
     }
-    let mut moves = vec![(null.as_raw_fd(), 0), (request.stdout.as_raw_fd(), 1), (request.stderr.as_raw_fd(), 2)];
+    let stdin = request.stdin.unwrap_or(null);
+    let mut moves = vec![(stdin.as_raw_fd(), 0), (request.stdout.as_raw_fd(), 1), (request.stderr.as_raw_fd(), 2)];
     moves.extend(request.descriptors.iter().map(|(source, target)| (source.as_raw_fd(), *target)));
     let mut plan = spawn_child::Plan {
         path: &request.path,

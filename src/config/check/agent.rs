@@ -1,18 +1,25 @@
-//! The `agent` part: directories, group, cgroup. Keys for capabilities that come later are accepted, and said to do nothing yet.
+//! The `agent` part: directories, group, cgroup. A key for a capability that comes later is accepted, and said to do nothing yet.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::super::Context;
 use super::super::parse;
 use super::super::report::{Item, Report};
 use super::super::schema::{Agent, Cgroup};
 use super::super::suggest;
+use super::super::values::duration_text;
 use crate::engine::plan::{AgentPlan, CgroupPlan, User, WatchdogPlan};
 
 const ADMIN_GROUP: &str = "mainstay";
 const PROXY_USER: &str = "mainstay-proxy";
 /// Downwards from below `nobody`, where no distribution puts users of its own.
 const SPARE_IDS: std::ops::RangeInclusive<u32> = 65_000..=65_533;
+/// Reset sooner, a host that is merely busy would never come up.
+const WATCHDOG_MIN: Duration = Duration::from_secs(10);
+const WATCHDOG_USUAL: Duration = Duration::from_secs(30);
+/// What the drivers take; 65535 is the most of any.
+const WATCHDOG_MAX: Duration = Duration::from_secs(65_535);
 /// The longest name of a socket below `run_dir` that is not a service's, with its slash.
 const OWN_SOCKET: &str = "/roles/checks.sock.new";
 
@@ -63,7 +70,7 @@ pub(super) fn agent(item: Option<Item>, names: Option<&[&str]>, context: &Contex
             Cgroup::Path(path) => CgroupPlan::Path(absolute(&item, "cgroup", path, report)),
             Cgroup::Off => CgroupPlan::Off,
         },
-        watchdog: watchdog(&item, &agent, names, report),
+        watchdog: watchdog(&item, &agent, names, context, report),
         default_checks: agent.default_checks.unwrap_or(true),
         starting_max: agent.starting_max,
         shutdown_timeout: agent.shutdown_timeout.0,
@@ -82,13 +89,8 @@ fn absolute(item: &Item, key: &str, path: &str, report: &mut Report) -> PathBuf 
 }
 
 fn without_effect(item: &Item, agent: &Agent, report: &mut Report) {
-    let given = [
-        ("default_checks", agent.default_checks.is_some(), "the watch over the host"),
-        ("watchdog", agent.watchdog.is_some(), "the hardware watchdog"),
-        ("textfile", agent.textfile.is_some(), "the metrics file"),
-    ];
-    for (key, _, what) in given.into_iter().filter(|(_, given, _)| *given) {
-        report.note(item, key, format!("`{key}` does nothing yet: {what} is not part of this version"));
+    if agent.textfile.is_some() {
+        report.note(item, "textfile", "`textfile` does nothing yet: the metrics file is not part of this version");
     }
 }
 
@@ -155,7 +157,13 @@ fn proxy_user(item: &Item, agent: &Agent, context: &Context, report: &mut Report
     })
 }
 
-fn watchdog(item: &Item, agent: &Agent, names: Option<&[&str]>, report: &mut Report) -> Option<WatchdogPlan> {
+fn watchdog(
+    item: &Item,
+    agent: &Agent,
+    names: Option<&[&str]>,
+    context: &Context,
+    report: &mut Report,
+) -> Option<WatchdogPlan> {
     let watchdog = agent.watchdog.as_ref()?;
     for (index, name) in watchdog.require.iter().enumerate() {
         if let Some(names) = names.filter(|names| !names.contains(&name.as_str())) {
@@ -165,9 +173,21 @@ fn watchdog(item: &Item, agent: &Agent, names: Option<&[&str]>, report: &mut Rep
                 .maybe_hint(hint);
         }
     }
-    if watchdog.timeout.0.as_secs() == 0 {
-        report.error(item, "watchdog.timeout", "a hardware watchdog counts in seconds: at least \"1s\"");
+    let timeout = watchdog.timeout.0;
+    if timeout < WATCHDOG_MIN {
+        let message = format!("after {} a busy host would be reset: at least \"10s\"", duration_text(timeout));
+        report.error(item, "watchdog.timeout", message).hint("30s is usual");
+    } else if timeout < WATCHDOG_USUAL {
+        let message = format!("{} is short: busy hosts were reset by less than 30 s", duration_text(timeout));
+        report.warning(item, "watchdog.timeout", message).hint("write \"30s\"");
+    } else if timeout > WATCHDOG_MAX {
+        let message = format!("{} is more than hardware watchdogs count", duration_text(timeout));
+        report.error(item, "watchdog.timeout", message).hint(format!("at most {:?}", duration_text(WATCHDOG_MAX)));
     }
     let device = absolute(item, "watchdog.device", &watchdog.device, report);
+    if context.look.is_directory(Path::new("/dev")) && device.is_absolute() && !context.look.exists(&device) {
+        let message = format!("there is no {}: this host has no such watchdog now", device.display());
+        report.warning(item, "watchdog.device", message).hint("load its driver, such as iTCO_wdt or softdog");
+    }
     Some(WatchdogPlan { device, timeout: watchdog.timeout.0, require: watchdog.require.clone() })
 }

@@ -1,13 +1,16 @@
 //! From the parts of the files to a [`Plan`]. Every rule that is more than a type is here, one file a subject: `graph` what services
-//! mean to each other, `balancers` what leads to them, `process` what a child becomes, `probes` and `sockets` addresses, `policy` restarts and budgets, `words` the `{words}`.
+//! mean to each other, `balancers` what leads to them, `checks`, `needs` and `alerts` the watch over the host, `process` what a child becomes, `probes` and `sockets` addresses, `policy` restarts and budgets, `words` the `{words}`.
 //!
 //! A rule that is broken is reported and some harmless value takes the place, so that the next rule can be looked at; the plan is
 //! used only when nothing was wrong.
 
 mod agent;
+mod alerts;
 mod balancers;
+mod checks;
 mod env;
 mod graph;
+mod needs;
 mod policy;
 mod probes;
 mod process;
@@ -26,7 +29,10 @@ use crate::engine::plan::{
 };
 use crate::engine::types::signal_number;
 
+pub use alerts::ALERTS_MAX;
 pub use balancers::{BACKENDS_MAX, BALANCERS_MAX};
+pub use checks::CHECKS_MAX;
+pub(super) use checks::level_text;
 pub(super) use process::capability_name;
 
 /// Services in one configuration.
@@ -78,11 +84,15 @@ pub(super) fn check(mut gathered: Gathered, context: &Context, report: &mut Repo
     graph::check(&given, &services, incomplete, &mut scope);
     let proxy_user = agent.proxy_user.as_ref();
     let balancers = balancers::check(gathered.balancers, &given, &mut services, incomplete, proxy_user, &mut scope);
+    let checks = checks::check(gathered.checks, &mut scope);
+    let alerts = alerts::check(gathered.alerts, &mut scope);
     if given.is_empty() && balancers.is_empty() && !incomplete && !scope.report.failed() {
         let nowhere = Item { source: 0, range: 0..0, prefix: "services".to_owned(), broken: Vec::new() };
-        scope.report.warning(&nowhere, "", "there are no services: the agent would have nothing to do");
+        let watches = agent.default_checks || !checks.is_empty();
+        let left = if watches { "the agent would only watch the host" } else { "the agent would have nothing to do" };
+        scope.report.warning(&nowhere, "", format!("there are no services: {left}"));
     }
-    Plan { agent, services, balancers, ..Plan::default() }
+    Plan { agent, services, balancers, checks, alerts, helper: None }
 }
 
 /// The agent's part alone.
@@ -127,7 +137,7 @@ fn service(given: &Given, scope: &mut Scope<'_>) -> ServicePlan {
         stop: stop(item, &service.stop, scope),
         process: ProcessPlan { cwd: service.cwd.as_ref().map(PathBuf::from), ..ProcessPlan::default() },
         logs: logs(item, service.logs, scope),
-        needs: None,
+        needs: needs::needs(item, service, scope).map(Box::new),
     };
     let user = process::user(item, service, scope);
     plan.process = process::process(item, service, &plan, &user, scope);

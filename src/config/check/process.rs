@@ -70,17 +70,23 @@ pub(in crate::config) fn capability_name(number: u8) -> Option<&'static str> {
     CAPABILITIES.get(usize::from(number)).copied()
 }
 
+/// Whom the agent runs as.
+pub(super) fn own_user(scope: &Scope<'_>) -> User {
+    let uid = scope.context.uid;
+    scope.context.look.user(&uid.to_string()).unwrap_or_else(|| User {
+        name: uid.to_string(),
+        uid,
+        gid: uid,
+        groups: vec![uid],
+        home: "/".to_owned(),
+        shell: "/bin/sh".to_owned(),
+    })
+}
+
 /// Looks up `user` and `group`.
 pub(super) fn user(item: &Item, service: &Service, scope: &mut Scope<'_>) -> RunAs {
     let look = &scope.context.look;
-    let own = look.user(&scope.context.uid.to_string()).unwrap_or_else(|| User {
-        name: scope.context.uid.to_string(),
-        uid: scope.context.uid,
-        gid: scope.context.uid,
-        groups: vec![scope.context.uid],
-        home: "/".to_owned(),
-        shell: "/bin/sh".to_owned(),
-    });
+    let own = own_user(scope);
     let mut user = own.clone();
     if let Some(name) = &service.user {
         match look.user(name) {
@@ -179,65 +185,69 @@ pub(super) fn command(
     user: &User,
     scope: &mut Scope<'_>,
 ) -> Vec<String> {
+    if command.is_empty() {
+        let message = if path == "command" { "the key `command` is missing or empty" } else { "an empty command" };
+        let hint = "write a list such as [\"/usr/bin/api\", \"--port\", \"{port}\"]";
+        scope.report.error(item, path, message).hint(hint);
+        return Vec::new();
+    }
+    let words = plan.words(0, scope.run_dir);
+    let cwd = plan.process.cwd.as_ref().filter(|_| !item.is_broken("cwd"));
+    let cwd = cwd.map(|cwd| expand(&cwd.to_string_lossy(), &words));
+    let program = expand(&command[0], &words);
+    let mut resolved = command.to_vec();
+    if let Some(absolute) = program_of(item, path, command, &program, cwd.as_deref(), user, scope)
+        && !words::any(&command[0])
+    {
+        resolved[0] = absolute;
+    }
+    resolved
+}
+
+/// The absolute path of the program of a command that is not empty; `program` is its first word with the words replaced.
+/// `None`: it is refused, and the report says why.
+pub(super) fn program_of(
+    item: &Item,
+    path: &str,
+    command: &[String],
+    program: &str,
+    cwd: Option<&str>,
+    user: &User,
+    scope: &mut Scope<'_>,
+) -> Option<String> {
     let first = format!("{path}[0]");
-    let program = match command.first().map(String::as_str) {
-        None => {
-            let message = if path == "command" {
-                "the key `command` is missing or empty".to_owned()
-            } else {
-                "an empty command".to_owned()
-            };
-            scope
-                .report
-                .error(item, path, message)
-                .hint("write a list such as [\"/usr/bin/api\", \"--port\", \"{port}\"]");
-            return Vec::new();
-        }
-        Some("") => {
-            scope.report.error(item, &first, "an empty command");
-            return command.to_vec();
-        }
-        Some(program) => program,
-    };
+    if program.is_empty() {
+        scope.report.error(item, &first, "an empty command");
+        return None;
+    }
     if command.len() > COMMAND_WORDS_MAX {
         scope.report.error(item, path, format!("a command has at most {COMMAND_WORDS_MAX} words"));
     }
     let whole =
         command.iter().enumerate().all(|(index, word)| no_zero_byte(item, &format!("{path}[{index}]"), word, scope));
     if !whole {
-        return command.to_vec();
+        return None;
     }
-    let mut resolved = command.to_vec();
     if program == "mainstay"
         && let Some(own) = &scope.context.own_binary
     {
-        resolved[0] = own.to_string_lossy().into_owned();
-        return resolved;
+        return Some(own.to_string_lossy().into_owned());
     }
     if program.contains('/') && !program.starts_with('/') {
-        let hint = match &plan_cwd(item, plan, scope) {
+        let hint = match cwd {
             Some(cwd) => format!("write {:?}", Path::new(cwd).join(program.trim_start_matches("./"))),
             None => "it must start with /, or be a bare name".to_owned(),
         };
         scope.report.error(item, &first, format!("{program:?} is not an absolute path")).hint(hint);
-        return resolved;
+        return None;
     }
-    let text = expand(program, &plan.words(0, scope.run_dir));
-    let found = scope.context.look.command(&text, user);
-    match found {
-        Command::Found(absolute) => {
-            if !words::any(program) {
-                resolved[0] = absolute.to_string_lossy().into_owned();
-            }
+    match scope.context.look.command(program, user) {
+        Command::Found(absolute) => Some(absolute.to_string_lossy().into_owned()),
+        other => {
+            refuse(item, &first, command, program, &other, user, scope);
+            None
         }
-        other => refuse(item, &first, command, &text, &other, user, scope),
     }
-    resolved
-}
-
-fn plan_cwd(item: &Item, plan: &ServicePlan, scope: &Scope<'_>) -> Option<String> {
-    let cwd = plan.process.cwd.as_ref().filter(|_| !item.is_broken("cwd"))?;
-    Some(expand(&cwd.to_string_lossy(), &plan.words(0, scope.run_dir)))
 }
 
 fn refuse(

@@ -1,0 +1,209 @@
+//! Commands of alerts under way. The event's JSON is a file without a name on their standard input, so that no command can keep the agent
+//! waiting, whatever it reads and when. What it says on stderr is kept up to a limit and told if it fails.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::adopt::ALERT_GROUP;
+use super::errand::{self, Errand, Order};
+use super::key::Key;
+use super::shell::Shell;
+use crate::api::time::rfc3339_ns;
+use crate::engine::Engine;
+use crate::engine::event::Event;
+use crate::engine::host::HostEvent;
+use crate::engine::host::view::AlertBody;
+use crate::engine::plan::User;
+use crate::engine::types::{Time, human};
+use crate::sys::memory_file;
+
+/// The engine has one under way for each alert of the configuration; more are refused.
+const RUNNING_MAX: usize = 64;
+
+/// What a command finds on its standard input at most.
+const BODY_BYTES_MAX: usize = 64 << 10;
+/// When it would be more: links of the chain and services that are told, and how long each text may be. JSON may write six bytes for one.
+const WHY_MAX: usize = 4;
+const SERVICES_MAX: usize = 64;
+const TEXT_BYTES_MAX: usize = 1 << 10;
+
+/// What is kept of a command's stderr, and what is told of it.
+const STDERR_BYTES_MAX: u16 = 4 << 10;
+const TOLD_CHARS_MAX: usize = 200;
+
+#[derive(Debug)]
+pub struct Alerts {
+    running: BTreeMap<u32, Running>,
+    next_slot: u32,
+}
+
+impl Default for Alerts {
+    fn default() -> Self {
+        Self { running: BTreeMap::new(), next_slot: errand::first_slot() }
+    }
+}
+
+#[derive(Debug)]
+struct Running {
+    alert: u64,
+    errand: Errand,
+    stderr: Option<OwnedFd>,
+    timeout: Duration,
+    deadline: Time,
+}
+
+impl Alerts {
+    /// When a command is to be killed at the latest.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.running.values().map(|running| running.deadline).min()
+    }
+
+    /// Whether a pid is an alert's (the reaper of orphans leaves it alone).
+    #[must_use]
+    pub fn is_main(&self, pid: i32) -> bool {
+        self.running.values().any(|running| running.errand.pid() == pid)
+    }
+}
+
+/// The body as it is told.
+#[derive(Debug, Serialize)]
+struct Told<'a> {
+    host: &'a str,
+    /// RFC 3339
+    at: String,
+    #[serde(flatten)]
+    body: &'a AlertBody,
+}
+
+/// Performs `Action::Alert`; a failure to start is its answer.
+pub(super) fn start(shell: &mut Shell, engine: &Engine, alert: u64, plan: usize, mut body: AlertBody) {
+    if let Err(error) = try_start(shell, engine, alert, plan, &mut body) {
+        done(shell, alert, Err(error));
+    }
+}
+
+fn try_start(shell: &mut Shell, engine: &Engine, alert: u64, plan: usize, body: &mut AlertBody) -> Result<(), String> {
+    let plan = engine.plan().alerts.get(plan).ok_or("the configuration has no such alert any more")?;
+    if shell.alerts.running.len() >= RUNNING_MAX {
+        return Err(format!("{RUNNING_MAX} alerts are under way already"));
+    }
+    let stdin = memory_file::holding(&text(body)).map_err(|error| format!("cannot make its input: {error}"))?;
+    // Without it only what the command says is lost.
+    let stderr = memory_file::taking(STDERR_BYTES_MAX).ok();
+    let slot = shell.alerts.next_slot;
+    shell.alerts.next_slot = (slot + 1) & errand::SLOT_MAX;
+    let user = plan.user.as_deref().unwrap_or(&shell.own_user).clone();
+    let order = Order {
+        kind: ALERT_GROUP,
+        slot,
+        key: Key::Alert(slot),
+        argv: &plan.exec,
+        environment: environment(&user, body),
+        user: plan.user.as_deref(),
+        no_new_privileges: false,
+        capabilities: None,
+        cwd: plan.cwd.as_ref().map_or_else(|| "/".to_owned(), |cwd| cwd.to_string_lossy().into_owned()),
+        stdin: Some(stdin.as_fd()),
+        stderr: stderr.as_ref().map(AsFd::as_fd),
+    };
+    let errand = Errand::start(shell, &order)?;
+    let deadline = super::now().mono.after(plan.timeout);
+    let running = Running { alert, errand, stderr, timeout: plan.timeout, deadline };
+    shell.alerts.running.insert(slot, running);
+    Ok(())
+}
+
+/// One line of JSON, short enough whatever the body holds.
+fn text(body: &mut AlertBody) -> Vec<u8> {
+    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let render = |body: &AlertBody| {
+        let told = Told { host: &host, at: rfc3339_ns(body.at_wall.0), body };
+        let mut text = serde_json::to_vec(&told).unwrap_or_default();
+        text.push(b'\n');
+        text
+    };
+    let whole = render(body);
+    if whole.len() <= BODY_BYTES_MAX {
+        return whole;
+    }
+    body.why.truncate(WHY_MAX);
+    body.services.truncate(SERVICES_MAX);
+    let texts = [&mut body.event, &mut body.subject, &mut body.state, &mut body.text];
+    for text in texts.into_iter().chain(&mut body.why) {
+        text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+    }
+    render(body)
+}
+
+/// For commands that do not read JSON.
+fn environment(user: &User, body: &AlertBody) -> Vec<String> {
+    let variables = [
+        ("HOME", &user.home),
+        ("USER", &user.name),
+        ("LOGNAME", &user.name),
+        ("SHELL", &user.shell),
+        ("MAINSTAY_EVENT", &body.event),
+        ("MAINSTAY_SUBJECT", &body.subject),
+        ("MAINSTAY_STATE", &body.state),
+        ("MAINSTAY_TEXT", &body.text),
+    ];
+    let line = |(name, value): (&str, &String)| {
+        let value = value.get(..value.floor_char_boundary(TEXT_BYTES_MAX)).unwrap_or_default();
+        format!("{name}={}", value.replace('\0', ""))
+    };
+    variables.into_iter().map(line).collect()
+}
+
+/// The pidfd of a command is readable.
+pub(super) fn ended(shell: &mut Shell, slot: u32) {
+    let Some(running) = shell.alerts.running.get(&slot) else { return };
+    let Some(result) = running.errand.result() else { return };
+    finish(shell, slot, result);
+}
+
+/// Kills commands that have taken too long.
+pub(super) fn expire(shell: &mut Shell, now: Time) {
+    let late: Vec<(u32, Duration)> = shell
+        .alerts
+        .running
+        .iter()
+        .filter(|(_, running)| running.deadline <= now)
+        .map(|(slot, running)| (*slot, running.timeout))
+        .collect();
+    for (slot, timeout) in late {
+        finish(shell, slot, Err(format!("no end within {}, killed", human(timeout))));
+    }
+}
+
+/// The agent leaves: so do they.
+pub(super) fn end_all(shell: &mut Shell) {
+    for running in std::mem::take(&mut shell.alerts.running).into_values() {
+        running.errand.end(shell);
+    }
+}
+
+fn finish(shell: &mut Shell, slot: u32, result: Result<(), String>) {
+    let Some(Running { alert, errand, stderr, .. }) = shell.alerts.running.remove(&slot) else { return };
+    errand.end(shell);
+    let said = stderr.and_then(|stderr| memory_file::taken(stderr.as_fd(), STDERR_BYTES_MAX).ok()).unwrap_or_default();
+    done(shell, alert, result.map_err(|why| with_last_line(why, &said)));
+}
+
+/// `exit code 7: curl: (7) Failed to connect`
+fn with_last_line(why: String, said: &[u8]) -> String {
+    let said = String::from_utf8_lossy(said);
+    let Some(line) = said.lines().map(str::trim).rfind(|line| !line.is_empty()) else { return why };
+    let line: String = line.chars().filter(|letter| !letter.is_control()).take(TOLD_CHARS_MAX).collect();
+    format!("{why}: {line}")
+}
+
+fn done(shell: &mut Shell, alert: u64, result: Result<(), String>) {
+    shell.events.push_back(Event::Host(Box::new(HostEvent::AlertDone { alert, result })));
+}
+
+#[cfg(test)]
+mod tests;

@@ -286,7 +286,8 @@ impl Engine {
                 | State::Stuck { .. } => false,
             },
             TimerKey::Replica(_, Timer::Probe | Timer::Watchdog) | TimerKey::Loss(_) | TimerKey::Request(_) => true,
-            TimerKey::Replica(_, Timer::Forget | Timer::Drain | Timer::Period) | TimerKey::Shutdown => false,
+            TimerKey::Replica(_, Timer::Forget | Timer::Drain | Timer::Period) => false,
+            TimerKey::Shutdown | TimerKey::Alerts | TimerKey::Pet => false,
         }
     }
 }

@@ -177,6 +177,8 @@ impl Engine {
         self.run_to_rest();
         self.rebalance();
         self.check_shutdown();
+        self.review_alerts();
+        self.tend_watchdog();
         self.persist();
         #[cfg(debug_assertions)]
         self.check_sometimes();
@@ -345,6 +347,8 @@ impl Engine {
             TimerKey::Loss(service) => self.service_late(service),
             TimerKey::Request(request) => self.decision_late(request),
             TimerKey::Shutdown => self.shutdown_deadline(),
+            TimerKey::Alerts => self.alert_timer(),
+            TimerKey::Pet => self.pet_timer(),
         }
     }
 

@@ -33,6 +33,9 @@ impl Engine {
         self.agent_note(Level::Info, NoteKind::Reloaded { changes: noted, caller });
         self.change_plan(plan);
         self.review_ties();
+        let lanes = std::mem::take(&mut self.host.alerts.lanes);
+        self.alerts_changed(lanes);
+        self.watchdog_changed();
         if let Some(request) = request {
             self.out.push(Action::Answer { request, outcome: Outcome::Reloaded { changes: told } });
         }

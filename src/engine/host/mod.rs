@@ -10,10 +10,13 @@ pub mod sample;
 pub mod view;
 pub mod watch;
 
+mod alerts;
 mod helpers;
 pub(in crate::engine) mod impair;
+mod lane;
 mod pairs;
 mod ties;
+mod watchdog;
 
 use std::collections::BTreeMap;
 
@@ -21,10 +24,12 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::Role;
 use super::types::ServiceId;
+use alerts::Alerts;
 use kind::CheckKind;
 use sample::{Devices, Sample};
 use ties::Troubles;
 use watch::{Helper, Missing};
+use watchdog::Dog;
 
 /// The state of a check. Only `Degraded` and `Failing` ever alarm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -85,6 +90,9 @@ pub enum HostEvent {
 pub struct HostMemory {
     pub devices: Option<Devices>,
     pub helpers: Vec<Helper>,
+    /// What each alert of the configuration was told.
+    #[serde(default)]
+    pub alerts: Vec<lane::Lane>,
 }
 
 /// A check's identity.
@@ -121,6 +129,8 @@ pub(in crate::engine) struct HostState {
     pub states: BTreeMap<CheckKey, (Health, String)>,
     /// Services whose disk or NIC fails.
     pub troubles: BTreeMap<ServiceId, Troubles>,
+    pub alerts: Alerts,
+    pub dog: Dog,
     /// What changed in this step and is not yet looked at.
     #[serde(skip)]
     pub changed: Vec<Change>,
@@ -133,22 +143,22 @@ impl super::Engine {
     pub(super) fn host_event(&mut self, event: HostEvent) {
         match event {
             HostEvent::Devices(devices) => self.host.devices = *devices,
-            HostEvent::Sampled { .. }
-            | HostEvent::Missing { .. }
-            | HostEvent::Linked { .. }
-            | HostEvent::AlertDone { .. } => {}
+            HostEvent::Sampled { .. } | HostEvent::Missing { .. } | HostEvent::Linked { .. } => {}
+            HostEvent::AlertDone { alert, result } => self.alert_done(alert, result),
         }
     }
 
     /// The first event: what an earlier agent knew, before anything is adopted.
     pub(super) fn begin_host(&mut self, memory: HostMemory) {
-        let HostMemory { devices, helpers } = memory;
+        let HostMemory { devices, helpers, alerts } = memory;
         if let Some(devices) = devices {
             self.host.devices = devices;
             self.host.devices_known = true;
         }
         self.take_helpers(helpers);
         self.restore_troubles();
+        self.alerts_changed(alerts);
+        self.watchdog_changed();
     }
 
     /// What an heir must know will be handed out at the end of the step.
@@ -160,6 +170,7 @@ impl super::Engine {
         HostMemory {
             devices: self.host.devices_known.then(|| self.host.devices.clone()),
             helpers: self.host.helpers.iter().chain(&self.host.leaving).cloned().collect(),
+            alerts: self.host.alerts.lanes.iter().map(lane::Lane::for_heir).collect(),
         }
     }
 

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::balancers::Balancer;
-use super::metrics_balancers;
 use super::render::UsageOf;
+use super::{metrics_balancers, metrics_host};
 use crate::engine::action::{Next, Note, NoteKind};
+use crate::engine::host::readings::Readings;
+use crate::engine::host::view::CheckView;
 use crate::engine::types::{Exit, StateName};
 use crate::engine::view::{Counters, ServiceView};
 
@@ -140,6 +142,13 @@ pub struct Agent<'a> {
     pub config_loaded: bool,
 }
 
+/// What is known of the host.
+#[derive(Clone, Copy, Debug)]
+pub struct Host<'a> {
+    pub checks: &'a [CheckView],
+    pub readings: &'a Readings,
+}
+
 /// The whole text.
 #[must_use]
 pub fn text(
@@ -148,6 +157,7 @@ pub fn text(
     usage: UsageOf<'_>,
     agent: &Agent<'_>,
     balancers: &[Balancer],
+    host: &Host<'_>,
 ) -> String {
     let mut out = String::with_capacity(4_096 + views.len() * 1_024);
     about_agent(&mut out, tally, agent);
@@ -156,6 +166,7 @@ pub fn text(
     of_services(&mut out, views);
     of_processes(&mut out, views, usage);
     metrics_balancers::text(&mut out, balancers);
+    metrics_host::text(&mut out, host.checks, host.readings);
     out
 }
 

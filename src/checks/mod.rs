@@ -5,29 +5,47 @@
 //! timer. The newest agent replaces an older one, whose probes are dropped with it. Without an agent the role leaves after
 //! [`AGENTLESS_MAX`].
 //!
+//! `agent.rs` is the end of the agent's socket and `start.rs` how a role begins, for this role and for those that may block.
 //! `serve.rs` is the loop, `probe.rs` one probe on its way, `target.rs` what an address may look like, `answer.rs` the head of an
 //! HTTP answer. A new kind of probe is a variant of [`proto::ProbeTarget`] and a file here.
 
+mod agent;
 mod answer;
+mod attribute;
 mod block;
+mod canary;
 mod devices;
+mod fs_errors;
+mod helper;
+mod link_modes;
+mod mount;
 mod mounts;
 mod outstanding;
 mod probe;
 pub mod proto;
 mod reading;
+mod readings;
+mod sensors;
 mod serve;
+mod smart;
+mod space;
+mod start;
 mod system;
 mod target;
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::sys;
-use crate::sys::packet::PacketListener;
+
+pub use canary::{CANARY, read_canary};
+pub use helper::{run_disk, run_sensors};
+pub use link_modes::read_link_modes;
+pub use sensors::read_sensors;
+pub use smart::read_smart;
+pub use space::read_space;
 
 /// Probes under way at once; what is asked beyond is answered "too many probes".
 pub const PROBES_MAX: usize = 1024;
@@ -40,7 +58,7 @@ const READY_DESCRIPTOR: i32 = 3;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ChecksError {
-    #[error("{0}: the checks role is started by the agent, with --run-dir PATH")]
+    #[error("{0}: the roles that check are started by the agent, with --run-dir PATH")]
     Usage(String),
     #[error("cannot listen on {path}")]
     Listen {
@@ -66,44 +84,11 @@ pub enum ChecksError {
 /// # Errors
 /// What keeps the role from listening or from waiting. A probe that fails is an answer, never an error here.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), ChecksError> {
-    // First of all: later, descriptor 3 could be one of ours.
-    let ready = sys::inherited::take(READY_DESCRIPTOR).map_err(ChecksError::Ready)?;
-    let path = run_dir(arguments).map_err(|error| ChecksError::Usage(error.to_string()))?.join(SOCKET);
-    sys::signal::ignore_role_signals().map_err(ChecksError::Signals)?;
+    let ready = start::ready_descriptor()?;
+    let arguments = start::Arguments::parse(arguments)?;
     // A socket for each probe: more than the usual soft limit.
     sys::host::raise_nofile();
-    let listener = PacketListener::bind(&path, 0o600).map_err(|source| ChecksError::Listen { path, source })?;
-    let server = serve::Server::new(listener, AGENTLESS_MAX)?;
-    if let Some(ready) = ready {
-        File::from(ready).write_all(b"\n").map_err(ChecksError::Ready)?;
-    }
-    // Only memory: without it, the code of the start stays mapped.
-    let _ = sys::text::forget_code();
+    let server = serve::Server::new(start::listen(&arguments.run_dir, SOCKET)?, AGENTLESS_MAX)?;
+    start::tell_ready(ready)?;
     server.run()
-}
-
-fn run_dir(arguments: impl Iterator<Item = OsString>) -> Result<PathBuf, lexopt::Error> {
-    let mut parser = lexopt::Parser::from_args(arguments);
-    let mut run_dir = None;
-    while let Some(argument) = parser.next()? {
-        match argument {
-            lexopt::Arg::Long("run-dir") => run_dir = Some(PathBuf::from(parser.value()?)),
-            lexopt::Arg::Long(_) | lexopt::Arg::Short(_) | lexopt::Arg::Value(_) => return Err(argument.unexpected()),
-        }
-    }
-    run_dir.ok_or_else(|| "--run-dir is missing".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn run_dir_is_the_only_argument() {
-        let read = |line: &str| run_dir(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string());
-        assert_eq!(read("--run-dir /run/x"), Ok(PathBuf::from("/run/x")));
-        assert_eq!(read(""), Err("--run-dir is missing".to_owned()));
-        assert!(read("--run-dir").is_err());
-        assert!(read("--run-dir /run/x --other").is_err());
-    }
 }

@@ -1,48 +1,31 @@
 //! The loop of the checks role: one epoll over the listener, the agent and the sockets of the probes.
 
-use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use super::agent::{self, Accepted, Agents, Heard};
 use super::outstanding::{Entry, Outstanding, Token};
 use super::probe::{Probe, Progress};
 use super::proto::{FromChecks, ProbeTarget, ToChecks};
 use super::{ChecksError, PROBES_MAX, target};
 use crate::engine::types::human;
 use crate::sys::epoll::{Epoll, Interest, Ready};
-use crate::sys::host;
-use crate::sys::packet::{PacketListener, PacketSocket, Received};
+use crate::sys::packet::PacketListener;
 
-const LISTENER: u64 = 0;
-const AGENT: u64 = 1;
-/// The first key of a probe.
-const FIRST_TOKEN: u64 = 2;
 /// Events taken from the kernel at once.
 const READY_MAX: usize = 64;
 /// Orders taken from the agent before probes get their turn.
 const ORDERS_AT_ONCE: usize = 64;
-/// With so many answers that the agent does not take, no further orders are read; the probes under way may still add theirs.
-const ANSWERS_MAX: usize = 1024;
-/// Between two attempts to accept an agent when the host has no descriptors left, so that the loop does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// A longer deadline is cut to this.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 
 pub(super) struct Server {
     epoll: Epoll,
-    listener: PacketListener,
-    agent: Option<Agent>,
+    agents: Agents,
+    /// The generation of the agent that asked for what is outstanding.
+    generation: u64,
     outstanding: Outstanding,
     next_token: u64,
-    agentless_max: Duration,
-    agentless_since: Instant,
-}
-
-struct Agent {
-    socket: PacketSocket,
-    /// Packets that did not fit into the socket.
-    unsent: VecDeque<Vec<u8>>,
-    interest: Interest,
 }
 
 /// What an order leads to beside its effect on the probes.
@@ -54,18 +37,9 @@ enum Next {
 impl Server {
     pub(super) fn new(listener: PacketListener, agentless_max: Duration) -> Result<Self, ChecksError> {
         let epoll = Epoll::new().map_err(|source| ChecksError::Loop { step: "make an epoll", source })?;
-        epoll
-            .add(listener.as_fd(), LISTENER, Interest::READ)
-            .map_err(|source| ChecksError::Loop { step: "watch the listening socket", source })?;
-        Ok(Self {
-            epoll,
-            listener,
-            agent: None,
-            outstanding: Outstanding::default(),
-            next_token: FIRST_TOKEN,
-            agentless_max,
-            agentless_since: Instant::now(),
-        })
+        let agents = Agents::new(&epoll, listener, agentless_max)?;
+        let outstanding = Outstanding::default();
+        Ok(Self { epoll, agents, generation: 0, outstanding, next_token: agent::FIRST_KEY })
     }
 
     /// Returns when an agent orders it, or when none has been there for too long.
@@ -77,15 +51,16 @@ impl Server {
                 let timeout = human(Duration::from_millis(late.timeout_ms));
                 self.answer(late.id, Err(late.probe.late(&timeout)));
             }
-            if self.agent.is_none() && now.saturating_duration_since(self.agentless_since) >= self.agentless_max {
+            self.settle();
+            if self.agents.leave_at().is_some_and(|at| at <= now) {
                 return Ok(());
             }
             let timeout = self.next_deadline().map(|deadline| deadline.saturating_duration_since(now));
             self.epoll.wait(&mut ready, timeout).map_err(|source| ChecksError::Loop { step: "wait", source })?;
             for event in &ready {
                 match event.key {
-                    LISTENER => self.accept(),
-                    AGENT => match self.hear(event) {
+                    agent::LISTENER => self.accept(),
+                    agent::AGENT => match self.hear(event) {
                         Next::Continue => {}
                         Next::Leave => return Ok(()),
                     },
@@ -96,17 +71,15 @@ impl Server {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let agentless = self.agent.is_none().then(|| self.agentless_since + self.agentless_max);
-        [agentless, self.outstanding.next_deadline()].into_iter().flatten().min()
+        [self.agents.leave_at(), self.outstanding.next_deadline()].into_iter().flatten().min()
     }
 
     fn accept(&mut self) {
-        loop {
-            match self.listener.accept() {
-                Ok(Some(socket)) => self.greet(socket),
-                Ok(None) => return,
-                Err(_) => return self.make_room(),
-            }
+        let accepted = self.agents.accept(&self.epoll);
+        self.settle();
+        match accepted {
+            Accepted::All => {}
+            Accepted::NoRoom => self.make_room(),
         }
     }
 
@@ -114,57 +87,37 @@ impl Server {
     fn make_room(&mut self) {
         match self.outstanding.first() {
             Some(token) => self.finish(token, Err("no descriptor is left for it".to_owned())),
-            None => std::thread::sleep(ACCEPT_PAUSE),
+            None => std::thread::sleep(agent::ACCEPT_PAUSE),
         }
     }
 
-    /// The newest agent counts, if it is root or of our own user; the probes of the older one are dropped.
-    fn greet(&mut self, socket: PacketSocket) {
-        if !socket.peer().is_ok_and(|peer| peer.uid == 0 || peer.uid == host::uid()) {
-            return;
-        }
-        self.part();
-        if self.epoll.add(socket.as_fd(), AGENT, Interest::READ).is_ok() {
-            self.agent = Some(Agent { socket, unsent: VecDeque::new(), interest: Interest::READ });
-            let pid = i32::try_from(std::process::id()).unwrap_or_default();
-            self.tell(&FromChecks::Hello { pid });
-        }
-    }
-
-    /// The agent is gone, or another takes its place. Closing its socket takes it out of the epoll.
-    fn part(&mut self) {
-        if self.agent.take().is_some() {
+    /// The probes of an agent that is gone, or has been replaced, are dropped.
+    fn settle(&mut self) {
+        if self.generation != self.agents.generation() {
+            self.generation = self.agents.generation();
             self.outstanding.clear();
-            self.agentless_since = Instant::now();
         }
     }
 
     fn hear(&mut self, event: &Ready) -> Next {
-        if event.writable || event.hangup {
-            self.flush();
-        }
-        if !event.readable && !event.hangup {
+        if !self.agents.is_heard(&self.epoll, event) {
             return Next::Continue;
         }
         let mut packet = Vec::new();
         for _ in 0..ORDERS_AT_ONCE {
-            let Some(agent) = self.agent.as_ref().filter(|agent| agent.unsent.len() < ANSWERS_MAX) else {
-                break;
-            };
-            match agent.socket.receive(&mut packet) {
-                Ok(Received::Message { .. }) => {
-                    // An order that only a newer agent knows gets no answer; its deadline runs out over there.
-                    let Ok(order) = serde_json::from_slice(&packet) else { continue };
-                    match self.obey(order) {
-                        Next::Continue => {}
-                        Next::Leave => return Next::Leave,
-                    }
-                }
-                Ok(Received::WouldBlock) => break,
-                Ok(Received::Closed) | Err(_) => self.part(),
+            let heard = self.agents.next_order(&mut packet);
+            self.settle();
+            match heard {
+                Heard::Order(order) => match self.obey(order) {
+                    Next::Continue => {}
+                    Next::Leave => return Next::Leave,
+                },
+                // It gets no answer; its deadline runs out over there.
+                Heard::Unknown => {}
+                Heard::Nothing => break,
             }
         }
-        self.watch_agent();
+        self.agents.adjust(&self.epoll);
         Next::Continue
     }
 
@@ -226,43 +179,7 @@ impl Server {
     }
 
     fn answer(&mut self, id: u64, result: Result<(), String>) {
-        self.tell(&FromChecks::Answer { id, error: result.err() });
-    }
-
-    fn tell(&mut self, message: &FromChecks) {
-        if let (Some(agent), Ok(packet)) = (&mut self.agent, serde_json::to_vec(message)) {
-            agent.unsent.push_back(packet);
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) {
-        let Some(agent) = &mut self.agent else { return };
-        while let Some(packet) = agent.unsent.front() {
-            match agent.socket.send(packet, &[]) {
-                Ok(true) => drop(agent.unsent.pop_front()),
-                Ok(false) => break,
-                Err(_) => return self.part(),
-            }
-        }
-        self.watch_agent();
-    }
-
-    /// Waits for room while answers are unsent, and for orders only while they are few.
-    fn watch_agent(&mut self) {
-        let Some(agent) = &mut self.agent else { return };
-        let interest = match agent.unsent.len() {
-            0 => Interest::READ,
-            1..ANSWERS_MAX => Interest::READ_WRITE,
-            _ => Interest::WRITE,
-        };
-        if interest == agent.interest {
-            return;
-        }
-        agent.interest = interest;
-        if self.epoll.modify(agent.socket.as_fd(), AGENT, interest).is_err() {
-            self.part();
-        }
+        self.agents.tell(&self.epoll, &FromChecks::Answer { id, error: result.err() });
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) fn run(words: &[OsString]) -> Option<Result<Exit, CliError>> {
         ("role", Some("logs")) => Some(logs_role(&words[2..])),
         (load::COMMAND, path) => Some(load_config(path)),
         ("role", Some("checks")) => Some(finish(crate::checks::run(rest(2)))),
+        ("role", Some("sensors")) => Some(finish(crate::checks::run_sensors(rest(2)))),
+        ("role", Some("disk")) => Some(finish(crate::checks::run_disk(rest(2)))),
         ("role", Some("proxy")) => Some(finish(crate::proxy::run(rest(2)))),
         (taker::COMMAND, None) => Some(finish(taker::take())),
         ("sample", _) => Some(finish(crate::sample::run(rest(1)))),

@@ -268,6 +268,7 @@ impl Engine {
         for (key, at) in moved {
             self.timers.set(key, at);
         }
+        self.host_stalled(by, suspended, WAKE_GRACE_MAX);
         self.agent_note(Level::Warn, NoteKind::Stalled { by, suspended });
     }
 
@@ -286,8 +287,12 @@ impl Engine {
                 | State::Stuck { .. } => false,
             },
             TimerKey::Replica(_, Timer::Probe | Timer::Watchdog) | TimerKey::Loss(_) | TimerKey::Request(_) => true,
-            TimerKey::Replica(_, Timer::Forget | Timer::Drain | Timer::Period) => false,
-            TimerKey::Shutdown | TimerKey::Alerts | TimerKey::Pet => false,
+            // The deadlines of readings are moved where they are kept.
+            TimerKey::Replica(_, Timer::Forget | Timer::Drain | Timer::Period)
+            | TimerKey::Shutdown
+            | TimerKey::Host
+            | TimerKey::Alerts
+            | TimerKey::Pet => false,
         }
     }
 }

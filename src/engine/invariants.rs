@@ -39,6 +39,7 @@ impl Engine {
                 TimerKey::Shutdown => assert!(self.shutdown.is_some(), "no shutdown has a deadline"),
                 TimerKey::Alerts => assert!(!self.plan.alerts.is_empty(), "a deadline of no alert"),
                 TimerKey::Pet => assert!(self.plan.agent.watchdog.is_some(), "a pet of no watchdog"),
+                TimerKey::Host => assert!(self.host.deadline().is_some(), "no reading has a deadline"),
             }
         }
         for service in self.services.keys() {

@@ -100,6 +100,9 @@ pub struct Engine {
     /// Replicas whose process may exist; roles are not counted.
     populated: u32,
     counters: Counters,
+    /// The latest readings of the host, for whoever looks.
+    #[serde(default)]
+    readings: host::readings::Readings,
     /// What the proxy was told of each balancer.
     #[serde(default)]
     told: BTreeMap<String, Table>,
@@ -150,6 +153,7 @@ impl Engine {
             departed: Vec::new(),
             populated: 0,
             counters: Counters::default(),
+            readings: host::readings::Readings::default(),
             told: BTreeMap::new(),
             ejections: BTreeMap::new(),
             host: host::HostState::default(),
@@ -306,6 +310,7 @@ impl Engine {
             Event::Drained { balancer, replica, run } => self.drained(&balancer, replica, run),
             Event::Ejected { balancer, backend, out } => self.ejected(balancer, backend, out),
             Event::Host(event) => {
+                self.readings.keep(&event);
                 let devices = matches!(*event, host::HostEvent::Devices(_));
                 self.host_event(*event);
                 if devices {
@@ -323,7 +328,11 @@ impl Engine {
         loop {
             rounds_left = rounds_left.saturating_sub(1);
             debug_assert!(rounds_left > 0, "a step does not come to rest");
-            if let Some(id) = self.dirty.pop_first() {
+            // INVARIANT: before any deadline, so that nobody is blamed for what a failing disk explains.
+            if !self.host.changed.is_empty() {
+                let changes = std::mem::take(&mut self.host.changed);
+                self.checks_changed(&changes);
+            } else if let Some(id) = self.dirty.pop_first() {
                 self.settle(id);
             } else if let Some(key) = self.timers.pop_due(self.now.mono) {
                 self.fire(key);
@@ -332,9 +341,6 @@ impl Engine {
             } else if let Some(service) = self.touched.pop_first() {
                 self.advance_rolling(service);
                 self.review_requests(service);
-            } else if !self.host.changed.is_empty() {
-                let changes = std::mem::take(&mut self.host.changed);
-                self.checks_changed(&changes);
             } else {
                 break;
             }
@@ -349,6 +355,7 @@ impl Engine {
             TimerKey::Shutdown => self.shutdown_deadline(),
             TimerKey::Alerts => self.alert_timer(),
             TimerKey::Pet => self.pet_timer(),
+            TimerKey::Host => self.host_deadline(),
         }
     }
 

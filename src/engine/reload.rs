@@ -32,7 +32,6 @@ impl Engine {
         let noted = told.iter().filter(|change| change.effect != Effect::Unchanged).cloned().collect();
         self.agent_note(Level::Info, NoteKind::Reloaded { changes: noted, caller });
         self.change_plan(plan);
-        self.review_ties();
         let lanes = std::mem::take(&mut self.host.alerts.lanes);
         self.alerts_changed(lanes);
         self.watchdog_changed();
@@ -45,7 +44,9 @@ impl Engine {
     pub(super) fn change_plan(&mut self, plan: Plan) {
         let changes = diff::changes(&self.plan, &plan);
         self.install(plan);
+        self.host_replanned();
         self.admit_new();
+        self.review_ties();
         for change in &changes {
             let Some(id) = self.service_id(&change.service) else {
                 continue;

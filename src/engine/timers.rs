@@ -18,6 +18,8 @@ pub(super) enum TimerKey {
     Alerts,
     /// Of the hardware watchdog.
     Pet,
+    /// A reading of the host is overdue.
+    Host,
 }
 
 /// What a replica may wait for; at most one of each.

@@ -5,6 +5,8 @@
 
 #![allow(dead_code, unused_imports, reason = "each test program uses its part")]
 
+mod devices;
+mod fuse;
 mod http;
 mod load;
 pub(crate) mod proc;
@@ -22,6 +24,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+pub(crate) use devices::{LoopDisk, apart, run};
+pub(crate) use fuse::SilentMount;
 pub(crate) use http::head;
 pub(crate) use load::{Load, Place, ask_on};
 pub(crate) use services::{free_ports, sample, shell};
@@ -135,13 +139,18 @@ impl Agent {
     /// The same with `balancers`, a list in RON.
     pub(crate) fn configure_balanced(&self, services: &str, balancers: &str) {
         let balancers = if balancers.is_empty() { String::new() } else { format!("balancers: [\n{balancers}\n],\n") };
+        self.configure_with(services, &balancers);
+    }
+
+    /// The same with other `lists` beside the services. Without checks by default: nothing of the host is read but what `checks` names.
+    pub(crate) fn configure_with(&self, services: &str, lists: &str) {
         let cgroup = match &self.cgroup {
             Some(path) => format!("Path({:?})", path.to_str().unwrap()),
             None => "Off".to_owned(),
         };
         self.write_config(&format!(
             "(agent: (run_dir: \"$DIR/run\", state_dir: \"$DIR/state\", log_dir: \"$DIR/log\", cgroup: {cgroup}, \
-             shutdown_timeout: \"20s\"),\nservices: [\n{services}\n],\n{balancers})\n"
+             shutdown_timeout: \"20s\", default_checks: false),\nservices: [\n{services}\n],\n{lists})\n"
         ));
     }
 

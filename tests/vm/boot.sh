@@ -4,4 +4,9 @@
 export PATH=/bin:/sbin:/usr/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
-while read -r module; do insmod "$module" || echo "FAIL boot: insmod $module" >/dev/ttyS1; done </lib/modules/order
+# A guest's file `parameters` has lines `MODULE NAME=VALUE`.
+touch /guest/parameters
+while read -r module; do
+    name=${module##*/}
+    insmod "$module" $(sed -n "s/^${name%.ko} //p" /guest/parameters) || echo "FAIL boot: insmod $module" >/dev/ttyS1
+done </lib/modules/order

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 use super::*;
+use crate::sys::host;
+use crate::sys::packet::{PacketSocket, Received};
 
 /// An answer that is not there by then fails the test.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -140,8 +140,10 @@ impl Engine {
         let lane = &mut self.host.alerts.lanes[index];
         lane.sent.push_back(now);
         lane.flight = Some(Flight { alert, body: body.clone(), stage: Stage::First, until });
+        // It is on record before it is done: an heir does not do it again.
+        let memory = Box::new(self.host_memory());
+        self.out.push(Action::PersistHost { memory });
         self.out.push(Action::Alert { alert, plan: index, body: Box::new(body) });
-        self.save_host();
     }
 
     fn summary(&mut self, count: u32, wrong: &BTreeMap<AlertSubject, Health>) -> AlertBody {

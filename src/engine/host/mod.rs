@@ -5,31 +5,41 @@
 
 pub mod kind;
 pub mod note;
+pub mod once;
 pub mod plan;
+pub mod readings;
 pub mod sample;
 pub mod view;
 pub mod watch;
 
 mod alerts;
+mod condition;
+mod feeds;
 mod helpers;
 pub(in crate::engine) mod impair;
+mod judge;
 mod lane;
 mod pairs;
+mod rules;
+mod show;
+mod state;
+mod steps;
+mod tally;
 mod ties;
 mod watchdog;
+mod words;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::plan::Role;
-use super::types::ServiceId;
-use alerts::Alerts;
+use condition::Condition;
+use judge::Known;
 use kind::CheckKind;
 use sample::{Devices, Sample};
-use ties::Troubles;
+pub(in crate::engine) use state::HostState;
 use watch::{Helper, Missing};
-use watchdog::Dog;
 
 /// The state of a check. Only `Degraded` and `Failing` ever alarm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -90,17 +100,40 @@ pub enum HostEvent {
 pub struct HostMemory {
     pub devices: Option<Devices>,
     pub helpers: Vec<Helper>,
+    /// The state of every check, with what decides about the next one.
+    #[serde(default)]
+    pub checks: BTreeMap<CheckKey, Condition>,
+    /// Counters as they were last seen, and other things that no reading tells.
+    #[serde(default)]
+    pub known: Known,
     /// What each alert of the configuration was told.
     #[serde(default)]
     pub alerts: Vec<lane::Lane>,
 }
 
-/// A check's identity.
+/// A check's identity. Written as `disk_space /`, so that it can be the key of a map.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct CheckKey {
     pub kind: CheckKind,
     /// Empty for a check of the whole host.
     pub target: String,
+}
+
+impl From<CheckKey> for String {
+    fn from(key: CheckKey) -> Self {
+        rules::default_name(key.kind, &key.target)
+    }
+}
+
+impl TryFrom<String> for CheckKey {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let (word, target) = text.split_once(' ').unwrap_or((&text, ""));
+        let kind = CheckKind::by_word(word).ok_or_else(|| format!("no such check: {text}"))?;
+        Ok(Self { kind, target: target.to_owned() })
+    }
 }
 
 /// A check that changed its state in this step.
@@ -111,78 +144,4 @@ pub(in crate::engine) struct Change {
     pub from: Health,
     pub to: Health,
     pub why: String,
-}
-
-/// What the engine knows of the host.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(in crate::engine) struct HostState {
-    pub devices: Devices,
-    /// The devices were told, by the checks role or by an earlier agent.
-    pub devices_known: bool,
-    pub helpers: Vec<Helper>,
-    /// Helpers that are not needed any more, until their service is gone.
-    pub leaving: Vec<Helper>,
-    /// It was said that there are more disks than helpers.
-    pub beyond_told: bool,
-    /// The state of every check with the reason, as `ties` reads it.
-    #[serde(with = "pairs")]
-    pub states: BTreeMap<CheckKey, (Health, String)>,
-    /// Services whose disk or NIC fails.
-    pub troubles: BTreeMap<ServiceId, Troubles>,
-    pub alerts: Alerts,
-    pub dog: Dog,
-    /// What changed in this step and is not yet looked at.
-    #[serde(skip)]
-    pub changed: Vec<Change>,
-    /// What an heir must know is not yet handed out.
-    #[serde(skip)]
-    pub unsaved: bool,
-}
-
-impl super::Engine {
-    pub(super) fn host_event(&mut self, event: HostEvent) {
-        match event {
-            HostEvent::Devices(devices) => self.host.devices = *devices,
-            HostEvent::Sampled { .. } | HostEvent::Missing { .. } | HostEvent::Linked { .. } => {}
-            HostEvent::AlertDone { alert, result } => self.alert_done(alert, result),
-        }
-    }
-
-    /// The first event: what an earlier agent knew, before anything is adopted.
-    pub(super) fn begin_host(&mut self, memory: HostMemory) {
-        let HostMemory { devices, helpers, alerts } = memory;
-        if let Some(devices) = devices {
-            self.host.devices = devices;
-            self.host.devices_known = true;
-        }
-        self.take_helpers(helpers);
-        self.restore_troubles();
-        self.alerts_changed(alerts);
-        self.watchdog_changed();
-    }
-
-    /// What an heir must know will be handed out at the end of the step.
-    pub(super) fn save_host(&mut self) {
-        self.host.unsaved = true;
-    }
-
-    pub(super) fn host_memory(&self) -> HostMemory {
-        HostMemory {
-            devices: self.host.devices_known.then(|| self.host.devices.clone()),
-            helpers: self.host.helpers.iter().chain(&self.host.leaving).cloned().collect(),
-            alerts: self.host.alerts.lanes.iter().map(lane::Lane::for_heir).collect(),
-        }
-    }
-
-    /// What a role is to read; told when it connects, and after every `Action::Watch`.
-    #[must_use]
-    pub fn watch_list(&self, _role: Role) -> Vec<watch::Order> {
-        Vec::new()
-    }
-
-    /// Every check with its state, by kind and target.
-    #[must_use]
-    pub fn checks(&self, _now: super::types::Now) -> Vec<view::CheckView> {
-        Vec::new()
-    }
 }

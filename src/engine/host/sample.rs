@@ -367,7 +367,7 @@ pub struct SmartStat {
     pub serial: Option<String>,
     /// Its own verdict: `Some(false)` predicts failure.
     pub passed: Option<bool>,
-    /// NVMe: the critical warning byte.
+    /// NVMe: the critical warning byte. SCSI: 2, its bit of the temperature, while the disk warns (additional sense code 0Bh).
     pub critical_warning: Option<u8>,
     /// NVMe: available spare and its threshold, in percent.
     pub spare: Option<(u8, u8)>,

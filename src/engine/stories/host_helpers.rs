@@ -10,6 +10,7 @@ use crate::engine::host::sample::{Devices, Disk, Mount, SmartBy};
 use crate::engine::host::{HostEvent, HostMemory};
 use crate::engine::plan::{Launch, Needs, Plan, RestartPolicy, Role, ServicePlan};
 use crate::engine::testkit::{Kit, service};
+use crate::engine::timers::TimerKey;
 use crate::engine::types::{Exit, StateName, Time};
 
 const START: Time = Time(1_000_000_000_000);
@@ -179,7 +180,8 @@ fn a_reload_keeps_the_helpers_and_devices_disturb_nobody() {
     let watched = kit.last.iter().any(|action| matches!(action, Action::Watch { role: Role::Disk(0) }));
     assert!(watched, "it has another mount to look at: {:?}", kit.last);
     assert_eq!(kit.step(devices(vec![disk("vda", &[])], mounts())), Vec::<String>::new());
-    assert_eq!(kit.engine.next_deadline(), None, "at rest nothing is armed");
+    let armed: Vec<_> = kit.engine.timers.iter().map(|(key, _)| key).collect();
+    assert_eq!(armed, [TimerKey::Host], "at rest nothing is armed but the deadline of readings");
 }
 
 #[test]

@@ -1,0 +1,76 @@
+//! Disks and NICs of a test, in namespaces of its own, so that the machine and other tests see nothing of them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+/// Runs this as root on a thread with mounts and a network of its own, which whatever it starts shares. `false`: it could not be, and why was
+/// said.
+pub(crate) fn apart(story: impl FnOnce() + Send + 'static) -> bool {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: not root");
+        return false;
+    }
+    let thread = std::thread::Builder::new().name(std::thread::current().name().unwrap_or("apart").to_owned());
+    let story = thread.spawn(|| {
+        if let Err(errno) = unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET) {
+            println!("skipped: no namespaces of one's own here: {errno}");
+            return false;
+        }
+        let nothing: Option<&str> = None;
+        mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).unwrap();
+        run("ip", &["link", "set", "lo", "up"]).unwrap();
+        story();
+        true
+    });
+    match story.unwrap().join() {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// Runs a program to its good end.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+    }
+}
+
+/// ext4 on a loop device.
+pub(crate) struct LoopDisk {
+    pub(crate) point: PathBuf,
+    /// `loop3`
+    pub(crate) device: String,
+}
+
+impl LoopDisk {
+    /// `Err`: this machine has no loop devices or no tools, and which.
+    pub(crate) fn on(point: &Path) -> Result<Self, String> {
+        fs::create_dir_all(point).unwrap();
+        let image = point.with_extension("img");
+        fs::File::create(&image).and_then(|file| file.set_len(32 << 20)).unwrap();
+        let (image, shown) = (image.to_str().unwrap(), point.to_str().unwrap());
+        run("mkfs.ext4", &["-q", "-F", image])?;
+        run("mount", &["-o", "loop", image, shown])?;
+        let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
+        let line = mounts.lines().find(|line| line.split(' ').nth(1) == Some(shown)).unwrap();
+        let device = line.split(' ').next().unwrap().trim_start_matches("/dev/").to_owned();
+        Ok(Self { point: point.to_owned(), device })
+    }
+
+    /// What ext4 does when it finds itself corrupted.
+    pub(crate) fn find_an_error(&self) {
+        fs::write(format!("/sys/fs/ext4/{}/trigger_fs_error", self.device), "of a test").unwrap();
+    }
+}
+
+impl Drop for LoopDisk {
+    fn drop(&mut self) {
+        let _ = umount2(&self.point, MntFlags::MNT_DETACH);
+    }
+}

@@ -258,7 +258,7 @@ fn restarts(out: &mut String, views: &[ServiceView<'_>], tally: &Tally) {
 }
 
 fn of_services(out: &mut String, views: &[ServiceView<'_>]) {
-    let gauges: [(&str, &str, GaugeOf); 5] = [
+    let gauges: [(&str, &str, GaugeOf); 6] = [
         ("mainstay_service_wanted", "Whether some replica is wanted up.", |view| Some(i64::from(view.wanted))),
         ("mainstay_service_replicas", "Replicas configured.", |view| i64::try_from(view.replicas.len()).ok()),
         ("mainstay_service_replicas_ready", "Replicas that are ready.", |view| {
@@ -266,6 +266,9 @@ fn of_services(out: &mut String, views: &[ServiceView<'_>]) {
         }),
         ("mainstay_service_flapping", "Whether some replica changes its state again and again.", |view| {
             Some(i64::from(view.replicas.iter().any(|one| one.flapping)))
+        }),
+        ("mainstay_service_impaired", "Whether a disk or NIC that it needs fails.", |view| {
+            Some(i64::from(view.impaired.is_some()))
         }),
         ("mainstay_service_last_exit_code", "Exit code of the latest end; 128 and the signal when killed.", |view| {
             let ended = view.replicas.iter().filter_map(|one| one.memory.last_exit);

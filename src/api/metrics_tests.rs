@@ -120,6 +120,9 @@ fn the_text_has_one_state_a_service_and_the_names_of_the_interface() {
         # HELP mainstay_service_flapping Whether some replica changes its state again and again.
         # TYPE mainstay_service_flapping gauge
         mainstay_service_flapping{service="api"} 1
+        # HELP mainstay_service_impaired Whether a disk or NIC that it needs fails.
+        # TYPE mainstay_service_impaired gauge
+        mainstay_service_impaired{service="api"} 0
         # HELP mainstay_service_last_exit_code Exit code of the latest end; 128 and the signal when killed.
         # TYPE mainstay_service_last_exit_code gauge
         mainstay_service_last_exit_code{service="api"} 139

@@ -147,6 +147,7 @@ mod tests {
             service: service.to_owned(),
             state: state.into(),
             wanted: true,
+            impaired: None,
             why: None,
             replicas: vec![replica],
             blocked_by,

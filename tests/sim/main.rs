@@ -11,7 +11,9 @@
 #![expect(clippy::print_stdout, reason = "a single seed is run to be read")]
 
 mod dice;
+mod hardware;
 mod host;
+mod host_noise;
 mod plans;
 mod proxy;
 mod world;
@@ -135,10 +137,10 @@ impl Sim {
         self.world.proxy.tables.retain(|name, _| known(name));
         let forgets = self.world.dice.percent(10);
         if forgets {
-            self.world.host.memory = None;
-            self.world.host.forget_alerts();
+            self.world.hardware.memory = None;
+            self.world.hardware.forget_alerts();
         }
-        let host = self.world.host.memory.clone().map(Box::new);
+        let host = self.world.hardware.memory.clone().map(Box::new);
         self.step(Event::Begin { found, decisions, host });
         self.world.tell_devices();
     }
@@ -198,9 +200,9 @@ impl Sim {
                 self.world.now.wall = Time(1_600_000_000_000_000_000 + by * 1_000);
             }
             17 => self.step(Event::Tick),
-            23..27 => self.world.host.turn(&mut self.world.dice),
+            23..27 => self.world.hardware.turn(&mut self.world.dice),
             27 => {
-                let plugged = self.world.host.plugged.entry("vdb").or_default();
+                let plugged = self.world.hardware.plugged.entry("vdb").or_default();
                 *plugged = !*plugged;
                 self.world.tell_devices();
             }
@@ -223,7 +225,7 @@ impl Sim {
         self.next_request += 1;
         self.waiting.insert(request, "reload".to_owned());
         self.plan = plan.clone();
-        self.world.host.forget_alerts();
+        self.world.hardware.forget_alerts();
         let preview = self.engine.preview(&plan);
         assert_eq!(preview.iter().filter(|change| change.service.is_empty()).count(), 0);
         self.step(Event::Reload { request: Some(request), caller: Caller::Agent, plan: Box::new(plan) });
@@ -315,7 +317,7 @@ impl Sim {
 
     fn check_watchdog(&self) {
         if let Some(plan) = &self.plan.agent.watchdog {
-            let petted = self.world.host.petted.expect("it was petted");
+            let petted = self.world.hardware.petted.expect("it was petted");
             let ago = self.world.now.mono.since(petted);
             assert!(ago <= plan.timeout / 2, "not petted for {ago:?}");
         }

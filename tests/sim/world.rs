@@ -16,7 +16,7 @@ use mainstay::engine::plan::{Kind, Readiness, ServicePlan, Stop};
 use mainstay::engine::types::{Exit, Now, ReplicaId, RunId, SIGABRT, SIGKILL, StateName, Time};
 
 use crate::dice::Dice;
-use crate::host::{self, Host};
+use crate::hardware::{self, Hardware};
 use crate::proxy::{Proxy, Word};
 
 /// A replica by its name: ids are the engine's own and change with each agent.
@@ -97,7 +97,7 @@ pub(crate) struct World {
     names: BTreeMap<ReplicaId, Key>,
     pub(crate) agent_lives: bool,
     pub(crate) proxy: Proxy,
-    pub(crate) host: Host,
+    pub(crate) hardware: Hardware,
     pub(crate) exited: Option<Cleanness>,
     pub(crate) shutting_down: bool,
 }
@@ -120,7 +120,7 @@ impl World {
             names: BTreeMap::new(),
             agent_lives: true,
             proxy: Proxy::default(),
-            host: Host::new(),
+            hardware: Hardware::new(),
             exited: None,
             shutting_down: false,
         }
@@ -174,19 +174,19 @@ impl World {
 
     /// Reads the host from now on.
     pub(crate) fn begin_readings(&mut self) {
-        self.later(host::READ_EVERY, Happening::Reading);
+        self.later(hardware::READ_EVERY, Happening::Reading);
     }
 
     fn read_host(&mut self) {
         let lost = self.chaos && self.dice.percent(5);
-        for event in self.host.readings().into_iter().filter(|_| !lost) {
+        for event in self.hardware.readings().into_iter().filter(|_| !lost) {
             self.tell(event);
         }
         self.begin_readings();
     }
 
     pub(crate) fn tell_devices(&mut self) {
-        let event = self.host.devices();
+        let event = self.hardware.devices();
         self.told.push(event);
     }
 
@@ -389,7 +389,7 @@ impl World {
             Action::Decide { decision, content } => self.decide(engine, *decision, content),
             Action::Note(note) => {
                 self.check_counted(engine, note);
-                host::check_note(engine, self.now, note);
+                hardware::check_note(engine, self.now, note);
             }
             Action::Exit { clean } => {
                 assert_eq!(self.exited, None, "left twice");
@@ -401,13 +401,13 @@ impl World {
                 assert!(known || !self.proxy.lives, "{balancer} leaves, of which nobody was told");
             }
             Action::CancelProbe { .. } | Action::Refresh { .. } | Action::Answer { .. } | Action::Watch { .. } => {}
-            Action::PersistHost { memory } => self.host.memory = Some((**memory).clone()),
+            Action::PersistHost { memory } => self.hardware.memory = Some((**memory).clone()),
             Action::Alert { alert, plan, body } => {
-                self.host.alerted(engine.plan(), self.now, *alert, *plan, body);
+                self.hardware.alerted(engine.plan(), self.now, *alert, *plan, body);
                 self.alert(*alert);
             }
             Action::Freeze { run, frozen, .. } => self.freeze(&key, *run, *frozen),
-            Action::Pet => self.host.pet(engine, self.now, self.shutting_down),
+            Action::Pet => self.hardware.pet(engine, self.now, self.shutting_down),
         }
     }
 
@@ -441,7 +441,7 @@ impl World {
         assert_eq!((memory.run, memory.state), (run, StateName::Starting), "what is written with a spawn");
         let before = self.records.get(&key).map_or(RunId(0), |record| record.memory.run);
         assert!(run > before, "{key:?}: run {run:?} after {before:?}");
-        host::check_spawn(engine, self.now, &key.0);
+        hardware::check_spawn(engine, self.now, &key.0);
         let plan = engine.service_plan(id.service).expect("a plan to spawn from").clone();
         if self.chaos && self.dice.percent(4) {
             let ours = self.dice.percent(50);
@@ -672,7 +672,7 @@ impl World {
     /// Nobody misbehaves from now on.
     pub(crate) fn calm_down(&mut self) {
         self.chaos = false;
-        self.host.mend();
+        self.hardware.mend();
         for tree in self.trees.values_mut() {
             tree.obeys = true;
         }

@@ -67,11 +67,17 @@ impl Ring {
         true
     }
 
+    /// Less is in use than there was before it was cleaned up.
+    fn is_cleaned_up(&self) -> bool {
+        let used = self.points.back().map_or(0, |(_, used)| *used);
+        self.peak.is_some_and(|(_, peak)| used <= peak)
+    }
+
     /// Time until `size` is used up; `None`: not at this pace, or nobody knows.
     fn full_in(&self) -> Option<Duration> {
         let (first, _) = self.points.front()?;
         let (_, used) = self.points.back()?;
-        if self.points.len() < POINTS_LEAST || self.peak.is_some_and(|(_, peak)| *used <= peak) {
+        if self.points.len() < POINTS_LEAST || self.is_cleaned_up() {
             return None;
         }
         // Small enough that no product below leaves an i128: 30 bits of use, 13 of time, 60 points.
@@ -111,6 +117,11 @@ impl Bench<'_> {
             return;
         }
         let (points, full_in) = (ring.points.len(), ring.full_in());
+        let is_new = points < POINTS_LEAST && !ring.is_cleaned_up();
+        if is_new && self.check(KIND, mount).is_some_and(|check| check.condition.is_bad()) {
+            // Known from before a restart: too little data is no recovery.
+            return;
+        }
         let used = permille(used_bytes, size_bytes);
         let left = bytes(size_bytes.saturating_sub(used_bytes));
         let verdict = match full_in {

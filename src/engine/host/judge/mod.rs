@@ -279,3 +279,5 @@ fn is_gap(since: Duration, every: Duration) -> bool {
 
 #[cfg(test)]
 pub(super) mod testing;
+#[cfg(test)]
+mod tests;

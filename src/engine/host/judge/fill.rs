@@ -142,10 +142,10 @@ impl Bench<'_> {
 
     fn gated(&self, mount: &str, value: i64, used: i64, text: String) -> Verdict {
         const KIND: CheckKind = CheckKind::DiskFill;
-        let Some(rule) = self.rule(KIND, mount) else {
+        let Some(check) = self.check(KIND, mount) else {
             return Verdict::plain(Health::Ok, Some(value), text);
         };
-        let mut rule = rule.clone();
+        let mut rule = check.rule.clone();
         if used < USED_LEAST.0 && !rule.own_degraded {
             rule.degraded = None;
         }
@@ -153,7 +153,8 @@ impl Bench<'_> {
             rule.failing = None;
         }
         let (enter, hold) = by_bands(&rule, true, value);
-        let why = threshold(KIND, &rule, enter, hold).map_or(text.clone(), |from| format!("{text} ({from})"));
+        let why = threshold(KIND, &rule, (enter, hold), check.condition.state)
+            .map_or(text.clone(), |from| format!("{text} ({from})"));
         Verdict { value: Some(value), enter, hold, why }
     }
 }

@@ -14,9 +14,16 @@
 //!
 //! The binary runs in roles. The agent (`mainstay run`) must never wait for a disk or a network, so what may wait is another
 //! process of the same binary, supervised by the same engine: [`logs`] (output pipes, files, the event journal, operator
-//! decisions, and the keeper of descriptors that outlive the agent), [`checks`] (network probes) and [`proxy`] (connections to
-//! balancers; only where there are any). Configuration is looked at by a short-lived loader child ([`runtime::load`]), because the files
+//! decisions, and the keeper of descriptors that outlive the agent), [`checks`] (network probes, and readings of the host) and [`proxy`]
+//! (connections to balancers; only where there are any). Configuration is looked at by a short-lived loader child ([`runtime::load`]), because the files
 //! it names may lie on a disk that does not answer.
+//!
+//! # The host
+//!
+//! Roles read, the engine judges. [`checks`] has three of them: `@checks` for what no device can hold up (/proc, block statistics, netlink,
+//! the kernel's log), `@sensors` for drivers, and one helper for each disk and each mount without one, for what may wait for it for ever.
+//! They send raw numbers ([`engine::host::sample`]); rates, thresholds, confirmation and flaps are [`engine::host`]'s business, and so is
+//! who is concerned: a service by the `data` and `nics` that it declares. Nobody waits for a helper that is stuck.
 //!
 //! # Connections
 //!

@@ -868,10 +868,11 @@ fn the_examples_for_debian_pass_on_debian() {
         "/usr/bin/redis-server",
         "/usr/bin/redis-cli",
         "/usr/bin/prometheus-node-exporter",
+        "/usr/bin/curl",
     ] {
         host.file(program, 0o755, "");
     }
-    for name in ["nginx-postgresql.ron", "edge-gateway.ron"] {
+    for name in ["nginx-postgresql.ron", "edge-gateway.ron", "alerts.ron"] {
         let loaded = load_text(name, &shipped(name), &host.context(0)).unwrap_or_else(|found| panic!("{}", found[0]));
         assert_eq!(short(&Ok(loaded), &host.root), "accepted\n", "{name}");
     }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::balancers::Balancer;
-use super::metrics_balancers;
 use super::render::UsageOf;
+use super::{metrics_balancers, metrics_host};
 use crate::engine::action::{Next, Note, NoteKind};
+use crate::engine::host::readings::Readings;
+use crate::engine::host::view::CheckView;
 use crate::engine::types::{Exit, StateName};
 use crate::engine::view::{Counters, ServiceView};
 
@@ -140,6 +142,13 @@ pub struct Agent<'a> {
     pub config_loaded: bool,
 }
 
+/// What is known of the host.
+#[derive(Clone, Copy, Debug)]
+pub struct Host<'a> {
+    pub checks: &'a [CheckView],
+    pub readings: &'a Readings,
+}
+
 /// The whole text.
 #[must_use]
 pub fn text(
@@ -148,6 +157,7 @@ pub fn text(
     usage: UsageOf<'_>,
     agent: &Agent<'_>,
     balancers: &[Balancer],
+    host: &Host<'_>,
 ) -> String {
     let mut out = String::with_capacity(4_096 + views.len() * 1_024);
     about_agent(&mut out, tally, agent);
@@ -156,6 +166,7 @@ pub fn text(
     of_services(&mut out, views);
     of_processes(&mut out, views, usage);
     metrics_balancers::text(&mut out, balancers);
+    metrics_host::text(&mut out, host.checks, host.readings);
     out
 }
 
@@ -247,7 +258,7 @@ fn restarts(out: &mut String, views: &[ServiceView<'_>], tally: &Tally) {
 }
 
 fn of_services(out: &mut String, views: &[ServiceView<'_>]) {
-    let gauges: [(&str, &str, GaugeOf); 5] = [
+    let gauges: [(&str, &str, GaugeOf); 6] = [
         ("mainstay_service_wanted", "Whether some replica is wanted up.", |view| Some(i64::from(view.wanted))),
         ("mainstay_service_replicas", "Replicas configured.", |view| i64::try_from(view.replicas.len()).ok()),
         ("mainstay_service_replicas_ready", "Replicas that are ready.", |view| {
@@ -255,6 +266,9 @@ fn of_services(out: &mut String, views: &[ServiceView<'_>]) {
         }),
         ("mainstay_service_flapping", "Whether some replica changes its state again and again.", |view| {
             Some(i64::from(view.replicas.iter().any(|one| one.flapping)))
+        }),
+        ("mainstay_service_impaired", "Whether a disk or NIC that it needs fails.", |view| {
+            Some(i64::from(view.impaired.is_some()))
         }),
         ("mainstay_service_last_exit_code", "Exit code of the latest end; 128 and the signal when killed.", |view| {
             let ended = view.replicas.iter().filter_map(|one| one.memory.last_exit);

@@ -20,6 +20,11 @@ fn again() -> Next {
     Next::Restart { in_: Duration::ZERO, attempt: 1, of: None }
 }
 
+fn no_host() -> Host<'static> {
+    static NOTHING: std::sync::LazyLock<Readings> = std::sync::LazyLock::new(Readings::default);
+    Host { checks: &[], readings: &NOTHING }
+}
+
 fn agent() -> Agent<'static> {
     let counters = Counters { steps: 10, stale_events: 1, log_lines_dropped: 2 };
     Agent { version: "0.1.0", started_unix_s: 1_795_334_300, counters, seq: 812, config_loaded: true }
@@ -115,6 +120,9 @@ fn the_text_has_one_state_a_service_and_the_names_of_the_interface() {
         # HELP mainstay_service_flapping Whether some replica changes its state again and again.
         # TYPE mainstay_service_flapping gauge
         mainstay_service_flapping{service="api"} 1
+        # HELP mainstay_service_impaired Whether a disk or NIC that it needs fails.
+        # TYPE mainstay_service_impaired gauge
+        mainstay_service_impaired{service="api"} 0
         # HELP mainstay_service_last_exit_code Exit code of the latest end; 128 and the signal when killed.
         # TYPE mainstay_service_last_exit_code gauge
         mainstay_service_last_exit_code{service="api"} 139
@@ -125,13 +133,13 @@ fn the_text_has_one_state_a_service_and_the_names_of_the_interface() {
         # TYPE mainstay_service_memory_bytes gauge
         mainstay_service_memory_bytes{service="api"} 5242880
     "##]]
-    .assert_eq(&text(&world.views()[..1], &tally, &usage, &agent(), &[]));
+    .assert_eq(&text(&world.views()[..1], &tally, &usage, &agent(), &[], &no_host()));
 }
 
 #[test]
 fn families_are_whole_and_announced_once() {
     let world = World::new();
-    let text = text(&world.views(), &Tally::default(), &usage, &agent(), &[]);
+    let text = text(&world.views(), &Tally::default(), &usage, &agent(), &[], &no_host());
     let mut seen = BTreeSet::new();
     let mut current = "";
     for line in text.lines() {

@@ -5,12 +5,15 @@
 //! the blocking end that the commands use. Nothing here decides anything about a service.
 
 pub mod balancers;
+pub mod checks;
 pub mod client;
 pub mod connection;
 pub mod error;
+pub mod host;
 pub mod http;
 pub mod metrics;
 mod metrics_balancers;
+mod metrics_host;
 pub mod proto;
 pub mod render;
 pub mod route;

@@ -54,6 +54,9 @@ pub struct Service {
     pub health: Word,
     pub wanted: bool,
     pub why: Option<String>,
+    /// The failing disk or NIC that it needs, with what its check says; it is out of its balancers meanwhile.
+    #[serde(default)]
+    pub impaired: Option<String>,
     /// `daemon`, `oneshot` or `every`.
     pub kind: Word,
     /// One of the agent's own processes.
@@ -98,6 +101,9 @@ pub struct Replica {
     /// An operator took it out of its balancers.
     #[serde(default)]
     pub drained: bool,
+    /// Its processes stand still because its disk fails.
+    #[serde(default)]
+    pub frozen: bool,
     pub port: Option<u16>,
     pub why: Option<String>,
     pub next: Option<NextStep>,
@@ -141,6 +147,8 @@ pub struct Story {
     pub state: Word,
     pub wanted: bool,
     pub why: Option<String>,
+    #[serde(default)]
+    pub impaired: Option<String>,
     pub replicas: Vec<ReplicaStory>,
     /// The stories of the services that hold this one back.
     #[serde(default)]

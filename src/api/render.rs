@@ -99,6 +99,7 @@ fn service(view: &ServiceView<'_>, usage: UsageOf<'_>, stamp: &Stamp) -> Service
         health: health(view).into(),
         wanted: view.wanted,
         why: view.why.clone(),
+        impaired: view.impaired.clone(),
         kind: kind.into(),
         role: is_role(view),
         edges: edges.collect(),
@@ -125,6 +126,7 @@ fn replica(view: &ServiceView<'_>, one: &ReplicaView<'_>, usage: UsageOf<'_>, st
         flapping: one.flapping,
         pending_restart: one.pending_restart,
         drained: one.drained,
+        frozen: one.frozen,
         port: view.plan.port_of(one.id.index),
         why: one.why.clone(),
         next: stamp.next(one.next.as_ref()),
@@ -146,6 +148,7 @@ fn story(view: &ServiceView<'_>, all: &[ServiceView<'_>], stamp: &Stamp, depth_l
         state: view.state.word().into(),
         wanted: view.wanted,
         why: view.why.clone(),
+        impaired: view.impaired.clone(),
         replicas: view.replicas.iter().map(|one| replica_story(one, stamp)).collect(),
         blocked_by: blockers
             .take(STORY_WIDTH_MAX)
@@ -285,7 +288,7 @@ fn is_role(view: &ServiceView<'_>) -> bool {
     }
 }
 
-/// `ok` only when every wanted replica is up (or done); `unknown` while that is being found out or nothing is wanted.
+/// `ok` only when every wanted replica is up (or done) and has the disks and NICs that it needs; `unknown` while that is being found out or nothing is wanted.
 fn health(view: &ServiceView<'_>) -> &'static str {
     let wanted = view.replicas.iter().filter(|one| one.memory.wanted == Wanted::Up);
     let worst = wanted.map(|one| replica_health(one.state)).max();
@@ -293,6 +296,7 @@ fn health(view: &ServiceView<'_>) -> &'static str {
     match worst {
         None => "unknown",
         Some(Health::Failing) if some_ready => Health::Degraded.word(),
+        Some(Health::Ok) if view.impaired.is_some() => Health::Degraded.word(),
         Some(worst) => worst.word(),
     }
 }

@@ -25,6 +25,7 @@ fn a_service_has_the_fields_of_the_interface() {
               "health": "failing",
               "wanted": true,
               "why": null,
+              "impaired": null,
               "kind": "daemon",
               "role": false,
               "edges": [],
@@ -52,6 +53,7 @@ fn a_service_has_the_fields_of_the_interface() {
                   "flapping": true,
                   "pending_restart": false,
                   "drained": false,
+                  "frozen": false,
                   "port": 9002,
                   "why": "exited with code 1",
                   "next": {
@@ -98,6 +100,7 @@ fn why_follows_the_blocking_edge_to_the_first_cause() {
           "state": "waiting",
           "wanted": true,
           "why": "waits for db",
+          "impaired": null,
           "replicas": [
             {
               "replica": 0,
@@ -115,6 +118,7 @@ fn why_follows_the_blocking_edge_to_the_first_cause() {
               "state": "backoff",
               "wanted": true,
               "why": "exited with code 1",
+              "impaired": null,
               "replicas": [
                 {
                   "replica": 0,
@@ -240,4 +244,14 @@ fn what_services_said_is_concealed_down_the_whole_chain() {
     detail.service.replicas[0].status = Some("token is swordfish".to_owned());
     conceal(&mut detail.service);
     assert!(!serde_json::to_string(&detail).unwrap().contains("swordfish"));
+}
+
+#[test]
+fn service_whose_disk_fails_is_degraded_although_it_is_ready() {
+    let world = World::new();
+    let mut view = world.views().remove(4);
+    view.impaired = Some("disk_hung sda: nothing is completed for 12s".to_owned());
+    let shown = service_detail(&view, &usage, &stamp()).service;
+    assert_eq!((shown.state.as_ref(), shown.health.as_ref()), ("ready", "degraded"));
+    assert_eq!(shown.impaired.as_deref(), Some("disk_hung sda: nothing is completed for 12s"));
 }

@@ -34,6 +34,8 @@ pub enum Request {
     Reload { dry_run: bool },
     Verb { service: String, replica: Option<u16>, verb: Verb, wait: Wait },
     Balancers,
+    Checks,
+    Host,
     Metrics,
     Healthz,
     Readyz,
@@ -68,7 +70,13 @@ impl Request {
     #[must_use]
     pub fn is_public(&self) -> bool {
         match self {
-            Self::Services { .. } | Self::Service { .. } | Self::Why { .. } | Self::Balancers | Self::Metrics => true,
+            Self::Services { .. }
+            | Self::Service { .. }
+            | Self::Why { .. }
+            | Self::Balancers
+            | Self::Checks
+            | Self::Host
+            | Self::Metrics => true,
             // What services say may hold anything, and on disk it is not for everybody either.
             Self::Logs { .. }
             | Self::Index
@@ -83,8 +91,17 @@ impl Request {
 }
 
 /// The links that `GET /v1` lists.
-pub const LINKS: [&str; 7] =
-    ["/v1/services", "/v1/balancers", "/v1/events", "/v1/config", "/metrics", "/healthz", "/readyz"];
+pub const LINKS: [&str; 9] = [
+    "/v1/host",
+    "/v1/services",
+    "/v1/balancers",
+    "/v1/checks",
+    "/v1/events",
+    "/v1/config",
+    "/metrics",
+    "/healthz",
+    "/readyz",
+];
 
 /// The request that arrived on `socket`.
 ///
@@ -106,7 +123,7 @@ pub fn route(head: &Head, body: &[u8], socket: Socket) -> Result<Request, ApiErr
 }
 
 fn read_only() -> ApiError {
-    ApiError::new(Code::SocketReadOnly, "read.sock answers GET of services, balancers and metrics only")
+    ApiError::new(Code::SocketReadOnly, "read.sock answers GET of services, checks, balancers, host and metrics only")
         .hint("use mainstay.sock as root or as a member of the admin group")
 }
 
@@ -130,6 +147,8 @@ fn find(head: &Head, path: &str, query: &mut Query, body: &[u8]) -> Result<Reque
             self::verb(head, name, Some(index), verb, body)
         }
         ["v1", "balancers"] => get(head, Request::Balancers),
+        ["v1", "checks"] => get(head, Request::Checks),
+        ["v1", "host"] => get(head, Request::Host),
         ["v1", "events"] => events(head, query),
         ["v1", "config"] => get(head, Request::Config),
         ["v1", "config", "reload"] => {

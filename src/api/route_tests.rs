@@ -30,6 +30,8 @@ fn every_path_of_the_interface_is_found() {
     assert_eq!(get("/v1/services/api/why"), Request::Why { name: name() });
     assert_eq!(get("/v1/config"), Request::Config);
     assert_eq!(get("/v1/balancers"), Request::Balancers);
+    assert_eq!(get("/v1/checks"), Request::Checks);
+    assert_eq!(get("/v1/host"), Request::Host);
     assert_eq!(get("/metrics"), Request::Metrics);
     assert_eq!(get("/healthz"), Request::Healthz);
     assert_eq!(get("/readyz"), Request::Readyz);
@@ -130,7 +132,15 @@ fn verbs_need_the_json_content_type() {
 
 #[test]
 fn the_read_socket_shows_services_and_metrics_only() {
-    for target in ["/v1/services", "/v1/services/api", "/v1/services/api/why", "/v1/balancers", "/metrics"] {
+    for target in [
+        "/v1/services",
+        "/v1/services/api",
+        "/v1/services/api/why",
+        "/v1/balancers",
+        "/v1/checks",
+        "/v1/host",
+        "/metrics",
+    ] {
         assert!(ask("GET", target, "", Socket::Read).is_ok(), "{target}");
     }
     for (method, target) in [

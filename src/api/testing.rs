@@ -1,10 +1,20 @@
 //! A small world of services for the tests of what is shown.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::balancers::{Backend, BackendCounters, Balancer, BalancerCounters, Latency, Listener};
 use super::render::{Stamp, Usage};
 use crate::engine::event::Wanted;
+use crate::engine::host::Health;
+use crate::engine::host::kind::CheckKind;
+use crate::engine::host::plan::Band;
+use crate::engine::host::readings::Readings;
+use crate::engine::host::sample::{
+    CanaryStat, Devices, Disk, DiskStat, FilesystemStat, GatewayStat, Hardware, LinkMode, Mount, Nic, NicStat,
+    Pressure, ScsiStat, SensorStat, SmartBy, SmartStat, SpaceStat, System,
+};
+use crate::engine::host::view::CheckView;
 use crate::engine::memory::{Cause, LastExit, Memory};
 use crate::engine::plan::{Launch, Role, ServicePlan};
 use crate::engine::types::{Exit, Now, ReplicaId, RunId, ServiceId, StateName, Time};
@@ -186,4 +196,159 @@ pub(crate) fn balancers() -> Vec<Balancer> {
             backend(1, "out", Some("exited with code 1; restart 3 of 10 in 800ms"), broken),
         ],
     }]
+}
+
+/// A degraded file system that concerns `api`, a hung disk, a well NIC, a wordless temperature and pressure that the kernel does not tell.
+pub(crate) fn check_views() -> Vec<CheckView> {
+    let check = |name: &str, kind: CheckKind, target: &str, state, value, why: Option<&str>| CheckView {
+        name: name.to_owned(),
+        kind,
+        target: target.to_owned(),
+        state,
+        value,
+        unit: kind.unit(),
+        degraded: None,
+        failing: None,
+        since_wall: Time(WALL.0 - 5_000_000_000),
+        since: Time(95_000_000_000),
+        sampled: Some(Time(99_000_000_000)),
+        next: Some(Time(102_500_000_000)),
+        every: Duration::from_secs(30),
+        flapping: false,
+        why: why.map(str::to_owned),
+        services: Vec::new(),
+    };
+    let mut root =
+        check("root", CheckKind::DiskSpace, "/", Health::Degraded, Some(911), Some("91.1 % used, 1.3 GiB left"));
+    root.degraded = Some(Band { enter: 900, leave: 850 });
+    root.failing = Some(Band { enter: 970, leave: 950 });
+    root.services = vec!["api".to_owned()];
+    let mut hung = check(
+        "disk_hung sda",
+        CheckKind::DiskHung,
+        "sda",
+        Health::Failing,
+        Some(12_000),
+        Some("2 requests stand still for 12s"),
+    );
+    hung.flapping = true;
+    hung.services = vec!["api".to_owned(), "db".to_owned()];
+    let absent = Some("no /proc/pressure: boot with psi=1");
+    vec![
+        root,
+        hung,
+        check("nic_link eth0", CheckKind::NicLink, "eth0", Health::Ok, None, None),
+        check("temperature coretemp/temp1", CheckKind::Temperature, "coretemp/temp1", Health::Ok, Some(42_500), None),
+        check("smart sda", CheckKind::Smart, "sda", Health::Unknown, None, Some("no answer within 10s")),
+        check("pressure_memory", CheckKind::PressureMemory, "", Health::Absent, None, absent),
+    ]
+}
+
+/// One of everything.
+pub(crate) fn readings() -> Readings {
+    let mut readings = Readings::default();
+    let disk = Disk {
+        name: "sda".to_owned(),
+        number: "8:0".to_owned(),
+        rotating: true,
+        smart: Some(SmartBy::Ata),
+        ..Disk::default()
+    };
+    let mount = |point: &str, source: &str, fs_type: &str, disk: Option<&str>| Mount {
+        point: point.to_owned(),
+        source: source.to_owned(),
+        fs_type: fs_type.to_owned(),
+        disk: disk.map(str::to_owned),
+        remote: disk.is_none(),
+        ..Mount::default()
+    };
+    readings.devices = Devices {
+        disks: vec![disk],
+        mounts: vec![mount("/", "/dev/sda1", "ext4", Some("sda")), mount("/mnt/nfs", "nas:/export", "nfs4", None)],
+        nics: vec![Nic { name: "eth0".to_owned(), ..Nic::default() }],
+    };
+    let pressure =
+        Pressure { some_avg10: 1_234, some_avg60: 50, some_total_us: 1_500_000, full_avg10: Some(7), full_avg60: None };
+    readings.system = Some(Box::new(System {
+        memory_total_bytes: 2 << 30,
+        memory_available_bytes: 1 << 30,
+        pressure_io: Some(pressure),
+        load_permille: [100, 1_500, 20],
+        cpus: 2,
+        cpu_ticks: 12_345,
+        cpu_idle_ticks: 10_000,
+        conntrack: Some((3, 65_536)),
+        clock_synchronised: true,
+        clock_error_us: 1_500,
+        uptime_ms: 100_000,
+        ..System::default()
+    }));
+    readings.cpu_busy_permille = Some(125);
+    let stat = DiskStat {
+        name: "sda".to_owned(),
+        completed: 100,
+        spent_ms: 250,
+        in_flight: 2,
+        busy_ms: 200,
+        read_bytes: 4_096,
+        written_bytes: 8_192,
+        scsi: Some(ScsiStat { errors: 1, timeouts: 0 }),
+        ..DiskStat::default()
+    };
+    readings.disks.insert("sda".to_owned(), stat);
+    let smart = SmartStat {
+        disk: "sda".to_owned(),
+        model: Some("ST1000".to_owned()),
+        passed: Some(true),
+        used: Some(7),
+        temperature: Some(38),
+        power_on_hours: Some(2),
+        ..SmartStat::default()
+    };
+    readings.smarts.insert("sda".to_owned(), smart);
+    let space = SpaceStat {
+        mount: "/".to_owned(),
+        size_bytes: 16_000,
+        available_bytes: 1_424,
+        free_bytes: 2_000,
+        inodes: 100,
+        inodes_available: 60,
+        error: None,
+    };
+    readings.spaces.insert("/".to_owned(), space);
+    let space =
+        SpaceStat { mount: "/mnt/nfs".to_owned(), error: Some("Stale file handle".to_owned()), ..SpaceStat::default() };
+    readings.spaces.insert("/mnt/nfs".to_owned(), space);
+    let canary = CanaryStat { mount: "/".to_owned(), took_us: 800, ..CanaryStat::default() };
+    readings.canaries.insert("/".to_owned(), canary);
+    let filesystem = FilesystemStat { mount: "/".to_owned(), errors: Some(3), ..FilesystemStat::default() };
+    readings.filesystems.insert("/".to_owned(), filesystem);
+    let nic = NicStat {
+        name: "eth0".to_owned(),
+        admin_up: true,
+        carrier: true,
+        received_bytes: 1_000,
+        sent_bytes: 2_000,
+        drops: 4,
+        ..NicStat::default()
+    };
+    readings.nics.insert("eth0".to_owned(), nic);
+    let mode = LinkMode { nic: "eth0".to_owned(), speed: Some(1_000), full_duplex: Some(true) };
+    readings.link_modes.insert("eth0".to_owned(), mode);
+    readings.gateway =
+        Some(GatewayStat { address: Some("10.0.0.1".to_owned()), nic: Some("eth0".to_owned()), answered: true });
+    let sensor = SensorStat {
+        name: "coretemp/temp1".to_owned(),
+        label: Some("Package id 0".to_owned()),
+        value: Some(42_500),
+        max: Some(80_000),
+        ..SensorStat::default()
+    };
+    readings.sensors.insert(sensor.name.clone(), sensor);
+    readings.hardware = Some(Box::new(Hardware {
+        ecc: [("mc0".to_owned(), (5, 0))].into(),
+        pcie: [("0000:00:1c.0".to_owned(), (1, 2, 3))].into(),
+        throttled: Some(9),
+    }));
+    readings
 }

@@ -10,6 +10,7 @@ use super::status::line;
 
 mod agent;
 mod directories;
+mod health;
 mod kernel;
 mod proxy;
 
@@ -59,6 +60,7 @@ pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let mut findings = kernel::findings();
     findings.extend(directories::findings(invocation)?);
     findings.extend(agent::findings(invocation));
+    findings.extend(health::findings(invocation));
     match format {
         Format::Table => output::print(&tell(&findings, &Look::stdout()))?,
         Format::Json => output::print(&line(&serde_json::json!({ "findings": findings }))?)?,

@@ -5,6 +5,7 @@ pub mod args;
 mod ask;
 mod balancers;
 mod check;
+mod checks;
 mod completions;
 mod doctor;
 mod events;

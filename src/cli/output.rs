@@ -44,7 +44,7 @@ impl Look {
             "starting" | "stopping" | "waiting" | "adopting" | "backoff" | "degraded" | "draining" | "ejected"
             | "warn" | "restart" => "33",
             "failed" | "stuck" | "failing" | "out" | "fenced" | "fail" | "error" | "stop" => "31",
-            "stopped" | "unknown" | "debug" | "unchanged" => "2",
+            "stopped" | "unknown" | "absent" | "debug" | "unchanged" => "2",
             _ => "",
         };
         if self.colour && !sgr.is_empty() { format!("\x1b[{sgr}m{text}\x1b[0m") } else { text.to_owned() }

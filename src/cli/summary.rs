@@ -3,13 +3,16 @@
 use super::args::Invocation;
 use super::exit::{CliError, Exit};
 use super::output::{self, COLUMNS_DEFAULT, Look, cut};
-use super::{ask, events, host, status};
+use super::{ask, checks, events, host, status};
 use crate::api::balancers::{Balancer, Balancers};
+use crate::api::checks::{Check, Checks};
 use crate::api::client::{ANSWER_TIMEOUT, Access, Client};
 use crate::api::proto::{Event, Service, Services};
 
 const LINES: usize = 24;
 const EVENTS: usize = 5;
+/// Of what is wrong with the host.
+const CHECKS: usize = 3;
 
 pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let client = ask::agent(invocation, Access::Read)?;
@@ -18,7 +21,9 @@ pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let events = last_events(&client).unwrap_or_default();
     // An older agent knows none.
     let balancers = client.get_json("/v1/balancers").map_or_else(|_| Vec::new(), |all: Balancers| all.balancers);
-    output::print(&screen(&host::line(), all.services, &balancers, &events, &Look::stdout()))?;
+    let checks = client.get_json("/v1/checks").map_or_else(|_| Vec::new(), |all: Checks| all.checks);
+    let told = Told { services: all.services, balancers: &balancers, checks: &checks, events: &events };
+    output::print(&screen(&host::line(), told, &Look::stdout()))?;
     Ok(Exit::Well)
 }
 
@@ -31,21 +36,38 @@ fn last_events(client: &Client) -> Result<Vec<Event>, CliError> {
     Ok(events)
 }
 
-fn screen(host: &str, mut services: Vec<Service>, balancers: &[Balancer], events: &[Event], look: &Look) -> String {
+/// What the agent has told.
+struct Told<'a> {
+    services: Vec<Service>,
+    balancers: &'a [Balancer],
+    checks: &'a [Check],
+    events: &'a [Event],
+}
+
+fn screen(host: &str, told: Told<'_>, look: &Look) -> String {
+    let Told { mut services, balancers, checks, events } = told;
     let columns = look.columns.unwrap_or(COLUMNS_DEFAULT).min(COLUMNS_DEFAULT);
     let look = Look { columns: Some(columns), ..*look };
     let well = services.iter().filter(|service| is_well(service)).count();
     let unwanted = services.iter().filter(|service| !service.wanted).count();
     let wrong = services.len() - well - unwanted;
     let mut out = format!("{}\n", cut(host, look.columns));
+    let wrong_host = checks::summary(checks, CHECKS);
+    for text in &wrong_host {
+        out.push_str(&format!("{}\n", cut(&format!("host: {text}"), look.columns)));
+    }
     let total = services.len();
-    let counts = format!("{total} services: {well} well, {wrong} not well, {unwanted} stopped{}", in_front(balancers));
+    let counts = format!(
+        "{total} services: {well} well, {wrong} not well, {unwanted} stopped{}{}",
+        in_front(balancers),
+        of_host(checks)
+    );
     out.push_str(&format!("{}\n\n", cut(&counts, look.columns)));
     // Stable: otherwise in the order of the file.
     services.sort_by_key(|service| is_well(service) || !service.wanted);
     let mut rows = status::listing(&services, &look);
     // Host, counts, a blank, the head, a line for what is left out, a blank and the events.
-    let room = LINES - 6 - 1 - EVENTS;
+    let room = LINES - 6 - 1 - EVENTS - wrong_host.len();
     let replicas = rows.lines().count().saturating_sub(1);
     if replicas > room {
         rows = rows.lines().take(room + 1).map(|line| format!("{line}\n")).collect();
@@ -71,6 +93,15 @@ fn in_front(balancers: &[Balancer]) -> String {
         (1, true) => "; 1 balancer well".to_owned(),
         (count, true) => format!("; {count} balancers well"),
         (_, false) => format!("; not well: balancer {}", wrong.join(", ")),
+    }
+}
+
+/// What is wrong has lines of its own.
+fn of_host(checks: &[Check]) -> String {
+    match checks.iter().filter(|check| check.is_well() && check.state != "absent").count() {
+        _ if checks.iter().any(|check| !check.is_well()) => String::new(),
+        0 => String::new(),
+        count => format!("; {count} checks well"),
     }
 }
 

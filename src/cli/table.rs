@@ -4,9 +4,11 @@
 use super::args::Invocation;
 use super::exit::{CliError, Exit};
 use super::{
-    balancers, check, completions, doctor, events, help, logs, man, metrics, reload, replay, run, status, tree, verbs,
-    why,
+    balancers, check, checks, completions, doctor, events, help, logs, man, metrics, reload, replay, run, status, tree,
+    verbs, why,
 };
+
+use crate::engine::host::kind::CheckKind;
 
 /// What a command takes beside options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,8 +100,19 @@ pub const EXPLAIN: Opt = switch("explain", None, "print the resolved plan");
 /// Options of every command.
 pub const GLOBAL: [&Opt; 4] = [&SOCKET, &CONFIG, &HELP, &VERSION];
 
+/// Kinds of checks, for the shells.
+const KINDS: [&str; CheckKind::ALL.len()] = {
+    let mut words = [""; CheckKind::ALL.len()];
+    let mut at = 0;
+    while at < words.len() {
+        words[at] = CheckKind::ALL[at].word();
+        at += 1;
+    }
+    words
+};
+
 /// In the order of the help.
-pub const COMMANDS: [Command; 21] = [
+pub const COMMANDS: [Command; 22] = [
     Command {
         name: "run",
         usage: "run [--config FILE]",
@@ -178,6 +191,17 @@ pub const COMMANDS: [Command; 21] = [
         run: balancers::run,
     },
     Command {
+        name: "checks",
+        usage: "checks [NAME..]",
+        arguments: Arguments::Any,
+        offer: Offer::Words(&KINDS),
+        options: &[&OUTPUT],
+        summary: "show the checks of disks, NICs and hardware, worst first",
+        details: "A NAME is that of a check, a kind such as smart, or a target such as sda. Thresholds are those of degraded and failing. \
+                  Exit code 3 when one of those shown is degraded or failing.",
+        run: checks::run,
+    },
+    Command {
         name: "logs",
         usage: "logs [-f] [-n N] [--since TIME] NAME[/replica]..",
         arguments: Arguments::Some,
@@ -204,8 +228,9 @@ pub const COMMANDS: [Command; 21] = [
         arguments: Arguments::One,
         offer: Offer::Services,
         options: &[&OUTPUT],
-        summary: "explain the present state of a service and what happens next",
-        details: "The chain of causes from the first symptom on, with times, and the same for the services it waits for.",
+        summary: "explain the state of a service or check and what happens next",
+        details: "The chain of causes from the first symptom on, with times, and the same for the services it waits for. Of a check also its \
+                  value, thresholds and the services that it concerns.",
         run: why::run,
     },
     Command {

@@ -103,6 +103,7 @@ mod tests {
             state: state.into(),
             health: "ok".into(),
             wanted: true,
+            impaired: None,
             why: None,
             kind: "daemon".into(),
             role: false,

@@ -1,19 +1,31 @@
-//! `mainstay why NAME`: the chain of causes, the present state, and what happens next.
+//! `mainstay why NAME`: the chain of causes, the present state, and what happens next; of a service, or of a check of the host.
 
 use super::args::{Format, Invocation};
-use super::ask;
 use super::exit::{CliError, Exit};
 use super::output::{self, Look, clean, human_ms};
 use super::status::line;
-use crate::api::client::{self, Access};
-use crate::api::proto::{ReplicaStory, Story, Why};
+use super::{ask, checks};
+use crate::api::checks::Checks;
+use crate::api::client::{self, ANSWER_TIMEOUT, Access, Client};
+use crate::api::proto::{Event, ReplicaStory, Story, Why};
 use crate::api::route::encode;
+
+/// Entries of the journal that are looked through for those about a check, and that are shown of it.
+const EVENTS_READ: usize = 2_000;
+const EVENTS_SHOWN: usize = 10;
 
 pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let format = invocation.format()?;
     let name = invocation.names()?.first().copied().unwrap_or_default();
-    let name = super::args::target(name)?.0;
-    let body = ask::agent(invocation, Access::Read)?.get(&format!("/v1/services/{}/why", encode(name)))?;
+    let client = ask::agent(invocation, Access::Read)?;
+    let body = match of_service(&client, name) {
+        Ok(body) => body,
+        // It may be a check; if it is not, what was wrong with the service is the answer.
+        Err(error) if matches!(error.exit(), Exit::UnknownName | Exit::Usage) => {
+            return of_check(&client, name, format)?.ok_or(error);
+        }
+        Err(error) => return Err(error),
+    };
     match format {
         Format::Json => output::print(&String::from_utf8_lossy(&body))?,
         Format::Ndjson => output::print(&line(&client::parse::<Why>(&body)?.story)?)?,
@@ -23,6 +35,41 @@ pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
         }
     }
     Ok(Exit::Well)
+}
+
+fn of_service(client: &Client, name: &str) -> Result<Vec<u8>, CliError> {
+    let name = super::args::target(name)?.0;
+    Ok(client.get(&format!("/v1/services/{}/why", encode(name)))?)
+}
+
+/// `None`: there is no such check either.
+fn of_check(client: &Client, name: &str, format: Format) -> Result<Option<Exit>, CliError> {
+    // An older agent knows none.
+    let Ok(all) = client.get_json::<Checks>("/v1/checks") else { return Ok(None) };
+    let Some(check) = checks::find(&all.checks, name) else { return Ok(None) };
+    match format {
+        Format::Json | Format::Ndjson => output::print(&line(check)?)?,
+        // The journal is not for everybody, and the rest is worth showing without it.
+        Format::Table => {
+            let events = events_of(client, &check.name).unwrap_or_default();
+            output::print(&checks::story(check, &events, &Look::stdout()))?;
+        }
+    }
+    Ok(Some(Exit::Well))
+}
+
+/// The latest that happened to a check, oldest first.
+fn events_of(client: &Client, name: &str) -> Result<Vec<String>, CliError> {
+    let mut lines = client.lines(&format!("/v1/events?tail={EVENTS_READ}"), Some(ANSWER_TIMEOUT))?;
+    let about = format!("check {name}: ");
+    let mut found = Vec::new();
+    while let Some(text) = lines.read_line()? {
+        let Ok(event) = serde_json::from_str::<Event>(&text) else { continue };
+        if let Some(text) = event.text.strip_prefix(&about) {
+            found.push(format!("{:24}  {text}", event.at));
+        }
+    }
+    Ok(found.split_off(found.len().saturating_sub(EVENTS_SHOWN)))
 }
 
 fn tell(story: &Story, depth: usize, look: &Look) -> String {
@@ -100,6 +147,7 @@ mod tests {
             service: service.to_owned(),
             state: state.into(),
             wanted: true,
+            impaired: None,
             why: None,
             replicas: vec![replica],
             blocked_by,

@@ -100,6 +100,9 @@ pub struct Engine {
     /// Replicas whose process may exist; roles are not counted.
     populated: u32,
     counters: Counters,
+    /// The latest readings of the host, for whoever looks.
+    #[serde(default)]
+    readings: host::readings::Readings,
     /// What the proxy was told of each balancer.
     #[serde(default)]
     told: BTreeMap<String, Table>,
@@ -150,6 +153,7 @@ impl Engine {
             departed: Vec::new(),
             populated: 0,
             counters: Counters::default(),
+            readings: host::readings::Readings::default(),
             told: BTreeMap::new(),
             ejections: BTreeMap::new(),
             host: host::HostState::default(),
@@ -304,6 +308,7 @@ impl Engine {
             Event::Drained { balancer, replica, run } => self.drained(&balancer, replica, run),
             Event::Ejected { balancer, backend, out } => self.ejected(balancer, backend, out),
             Event::Host(event) => {
+                self.readings.keep(&event);
                 let devices = matches!(*event, host::HostEvent::Devices(_));
                 self.host_event(*event);
                 if devices {

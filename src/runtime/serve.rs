@@ -15,7 +15,7 @@ use crate::api::http::{CONTENT_METRICS, CONTENT_TEXT, Response};
 use crate::api::render::{Applied, Stamp};
 use crate::api::route::{EventsSince, LINKS, LogTarget, Request, Roles, Socket};
 use crate::api::server::{ConnectionId, Incoming, Server};
-use crate::api::{metrics, proto, render};
+use crate::api::{checks, host, metrics, proto, render};
 use crate::config::Diagnostic;
 use crate::engine::Engine;
 use crate::engine::action::{Change, Outcome};
@@ -38,6 +38,7 @@ pub(super) struct About {
     pub config_loaded: bool,
     /// What cannot be promised on this host.
     pub limits: Vec<String>,
+    pub facts: host::Facts,
 }
 
 /// A verb under way: whom to answer, and with what name.
@@ -120,6 +121,8 @@ impl Desk<'_> {
             Request::Why { name } => self.why(&name, socket),
             Request::Config => Ok(self.config()),
             Request::Balancers => return self.ask_proxy(connection, WantedFor::Balancers),
+            Request::Checks => Ok(Response::json(200, &checks::checks(&self.engine.checks(self.now), &self.stamp()))),
+            Request::Host => Ok(self.host()),
             Request::Metrics => return self.ask_proxy(connection, WantedFor::Metrics),
             Request::Healthz => Ok(Response::text(200, CONTENT_TEXT, "ok\n".to_owned())),
             Request::Readyz => Ok(self.readyz()),
@@ -219,6 +222,11 @@ impl Desk<'_> {
         )
     }
 
+    fn host(&self) -> Response {
+        let checks = self.engine.checks(self.now);
+        Response::json(200, &host::host(&self.about.facts, self.engine.readings(), &checks, &self.stamp()))
+    }
+
     fn services(&mut self, roles: Roles, socket: Socket) -> Response {
         let views = self.engine.services(self.now);
         self.usages.sample(
@@ -274,9 +282,11 @@ impl Desk<'_> {
             config_loaded: self.about.config_loaded,
         };
         let balancers = self.balancers(figures).all();
+        let checks = self.engine.checks(self.now);
+        let host = metrics::Host { checks: &checks, readings: self.engine.readings() };
         let usages = &*self.usages;
         let tally = self.shell.journal.tally();
-        let text = metrics::text(&views, tally, &|replica| usages.of(replica), &agent, &balancers);
+        let text = metrics::text(&views, tally, &|replica| usages.of(replica), &agent, &balancers, &host);
         Response::text(200, CONTENT_METRICS, text)
     }
 

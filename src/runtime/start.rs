@@ -85,7 +85,8 @@ pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
     shell.dying_groups.extend(dying);
     let now = super::now();
     let mut engine = Engine::new(plan, host::random_u64(), now);
-    let about = About { started: now, config: options.config.clone(), config_loaded, limits };
+    let facts = crate::api::host::Facts::read(Path::new("/"));
+    let about = About { started: now, config: options.config.clone(), config_loaded, limits, facts };
     let mut recorder = super::recorder::Recorder::start(&shell.directories.run, &engine);
     let found = adopted.iter().map(|one| one.found.clone()).collect();
     let server = Server::bind(&shell.directories.run, engine.plan().agent.admin_gid).map_err(RunError::Api)?;

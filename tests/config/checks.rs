@@ -215,7 +215,7 @@ fn alerts() {
         (900, 5, Some(Path::new("/srv")))
     );
     found(
-        "alerts: [\n(),\n(exec: [\"nosuch\"], user: \"nobodi\", on: [], at_most: \"0/h\", timeout: \"0s\", cwd: \"srv\"),\n(exec: [\"./page\"], on: [Failing, Failing, Fenced], at_most: \"10/0s\", timeout: \"1h\", cwd: \"/nosuch\"),\n(exec: \"sh\", on: [Faling], at_most: 10, name: \"x\"),\n(exec: [\"sh\"], at_most: \"often\")]",
+        "alerts: [\n(),\n(exec: [\"nosuch\"], user: \"nobodi\", on: [], at_most: \"0/h\", timeout: \"0s\", cwd: \"srv\"),\n(exec: [\"./page\"], on: [Failing, Failing, Fenced], at_most: \"10/0s\", timeout: \"1h\", cwd: \"/nosuch\"),\n(exec: \"sh\", on: [Faling], at_most: 10, name: \"x\"),\n(exec: [\"sh\"], at_most: \"often\"),\n(exec: [\"sh\"], at_most: \"5000/d\")]",
         &expect![[r#"
             error test.ron:3:1 alerts[0].exec: the key `exec` is missing or empty (write a list such as ["/usr/local/bin/page-me"]; it gets the event as JSON on its standard input)
             error test.ron:4:9 alerts[1].exec[0]: there is no command "nosuch" in /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin (write its absolute path)
@@ -235,6 +235,7 @@ fn alerts() {
             error test.ron:6:37 alerts[3].at_most: 10 lacks a unit; write "10/h"
             error test.ron:6:41 alerts[3].name: unknown key `name` (the keys here are exec, user, on, at_most, timeout, cwd)
             error test.ron:7:25 alerts[4].at_most: "often" is not a rate; write a count and a time, such as "10/h" or "3/15m"
+            error test.ron:8:25 alerts[5].at_most: at most 1000 alerts a window
         "#]],
     );
 }

@@ -15,6 +15,8 @@ use crate::engine::plan::User;
 pub const ALERTS_MAX: usize = 16;
 /// Only one command of an alert runs at a time, and what waits for it is bounded.
 const TIMEOUT_MAX: std::time::Duration = std::time::Duration::from_secs(600);
+/// Each that was sent within the window is remembered.
+const AT_MOST_MAX: u32 = 1_000;
 const NOBODY: &str = "nobody";
 
 /// Checks every alert.
@@ -38,6 +40,9 @@ fn alert(item: &Item, given: &Alert, scope: &mut Scope<'_>) -> AlertPlan {
     let cwd = given.cwd.as_ref().map(|cwd| directory(item, cwd, scope));
     if given.at_most.count == 0 {
         scope.report.error(item, "at_most", "0 alerts: nobody would be told").hint("remove the alert");
+    }
+    if given.at_most.count > AT_MOST_MAX {
+        scope.report.error(item, "at_most", format!("at most {AT_MOST_MAX} alerts a window"));
     }
     if given.at_most.within.is_zero() {
         scope.report.error(item, "at_most", "the time of a rate must be longer than 0s");

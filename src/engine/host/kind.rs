@@ -136,7 +136,7 @@ impl CheckKind {
 
     /// The word of the API and of the journal.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub const fn word(self) -> &'static str {
         match self {
             Self::DiskSpace => "disk_space",
             Self::DiskInodes => "disk_inodes",

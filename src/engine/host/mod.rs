@@ -7,6 +7,7 @@ pub mod kind;
 pub mod note;
 pub mod once;
 pub mod plan;
+pub mod readings;
 pub mod sample;
 pub mod view;
 pub mod watch;

@@ -14,9 +14,9 @@ const CELSIUS_BETTER: i64 = 5_000;
 /// How much better a share must be, at most half of it.
 const PERMILLE_BETTER: i64 = 50;
 
-/// Time that is left and speed are bad when there is little of them.
-pub(super) fn is_bad_when_low(kind: CheckKind) -> bool {
-    matches!(kind, CheckKind::DiskFill | CheckKind::NicSpeed)
+/// Time that is left, speed and slaves that are up are bad when there is little of them.
+fn is_bad_when_low(kind: CheckKind) -> bool {
+    matches!(kind, CheckKind::DiskFill | CheckKind::NicSpeed | CheckKind::Bond)
 }
 
 /// Whether `one` is worse than `other`.

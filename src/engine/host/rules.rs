@@ -141,9 +141,9 @@ fn defaults(kind: CheckKind, target: Target) -> Rule {
         K::MachineCheck => rule(5, Some((11, 5)), None, (1, 1, 1)),
         K::Pcie => rule(30, Some((101, 50)), None, (1, 1, 1)),
         K::PressureMemory => rule(5, Some((101, 50)), Some((401, 200)), (3, 3, 5)),
-        // A busy host is not a broken one.
-        K::PressureCpu => rule(5, Some((900, 700)), None, (36, 36, 5)),
-        K::PressureIo => rule(5, Some((401, 250)), None, (36, 36, 5)),
+        // A busy host is not a broken one: for ten minutes.
+        K::PressureCpu => rule(5, Some((900, 700)), None, (120, 120, 5)),
+        K::PressureIo => rule(5, Some((401, 250)), None, (120, 120, 5)),
         K::Memory => rule(5, Some((901, 850)), Some((961, 940)), (3, 3, 5)),
         K::Swap => rule(5, Some((901, 800)), None, (3, 3, 5)),
         // For a minute.

@@ -388,8 +388,15 @@ impl HostState {
         }
     }
 
-    /// A helper that has its orders and gives no answer waits for its disk.
+    /// A helper that has its orders and gives no answer waits for its disk. It does one thing at a time: with any answer that came in the
+    /// meantime it does not wait.
     fn helper_is_silent(&mut self, feed: &FeedKey, role: Role, waited: Duration, now: Now) {
+        let touches = |one: &&Feed| one.role == role && matches!(one.key, FeedKey::Space(_) | FeedKey::Canary(_));
+        let heard = self.feeds.iter().filter(|one| one.role == role).filter_map(|one| one.answered).max();
+        let patience = self.feeds.iter().filter(touches).map(|one| one.every + feeds::GRACE).min().unwrap_or_default();
+        if heard.is_some_and(|heard| now.mono.since(heard) < patience) {
+            return;
+        }
         let (FeedKey::Space(mount) | FeedKey::Canary(mount)) = feed else {
             return;
         };

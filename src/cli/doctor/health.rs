@@ -28,6 +28,11 @@ fn checks(client: &Client) -> Option<Vec<Check>> {
 fn of_checks(checks: &[Check]) -> Vec<Finding> {
     let counted = checks.iter().filter(|check| check.state != "absent").count();
     let mut findings = vec![ok("checks", format!("{counted} checks of this host"))];
+    let silent = checks.iter().filter(|check| check.state == "unknown").count();
+    if silent > 0 {
+        let remedy = "mainstay checks tells which, and mainstay status --roles whether who reads them is well";
+        findings.push(warn("checks", format!("{silent} of them have no answer"), remedy));
+    }
     let mut reasons: Vec<(&str, Vec<&Check>)> = Vec::new();
     for check in checks.iter().filter(|check| check.state == "absent") {
         let why = check.why.as_deref().unwrap_or("this host cannot tell");

@@ -199,7 +199,7 @@ mod tests {
             state: Some("running".to_owned()),
             ..DiskStat::default()
         };
-        assert_eq!(reader.read(), [expected.clone()]);
+        assert_eq!(reader.read(), std::slice::from_ref(&expected));
         put(root.path(), "sys/block/sda/device/state", "offline\n");
         assert_eq!(reader.read(), [DiskStat { state: Some("offline".to_owned()), ..expected }]);
     }

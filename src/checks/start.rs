@@ -10,11 +10,13 @@ use super::{ChecksError, READY_DESCRIPTOR};
 use crate::sys;
 use crate::sys::packet::PacketListener;
 
-/// `--run-dir PATH`, for a disk's helper `--slot NUMBER`, and `--root DIR` where the host's files are not at `/`.
+/// `--run-dir PATH`, for a disk's helper `--slot NUMBER`, and where the host's files are not at `/`, `--root DIR` and `--kmsg PATH`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Arguments {
     pub(super) run_dir: PathBuf,
     pub(super) root: PathBuf,
+    /// The kernel's log.
+    pub(super) kmsg: PathBuf,
     pub(super) slot: Option<u8>,
 }
 
@@ -27,11 +29,13 @@ impl Arguments {
 
     fn read(arguments: impl Iterator<Item = OsString>) -> Result<Self, lexopt::Error> {
         let mut parser = lexopt::Parser::from_args(arguments);
-        let (mut run_dir, mut root, mut slot) = (None, PathBuf::from("/"), None);
+        let (mut run_dir, mut slot) = (None, None);
+        let (mut root, mut kmsg) = (PathBuf::from("/"), PathBuf::from("/dev/kmsg"));
         while let Some(argument) = parser.next()? {
             match argument {
                 lexopt::Arg::Long("run-dir") => run_dir = Some(PathBuf::from(parser.value()?)),
                 lexopt::Arg::Long("root") => root = PathBuf::from(parser.value()?),
+                lexopt::Arg::Long("kmsg") => kmsg = PathBuf::from(parser.value()?),
                 lexopt::Arg::Long("slot") => slot = Some(lexopt::ValueExt::parse(&parser.value()?)?),
                 lexopt::Arg::Long(_) | lexopt::Arg::Short(_) | lexopt::Arg::Value(_) => {
                     return Err(argument.unexpected());
@@ -39,7 +43,7 @@ impl Arguments {
             }
         }
         let run_dir = run_dir.ok_or("--run-dir is missing")?;
-        Ok(Self { run_dir, root, slot })
+        Ok(Self { run_dir, root, kmsg, slot })
     }
 }
 
@@ -74,10 +78,10 @@ mod tests {
         let read = |line: &str| {
             Arguments::read(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string())
         };
-        let plain = Arguments { run_dir: "/run/x".into(), root: "/".into(), slot: None };
+        let plain = Arguments { run_dir: "/run/x".into(), root: "/".into(), kmsg: "/dev/kmsg".into(), slot: None };
         assert_eq!(read("--run-dir /run/x"), Ok(plain));
-        let whole = Arguments { run_dir: "/run/x".into(), root: "/tmp/r".into(), slot: Some(3) };
-        assert_eq!(read("--slot 3 --run-dir /run/x --root /tmp/r"), Ok(whole));
+        let whole = Arguments { run_dir: "/run/x".into(), root: "/tmp/r".into(), kmsg: "/tmp/k".into(), slot: Some(3) };
+        assert_eq!(read("--slot 3 --run-dir /run/x --root /tmp/r --kmsg /tmp/k"), Ok(whole));
         assert_eq!(read(""), Err("--run-dir is missing".to_owned()));
         assert!(read("--run-dir").is_err());
         assert!(read("--run-dir /run/x --other").is_err());

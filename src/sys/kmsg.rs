@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -33,13 +33,15 @@ pub enum Got {
     Lost,
     /// Nothing more for now.
     Nothing,
-    /// The writers of the pipe are gone, or the file is read.
+    /// The file, which is no log, is read.
     End,
 }
 
 impl Kmsg {
     pub fn open(path: &Path, from: From) -> io::Result<Self> {
-        let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        // A pipe that is held open for writing too does not end when its writers go.
+        let pipe = path.metadata()?.file_type().is_fifo();
+        let mut file = File::options().read(true).write(pipe).custom_flags(libc::O_NONBLOCK).open(path)?;
         let start = match from {
             From::Oldest => SeekFrom::Start(0),
             From::Now => SeekFrom::End(0),

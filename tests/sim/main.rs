@@ -10,6 +10,8 @@
 #![expect(clippy::print_stdout, reason = "a single seed is run to be read")]
 
 mod dice;
+mod host;
+mod host_noise;
 mod plans;
 mod proxy;
 mod world;

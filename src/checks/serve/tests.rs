@@ -1,10 +1,14 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
+use super::super::PROBES_MAX;
+use super::super::proto::ProbeTarget;
 use super::*;
+use crate::sys::epoll::Interest;
 use crate::sys::host;
 use crate::sys::packet::{PacketSocket, Received};
 
@@ -25,10 +29,16 @@ impl Role {
     }
 
     fn leaving_after(agentless_max: Duration) -> Self {
+        // Nothing is there.
+        let root = std::env::temp_dir().join("mainstay-checks-no-such-root");
+        Self::watching(Settings { kmsg: root.join("kmsg"), root, run_dir: None }, agentless_max)
+    }
+
+    fn watching(settings: Settings, agentless_max: Duration) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("mainstay-checks-{}-{}.sock", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
-        let server = Server::new(PacketListener::bind(&path, 0o600).unwrap(), agentless_max).unwrap();
+        let server = Server::new(PacketListener::bind(&path, 0o600).unwrap(), settings, agentless_max).unwrap();
         let thread = std::thread::spawn(move || server.run().unwrap());
         let agent = PacketSocket::connect(&path).unwrap();
         let role = Self { path, thread: Some(thread), agent };
@@ -72,6 +82,7 @@ impl Role {
     fn expect_hello(&self) {
         let pid = i32::try_from(std::process::id()).unwrap();
         assert_eq!(self.hear(), Some(FromChecks::Hello { pid }));
+        assert!(matches!(self.hear(), Some(FromChecks::Devices { .. })));
     }
 
     fn answer(&self) -> (u64, Option<String>) {
@@ -344,4 +355,29 @@ fn order_to_quit_ends_the_role_while_probes_are_under_way() {
     role.order(&ToChecks::Quit);
     role.joined();
     assert_eq!(role.hear(), None);
+}
+
+#[test]
+fn host_is_told_by_its_own_clock_beside_the_probes_until_another_agent_comes() {
+    use crate::engine::host::watch::{Order, Source};
+    let settings = Settings { root: "/".into(), kmsg: "/dev/kmsg".into(), run_dir: None };
+    let role = Role::watching(settings, PATIENCE);
+    let order = |source, every_ms| Order { source, every_ms };
+    role.order(&ToChecks::Watch { orders: vec![order(Source::System, 100), order(Source::Sensors, 100)] });
+    role.tcp(1, nobody(), 5_000);
+    let (mut samples, mut missing, mut answers) = (0, 0, 0);
+    while samples < 3 || answers == 0 {
+        match role.hear() {
+            Some(FromChecks::Sampled { .. }) => samples += 1,
+            Some(FromChecks::Missing { .. }) => missing += 1,
+            Some(FromChecks::Answer { id: 1, .. }) => answers += 1,
+            Some(FromChecks::Devices { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(missing, 1);
+    let newer = Role { path: role.path.clone(), thread: None, agent: PacketSocket::connect(&role.path).unwrap() };
+    newer.expect_hello();
+    newer.tcp(2, nobody(), 5_000);
+    assert_eq!(newer.answer().0, 2, "the orders of the older agent are gone with it");
 }

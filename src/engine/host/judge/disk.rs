@@ -26,7 +26,8 @@ const ODD_STATE: u32 = 3;
 pub(in crate::engine::host) struct DiskSeen {
     /// Completed and busy of the reading before.
     before: Option<(Time, u64, u64)>,
-    frozen_since: Option<Time>,
+    /// How long it has been busy without a completion.
+    frozen: Duration,
     suspended_since: Option<Time>,
     /// Completed and spent at the beginning of the mean.
     mean_from: Option<(Time, u64, u64)>,
@@ -37,7 +38,7 @@ pub(in crate::engine::host) struct DiskSeen {
 
 impl DiskSeen {
     pub(super) fn forget_rates(&mut self) {
-        (self.before, self.frozen_since, self.mean_from) = (None, None, None);
+        (self.before, self.frozen, self.mean_from) = (None, Duration::ZERO, None);
     }
 }
 
@@ -52,12 +53,12 @@ impl Bench<'_> {
         if replugged || late {
             seen.forget_rates();
         }
-        let still = |(_, completed, busy): (Time, u64, u64)| completed == disk.completed && busy < disk.busy_ms;
+        // The time that it was busy and not the time that passed: a request may have come just now.
         match seen.before.replace((now, disk.completed, disk.busy_ms)) {
-            Some(before) if disk.in_flight > 0 && still(before) => {
-                seen.frozen_since.get_or_insert(before.0);
+            Some((_, completed, busy)) if disk.in_flight > 0 && completed == disk.completed => {
+                seen.frozen += Duration::from_millis(disk.busy_ms.saturating_sub(busy));
             }
-            Some(_) | None => seen.frozen_since = None,
+            Some(_) | None => seen.frozen = Duration::ZERO,
         }
         seen.suspended_since = if disk.suspended { seen.suspended_since.or(Some(now)) } else { None };
         self.hung(name, Some(disk.in_flight));
@@ -80,7 +81,7 @@ impl Bench<'_> {
         let (now, Some(seen)) = (self.now, self.seen.disks.get(name)) else {
             return;
         };
-        let frozen = seen.frozen_since.map(|since| now.since(since)).unwrap_or_default();
+        let frozen = seen.frozen;
         let mut verdict = if frozen.is_zero() {
             banded(KIND, rule, 0, "requests complete".to_owned())
         } else {

@@ -153,6 +153,8 @@ mod tests {
         all.push(swap);
         expect_test::expect![[r#"
             ok    checks       5 checks of this host
+            warn  checks       1 of them have no answer
+                               -> mainstay checks tells which, and mainstay status --roles whether who reads them is well
             warn  checks       not checked: pressure_memory, pressure_io: no /proc/pressure
                                -> boot with psi=1 on the kernel's command line (CONFIG_PSI)
             ok    checks       not checked: swap: no swap

@@ -37,6 +37,7 @@ use super::plan::Role;
 use condition::Condition;
 use judge::Known;
 use kind::CheckKind;
+pub use rules::{default_bands, is_bad_when_low};
 use sample::{Devices, Sample};
 pub(in crate::engine) use state::HostState;
 use watch::{Helper, Missing};

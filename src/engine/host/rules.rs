@@ -87,8 +87,16 @@ impl Rule {
     }
 }
 
+/// Where a check of this kind is degraded and failing unless the configuration says otherwise; of disks those that do not rotate.
+#[must_use]
+pub fn default_bands(kind: CheckKind) -> [Option<Band>; 2] {
+    let rule = defaults(kind, Target::default());
+    [rule.degraded, rule.failing]
+}
+
 /// Whether less is worse.
-pub(super) fn is_bad_when_low(kind: CheckKind) -> bool {
+#[must_use]
+pub fn is_bad_when_low(kind: CheckKind) -> bool {
     matches!(kind, CheckKind::DiskFill | CheckKind::NicSpeed | CheckKind::Bond)
 }
 

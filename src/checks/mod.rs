@@ -21,6 +21,7 @@
 mod agent;
 mod alarms;
 mod answer;
+mod apart;
 mod attribute;
 mod block;
 mod canary;
@@ -61,6 +62,7 @@ use std::time::Duration;
 
 use crate::sys;
 
+pub use apart::read_blocking;
 pub use canary::{CANARY, read_canary};
 pub use helper::{run_disk, run_sensors};
 pub use link_modes::read_link_modes;

@@ -2,9 +2,11 @@
 
 use super::args::{Format, Invocation};
 use super::ask;
+use super::checks_once;
 use super::exit::{CliError, Exit};
 use super::output::{self, Look, age, human_ms};
 use super::status::{line, unknown};
+use super::table::ONCE;
 use crate::api::checks::{Band, Check, Checks, rank};
 use crate::api::client::{self, Access};
 use crate::api::render::nearest;
@@ -12,6 +14,9 @@ use crate::api::render::nearest;
 const HEAD: [&str; 7] = ["CHECK", "STATE", "VALUE", "THRESHOLD", "SINCE", "NEXT", "WHY"];
 
 pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
+    if invocation.is_set(&ONCE) {
+        return checks_once::run(invocation);
+    }
     let body = ask::agent(invocation, Access::Read)?.get("/v1/checks")?;
     let all: Checks = client::parse(&body)?;
     show(invocation, all, Some(&body))

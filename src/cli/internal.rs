@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::checks_once;
 use super::exit::{CliError, Exit};
 use crate::runtime::{load, taker};
 
@@ -18,6 +19,7 @@ pub(super) fn run(words: &[OsString]) -> Option<Result<Exit, CliError>> {
         ("role", Some("sensors")) => Some(finish(crate::checks::run_sensors(rest(2)))),
         ("role", Some("disk")) => Some(finish(crate::checks::run_disk(rest(2)))),
         ("role", Some("proxy")) => Some(finish(crate::proxy::run(rest(2)))),
+        (checks_once::READ, _) => Some(checks_once::read(&words[1..])),
         (taker::COMMAND, None) => Some(finish(taker::take())),
         ("sample", _) => Some(finish(crate::sample::run(rest(1)))),
         _ => None,

@@ -1,11 +1,13 @@
 //! The commands. `table` says what there is; `args` parses by it; every other file is one family of commands: it asks the agent through
 //! `api::client` and prints. Text is made by functions from answers to strings, so that it can be tested without an agent.
 
+mod apart;
 pub mod args;
 mod ask;
 mod balancers;
 mod check;
 mod checks;
+mod checks_once;
 mod completions;
 mod doctor;
 mod events;

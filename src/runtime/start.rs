@@ -372,6 +372,10 @@ fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
         station.prepared = true;
         station.hold_pipe(&run_dir);
         let oom_kills = group.as_mut().map_or(0, Group::oom_kills);
+        // Only a spawn needs it.
+        if let Some(group) = &mut group {
+            group.close_directory();
+        }
         let main = process.map(|(process, pidfd)| Main { process, pidfd });
         let lives = main.is_some();
         if let Some(main) = &main {

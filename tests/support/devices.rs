@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -22,6 +23,7 @@ pub(crate) fn apart(story: impl FnOnce() + Send + 'static) -> bool {
         }
         let nothing: Option<&str> = None;
         mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).unwrap();
+        own_sysfs();
         run("ip", &["link", "set", "lo", "up"]).unwrap();
         story();
         true
@@ -30,6 +32,19 @@ pub(crate) fn apart(story: impl FnOnce() + Send + 'static) -> bool {
         Ok(done) => done,
         Err(panic) => std::panic::resume_unwind(panic),
     }
+}
+
+/// The NICs of /sys are those of the network that it was mounted in. The groups stay where they were.
+fn own_sysfs() {
+    let (groups, nothing): (_, Option<&str>) = ("/sys/fs/cgroup", None);
+    let aside = std::env::temp_dir().join(format!("mainstay-groups-{}", nix::unistd::gettid()));
+    fs::create_dir(&aside).unwrap();
+    let recursively = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(groups), &aside, nothing, recursively, nothing).unwrap();
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), nothing).unwrap();
+    mount(Some(&aside), groups, nothing, recursively, nothing).unwrap();
+    umount2(&aside, MntFlags::MNT_DETACH).unwrap();
+    fs::remove_dir(&aside).unwrap();
 }
 
 /// Runs a program to its good end.
@@ -56,10 +71,16 @@ impl LoopDisk {
         fs::File::create(&image).and_then(|file| file.set_len(32 << 20)).unwrap();
         let (image, shown) = (image.to_str().unwrap(), point.to_str().unwrap());
         run("mkfs.ext4", &["-q", "-F", image])?;
-        run("mount", &["-o", "loop", image, shown])?;
-        let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
-        let line = mounts.lines().find(|line| line.split(' ').nth(1) == Some(shown)).unwrap();
-        let device = line.split(' ').next().unwrap().trim_start_matches("/dev/").to_owned();
+        // A number of its own: the kernel's log of the last minutes still has the errors of others that had the same.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let device = format!("loop{}", 64 + (std::process::id() * 4 + count) % 960);
+        let path = format!("/dev/{device}");
+        run("losetup", &[&path, image])?;
+        let mounted = run("mount", &[&path, shown]);
+        // Gone with the mount.
+        run("losetup", &["-d", &path])?;
+        mounted?;
         Ok(Self { point: point.to_owned(), device })
     }
 

@@ -235,6 +235,9 @@ impl Condition {
             if self.settled != Health::Ok && verdict.enter == Health::Ok {
                 return self.turn(Health::Ok, verdict.why, now);
             }
+            if self.state == Health::Unknown {
+                self.why = format!("{}: not for long enough to tell", verdict.why);
+            }
             return self.calm(now);
         }
         if hold >= self.settled {

@@ -130,10 +130,10 @@ fn defaults(kind: CheckKind, target: Target) -> Rule {
         K::NicLink => rule(10, None, None, (1, 1, 2)),
         K::NicSpeed => rule(600, None, None, (1, 1, 1)),
         // Of at least 1,000 packets in two minutes; the floor stands because one lost packet is no news.
-        K::NicErrors => rule(10, Some((11, 5)), None, (3, 3, 5)),
+        K::NicErrors => rule(10, Some((10, 5)), None, (3, 3, 5)),
         // Of at least 10,000 packets in ten minutes; unknown protocols are counted as drops, so never worse than degraded.
         K::NicDrops if target.wireless => rule(10, Some((100, 50)), None, (3, 3, 5)),
-        K::NicDrops => rule(10, Some((21, 10)), None, (3, 3, 5)),
+        K::NicDrops => rule(10, Some((20, 10)), None, (3, 3, 5)),
         // A slave may be exchanged within five minutes.
         K::Bond => rule(10, None, None, (30, 1, 3)),
         // The count of lost answers is the confirmation.
@@ -143,17 +143,17 @@ fn defaults(kind: CheckKind, target: Target) -> Rule {
         K::Fan | K::Power => rule(30, None, None, (3, 3, 3)),
         K::Throttling => rule(30, Some((1, 0)), None, (1, 1, 1)),
         // Corrected errors of a day: those of a good module are rare, but not none.
-        K::Ecc => rule(30, Some((51, 25)), None, (1, 1, 1)),
+        K::Ecc => rule(30, Some((50, 25)), None, (1, 1, 1)),
         K::MemoryPoison => rule(5, Some((1, 0)), None, (1, 1, 3)),
         // Corrected ones of an hour.
-        K::MachineCheck => rule(5, Some((11, 5)), None, (1, 1, 1)),
-        K::Pcie => rule(30, Some((101, 50)), None, (1, 1, 1)),
-        K::PressureMemory => rule(5, Some((101, 50)), Some((401, 200)), (3, 3, 5)),
+        K::MachineCheck => rule(5, Some((10, 5)), None, (1, 1, 1)),
+        K::Pcie => rule(30, Some((100, 50)), None, (1, 1, 1)),
+        K::PressureMemory => rule(5, Some((100, 50)), Some((400, 200)), (3, 3, 5)),
         // A busy host is not a broken one: for ten minutes.
         K::PressureCpu => rule(5, Some((900, 700)), None, (120, 120, 5)),
-        K::PressureIo => rule(5, Some((401, 250)), None, (120, 120, 5)),
-        K::Memory => rule(5, Some((901, 850)), Some((961, 940)), (3, 3, 5)),
-        K::Swap => rule(5, Some((901, 800)), None, (3, 3, 5)),
+        K::PressureIo => rule(5, Some((400, 250)), None, (120, 120, 5)),
+        K::Memory => rule(5, Some((900, 850)), Some((960, 940)), (3, 3, 5)),
+        K::Swap => rule(5, Some((900, 800)), None, (3, 3, 5)),
         // For a minute.
         K::BlockedTasks => rule(5, Some((3, 1)), None, (12, 12, 3)),
         K::Files => rule(5, Some((700, 650)), Some((900, 850)), (3, 2, 5)),

@@ -181,6 +181,6 @@ fn the_operators_word_goes_first_key_by_key() {
     assert_eq!(name, "mem");
     assert_eq!((rule.fall, rule.fall_failing, rule.rise), (2, 2, 5));
     assert_eq!(rule.degraded.map(|band| band.enter), Some(500));
-    assert_eq!(rule.failing.map(|band| band.enter), Some(961));
+    assert_eq!(rule.failing.map(|band| band.enter), Some(960));
     assert!(rule.own_degraded && !rule.own_failing);
 }

@@ -9,6 +9,7 @@ use crate::engine::host::Health;
 use crate::engine::host::kind::Unit;
 use crate::engine::host::plan;
 use crate::engine::host::view::CheckView;
+use crate::engine::types::Time;
 
 /// `GET /v1/checks`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,9 +33,9 @@ pub struct Check {
     pub unit: Word,
     pub degraded: Option<Band>,
     pub failing: Option<Band>,
-    /// How long it has been in this state, and when that began.
-    pub since_ms: u64,
-    pub since_at: String,
+    /// How long it has been in this state, and when that began; null before the first answer.
+    pub since_ms: Option<u64>,
+    pub since_at: Option<String>,
     pub every_ms: u64,
     /// Until the next reading; null where none is expected.
     pub next_ms: Option<u64>,
@@ -81,6 +82,7 @@ pub fn checks(views: &[CheckView], stamp: &Stamp) -> Checks {
 fn check(view: &CheckView, stamp: &Stamp) -> Check {
     let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let band = |band: plan::Band| Band { enter: natural(view.unit, band.enter), leave: natural(view.unit, band.leave) };
+    let begun = view.since_wall != Time(0);
     Check {
         name: view.name.clone(),
         kind: view.kind.word().into(),
@@ -90,8 +92,8 @@ fn check(view: &CheckView, stamp: &Stamp) -> Check {
         unit: view.unit.word().into(),
         degraded: view.degraded.map(band),
         failing: view.failing.map(band),
-        since_ms: ms(stamp.now.mono.since(view.since)),
-        since_at: rfc3339_ns(view.since_wall.0),
+        since_ms: begun.then(|| ms(stamp.now.mono.since(view.since))),
+        since_at: begun.then(|| rfc3339_ns(view.since_wall.0)),
         every_ms: ms(view.every),
         next_ms: view.next.filter(|_| view.state != Health::Absent).map(|at| ms(at.since(stamp.now.mono))),
         flapping: view.flapping,

@@ -7,17 +7,17 @@
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
 use std::num::NonZeroUsize;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
 
-use super::mount;
+use super::mount_point;
 use crate::engine::host::sample::CanaryStat;
 use crate::sys::scratch::Scratch;
-use crate::sys::{clock, direct, host};
+use crate::sys::{clock, direct, host, statfs};
 
 /// In the root directory of the file system.
 pub const CANARY: &str = ".mainstay-canary";
@@ -36,9 +36,9 @@ enum Failure {
 /// Writes and reads; waits for the disk for as long as it takes.
 #[must_use]
 pub fn read_canary(root: &Path, point: &str) -> CanaryStat {
-    let path = mount::path(root, point).join(CANARY);
-    let mounted = mount::must_be_mounted(root, point).map_err(Failure::Absent);
-    let read = mounted.and_then(|()| exercise(&path).map_err(|error| meaning(&error, root, point, &path)));
+    let path = mount_point::path(root, point).join(CANARY);
+    let fits = may_have_one(root, point).map_err(Failure::Absent);
+    let read = fits.and_then(|()| exercise(&path).map_err(|error| meaning(&error, root, point, &path)));
     let mut stat = CanaryStat { mount: point.to_owned(), ..CanaryStat::default() };
     match read.and_then(|done| done) {
         Ok(took) => stat.took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
@@ -48,6 +48,15 @@ pub fn read_canary(root: &Path, point: &str) -> CanaryStat {
     stat
 }
 
+fn may_have_one(root: &Path, point: &str) -> Result<(), String> {
+    mount_point::must_be_mounted(root, point)?;
+    match statfs::is_fat(&mount_point::path(root, point)) {
+        Ok(true) => Err("it is FAT, which a write that is cut off may damage: nothing is written there".to_owned()),
+        // What is wrong is told by the canary itself.
+        Ok(false) | Err(_) => Ok(()),
+    }
+}
+
 /// How long the slower half took.
 fn exercise(path: &Path) -> io::Result<Result<Duration, Failure>> {
     let file = match open(path, 0) {
@@ -55,7 +64,7 @@ fn exercise(path: &Path) -> io::Result<Result<Duration, Failure>> {
         opened => opened?,
     };
     let found = file.metadata()?;
-    if let Some(why) = is_not_ours(&found) {
+    if let Some(why) = is_not_ours(&found, path) {
         return Ok(Err(Failure::Absent(format!("{} {why}: remove it", path.display()))));
     }
     let mut block = Scratch::new(BLOCK_BYTES)?;
@@ -81,15 +90,15 @@ fn open(path: &Path, flags: i32) -> io::Result<File> {
     options.read(true).write(true).mode(0o600).custom_flags(flags).open(path)
 }
 
-fn is_not_ours(found: &Metadata) -> Option<String> {
+/// A file system without owners gives all files the one of its root directory, who may do there as he likes anyway.
+fn is_not_ours(found: &Metadata, path: &Path) -> Option<String> {
+    let is_of_directory = || path.parent().and_then(|at| at.metadata().ok()).is_some_and(|at| at.uid() == found.uid());
     if !found.is_file() {
         Some("is no regular file".to_owned())
-    } else if found.uid() != host::uid() {
-        Some(format!("belongs to user {}", found.uid()))
     } else if found.nlink() != 1 {
         Some("has another name as well".to_owned())
-    } else if found.permissions().mode() & 0o077 != 0 {
-        Some("is open to others".to_owned())
+    } else if found.uid() != host::uid() && !is_of_directory() {
+        Some(format!("belongs to user {}", found.uid()))
     } else {
         None
     }
@@ -112,11 +121,11 @@ fn meaning(error: &io::Error, root: &Path, point: &str, path: &Path) -> Failure 
     // A file that is shorter than it says.
     let errno = error.raw_os_error().unwrap_or(libc::EIO);
     let absent = match Errno::from_raw(errno) {
-        Errno::EROFS if mount::is_read_only_on_purpose(root, point) => "mounted read-only".to_owned(),
+        Errno::EROFS if mount_point::is_read_only_on_purpose(root, point) => "mounted read-only".to_owned(),
         Errno::ENOSPC => "no room is left to write".to_owned(),
         Errno::EDQUOT => "no quota is left to write".to_owned(),
         Errno::EACCES | Errno::EPERM => format!(
-            "no permission to write {}: run the agent as root, or disable the check filesystem here",
+            "no permission to write {}: run the agent as root, or disable the checks filesystem and disk_hung here",
             path.display()
         ),
         Errno::ELOOP => format!("{} is a symbolic link: remove it", path.display()),
@@ -130,10 +139,10 @@ fn meaning(error: &io::Error, root: &Path, point: &str, path: &Path) -> Failure 
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-    use crate::sys::testing::TempDir;
+    use crate::sys::testing::{TempDir, root_or_skip};
 
     fn absent(root: &TempDir) -> String {
         let stat = read_canary(root.path(), "/");
@@ -178,9 +187,13 @@ mod tests {
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
         assert!(absent(&root).contains("is no regular file"));
         fs::remove_file(&path).unwrap();
-        fs::write(&path, "x").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(absent(&root).contains("is open to others"));
+        if root_or_skip("giving a file away") {
+            fs::write(&path, "x").unwrap();
+            std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
+            assert!(absent(&root).contains("belongs to user 65534"));
+            std::os::unix::fs::chown(root.path(), Some(65_534), None).unwrap();
+            assert_eq!(read_canary(root.path(), "/").absent, None, "as on a file system without owners");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::libc;
 
-use super::{agent, mount};
+use super::{agent, mount_point};
 use crate::engine::host::sample::Sample;
 use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::fanotify::FilesystemErrors;
@@ -33,8 +33,8 @@ impl ErrorWatches {
 
     /// Makes sure that errors of what is mounted there now are told. The sentence is why they cannot be.
     pub(super) fn renew(&mut self, epoll: &Epoll, root: &Path, point: &str) -> Result<(), String> {
-        let path = mount::path(root, point);
-        let renewed = mount::must_be_mounted(root, point).and_then(|()| {
+        let path = mount_point::path(root, point);
+        let renewed = mount_point::must_be_mounted(root, point).and_then(|()| {
             match self.watches.iter().find(|watch| watch.mount == point) {
                 Some(watch) => watch.errors.mark(&path).map_err(|error| reason(&error)),
                 None => self.begin(epoll, &path, point),

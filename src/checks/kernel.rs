@@ -13,7 +13,7 @@ use crate::sys::kmsg::{From, Got, Kmsg, RECORD_BYTES_MAX};
 pub(super) const RECORDS_AT_ONCE: usize = 200;
 /// What a line's text is cut to.
 const TEXT_BYTES_MAX: usize = 200;
-/// What was said so long before the role's first start is still of interest.
+/// What was said so long before somebody asks is still of interest.
 const LOOK_BACK_US: u64 = 5 * 60 * 1_000_000;
 /// Lines about one machine check or oops are one: it is told in several.
 const SAME_EVENT_US: u64 = 100_000;
@@ -73,12 +73,15 @@ pub(super) enum Begin {
 impl KernelReader {
     /// The sentence says why this host cannot tell.
     pub(super) fn new(root: &Path, path: &Path, begin: Begin) -> Result<Self, String> {
-        let (from, position, from_us) = match begin {
-            Begin::LookBack => {
-                (From::Oldest, Position::default(), (clock::mono_ns() / 1000).saturating_sub(LOOK_BACK_US))
-            }
-            Begin::At(position) if position.next.is_some() => (From::Oldest, position, 0),
-            Begin::At(_) | Begin::Now => (From::Now, Position::default(), 0),
+        let (from, position) = match begin {
+            Begin::LookBack => (From::Oldest, Position::default()),
+            Begin::At(position) if position.next.is_some() => (From::Oldest, position),
+            Begin::At(_) | Begin::Now => (From::Now, Position::default()),
+        };
+        // Also where it was left: nobody may have asked for hours.
+        let from_us = match from {
+            From::Oldest => (clock::mono_ns() / 1000).saturating_sub(LOOK_BACK_US),
+            From::Now => 0,
         };
         let log = Kmsg::open(path, from).map_err(|error| why(path, &error))?;
         Ok(Self {
@@ -345,7 +348,7 @@ mod tests {
     #[test]
     fn log_that_ends_says_so() {
         let root = root(&[]);
-        put(root.path(), "log", "2,1,1,-;Oops: x\n");
+        put(root.path(), "log", format!("2,1,{},-;Oops: x\n", clock::mono_ns() / 1000));
         let mut reader =
             KernelReader::new(root.path(), &root.path().join("log"), Begin::At(Position { next: Some(0) })).unwrap();
         assert!(matches!(reader.read(), Turn::Ended(lines) if lines.len() == 2), "one is lost and one is told");

@@ -36,7 +36,7 @@ mod kernel;
 mod kernel_rules;
 mod link_events;
 mod link_modes;
-mod mount;
+mod mount_point;
 mod mounts;
 mod nics;
 mod once;

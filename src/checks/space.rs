@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::mount;
+use super::mount_point;
 use crate::engine::host::sample::SpaceStat;
 use crate::sys::statfs;
 
@@ -10,8 +10,9 @@ use crate::sys::statfs;
 /// would tell of the file system below.
 #[must_use]
 pub fn read_space(root: &Path, point: &str) -> SpaceStat {
-    let path = mount::path(root, point);
-    let asked = mount::must_be_mounted(root, point).and_then(|()| statfs::space(&path).map_err(|e| e.to_string()));
+    let path = mount_point::path(root, point);
+    let asked =
+        mount_point::must_be_mounted(root, point).and_then(|()| statfs::space(&path).map_err(|e| e.to_string()));
     let mut stat = SpaceStat { mount: point.to_owned(), ..SpaceStat::default() };
     match asked {
         Ok(space) => {

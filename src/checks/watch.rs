@@ -297,11 +297,11 @@ impl Active {
         if self.paused == behind {
             return;
         }
-        let interest = if behind { Interest::NONE } else { Interest::READ };
         for entry in &self.entries {
             if let Reader::Kernel(reader) = &entry.reader {
-                // A log that cannot be paused is read; its lines are few.
-                let _ = epoll.modify(reader.log().as_fd(), keys::KERNEL, interest);
+                let log = reader.log().as_fd();
+                // A log that cannot be paused is read all the same; its lines are few. Taken out, as an overrun is told otherwise too.
+                let _ = if behind { epoll.remove(log) } else { epoll.add(log, keys::KERNEL, Interest::READ) };
             }
         }
         self.paused = behind;

@@ -77,8 +77,8 @@ fn row(check: &Check) -> Vec<String> {
         check.state.to_string(),
         check.value.map_or_else(dash, |value| amount(&check.unit, value)),
         threshold(check),
-        age(check.since_ms),
-        check.next_ms.map_or_else(dash, age),
+        check.since_ms.map_or_else(dash, age),
+        check.next_ms.map_or_else(dash, |ms| if ms == 0 { "due".to_owned() } else { age(ms) }),
         format!("{flapping}{}", check.why.as_deref().unwrap_or_default()),
     ]
 }
@@ -141,7 +141,9 @@ pub(super) fn story(check: &Check, events: &[String], look: &Look) -> String {
             out.push_str(&format!("  {word:10}from {enter} on, until {leave}\n"));
         }
     }
-    out.push_str(&format!("  {:10}{} (for {})\n", "since", check.since_at, human_ms(check.since_ms)));
+    if let (Some(at), Some(ms)) = (&check.since_at, check.since_ms) {
+        out.push_str(&format!("  {:10}{at} (for {})\n", "since", human_ms(ms)));
+    }
     if let Some(next) = check.next_ms {
         out.push_str(&format!("  {:10}in {}, every {}\n", "next", human_ms(next), human_ms(check.every_ms)));
     }

@@ -98,7 +98,7 @@ fn in_front(balancers: &[Balancer]) -> String {
 
 /// What is wrong has lines of its own.
 fn of_host(checks: &[Check]) -> String {
-    match checks.iter().filter(|check| check.is_well() && check.state != "absent").count() {
+    match checks.iter().filter(|check| check.state == "ok").count() {
         _ if checks.iter().any(|check| !check.is_well()) => String::new(),
         0 => String::new(),
         count => format!("; {count} checks well"),

@@ -145,6 +145,7 @@ impl Engine {
             None => self.disarm(id, Timer::State),
         }
         self.arm_period(id);
+        self.note_state(id, to);
         self.touched.insert(id.service);
         self.refresh(id);
     }

@@ -49,6 +49,7 @@ impl Engine {
             self.refresh_summary(service);
         }
         self.resume_ties();
+        self.quiet_at_begin();
         if knew && self.host.devices_known {
             self.devices_changed();
         }

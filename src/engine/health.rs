@@ -290,7 +290,9 @@ impl Engine {
             // The deadlines of readings are moved where they are kept.
             TimerKey::Replica(_, Timer::Forget | Timer::Drain | Timer::Period)
             | TimerKey::Shutdown
-            | TimerKey::Host => false,
+            | TimerKey::Host
+            | TimerKey::Alerts
+            | TimerKey::Pet => false,
         }
     }
 }

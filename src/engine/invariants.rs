@@ -37,6 +37,8 @@ impl Engine {
                 TimerKey::Loss(id) => assert!(self.services.contains_key(&id), "{key:?}: of a service that is gone"),
                 TimerKey::Request(request) => assert!(self.requests.contains_key(&request), "{key:?}: of no request"),
                 TimerKey::Shutdown => assert!(self.shutdown.is_some(), "no shutdown has a deadline"),
+                TimerKey::Alerts => assert!(!self.plan.alerts.is_empty(), "a deadline of no alert"),
+                TimerKey::Pet => assert!(self.plan.agent.watchdog.is_some(), "a pet of no watchdog"),
                 TimerKey::Host => assert!(self.host.deadline().is_some(), "no reading has a deadline"),
             }
         }

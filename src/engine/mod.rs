@@ -181,6 +181,8 @@ impl Engine {
         self.run_to_rest();
         self.rebalance();
         self.check_shutdown();
+        self.review_alerts();
+        self.tend_watchdog();
         self.persist();
         #[cfg(debug_assertions)]
         self.check_sometimes();
@@ -326,7 +328,11 @@ impl Engine {
         loop {
             rounds_left = rounds_left.saturating_sub(1);
             debug_assert!(rounds_left > 0, "a step does not come to rest");
-            if let Some(id) = self.dirty.pop_first() {
+            // INVARIANT: before any deadline, so that nobody is blamed for what a failing disk explains.
+            if !self.host.changed.is_empty() {
+                let changes = std::mem::take(&mut self.host.changed);
+                self.checks_changed(&changes);
+            } else if let Some(id) = self.dirty.pop_first() {
                 self.settle(id);
             } else if let Some(key) = self.timers.pop_due(self.now.mono) {
                 self.fire(key);
@@ -335,9 +341,6 @@ impl Engine {
             } else if let Some(service) = self.touched.pop_first() {
                 self.advance_rolling(service);
                 self.review_requests(service);
-            } else if !self.host.changed.is_empty() {
-                let changes = std::mem::take(&mut self.host.changed);
-                self.checks_changed(&changes);
             } else {
                 break;
             }
@@ -350,6 +353,8 @@ impl Engine {
             TimerKey::Loss(service) => self.service_late(service),
             TimerKey::Request(request) => self.decision_late(request),
             TimerKey::Shutdown => self.shutdown_deadline(),
+            TimerKey::Alerts => self.alert_timer(),
+            TimerKey::Pet => self.pet_timer(),
             TimerKey::Host => self.host_deadline(),
         }
     }

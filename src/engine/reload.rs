@@ -32,7 +32,9 @@ impl Engine {
         let noted = told.iter().filter(|change| change.effect != Effect::Unchanged).cloned().collect();
         self.agent_note(Level::Info, NoteKind::Reloaded { changes: noted, caller });
         self.change_plan(plan);
-        self.review_ties();
+        let lanes = std::mem::take(&mut self.host.alerts.lanes);
+        self.alerts_changed(lanes);
+        self.watchdog_changed();
         if let Some(request) = request {
             self.out.push(Action::Answer { request, outcome: Outcome::Reloaded { changes: told } });
         }
@@ -44,6 +46,7 @@ impl Engine {
         self.install(plan);
         self.host_replanned();
         self.admit_new();
+        self.review_ties();
         for change in &changes {
             let Some(id) = self.service_id(&change.service) else {
                 continue;

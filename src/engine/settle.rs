@@ -59,6 +59,7 @@ impl Engine {
             self.boot_timers.cancel(TimerKey::Replica(id, timer));
         }
         self.unsaved.remove(&id);
+        self.forget_state(id);
         let service = self.service_mut(id.service);
         if let Some(replica) = service.replicas.remove(id.index) {
             service.last_runs.insert(id.index, replica.memory.run);

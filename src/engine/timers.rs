@@ -14,6 +14,10 @@ pub(super) enum TimerKey {
     /// A decision of this request should be on disk by now.
     Request(RequestId),
     Shutdown,
+    /// A reminder, the end of a window, a command that takes too long.
+    Alerts,
+    /// Of the hardware watchdog.
+    Pet,
     /// A reading of the host is overdue.
     Host,
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::statfs::{FsType, MSDOS_SUPER_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 
 /// What statvfs(3) says, in bytes.
@@ -34,6 +35,14 @@ pub fn space(path: &Path) -> io::Result<Space> {
         inodes: found.files(),
         inodes_available: found.files_available(),
     })
+}
+
+/// FAT or exFAT: boot partitions and memory cards, without a journal.
+pub fn is_fat(path: &Path) -> io::Result<bool> {
+    /// EXFAT_SUPER_MAGIC of linux/magic.h, unknown to the library.
+    const EXFAT_SUPER_MAGIC: u64 = 0x2011_bab0;
+    let kind = statfs(path)?.filesystem_type();
+    Ok(kind == MSDOS_SUPER_MAGIC || kind == FsType(EXFAT_SUPER_MAGIC as _))
 }
 
 /// Writes back what is in memory of the file system that the directory lies on, after a remount of it that is under way.

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,6 +16,9 @@ use mainstay::sys::packet::{PacketSocket, Received};
 
 /// Longer than anything here takes, shorter than anybody waits.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A user without rights; the number of `nobody` on Debian.
+const NOBODY: u32 = 65_534;
 
 /// A run directory, removed at the end of the test.
 pub(crate) struct Place(PathBuf);
@@ -41,7 +46,18 @@ pub(crate) struct Helper {
 
 impl Helper {
     pub(crate) fn start(place: &Place, slot: u8) -> Self {
-        let mut process = Self::command(place, slot).spawn().unwrap();
+        Self::started(place, slot, &mut Self::command(place, slot))
+    }
+
+    pub(crate) fn start_as_nobody(place: &Place, slot: u8) -> Self {
+        for path in [place.0.clone(), place.0.join("roles")] {
+            chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        Self::started(place, slot, Self::command(place, slot).uid(NOBODY).gid(NOBODY))
+    }
+
+    fn started(place: &Place, slot: u8, command: &mut Command) -> Self {
+        let mut process = command.spawn().unwrap();
         let mut ready = [0; 1];
         process.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
         assert_eq!(&ready, b"\n");
@@ -108,6 +124,14 @@ impl Helper {
                 return;
             }
             assert!(Instant::now() < limit, "the latest one is {sample:?}");
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn missing(&mut self) -> String {
+        match self.hear() {
+            FromChecks::Missing { missing } => missing.why,
+            other => panic!("expected something missing, not {other:?}"),
         }
     }
 

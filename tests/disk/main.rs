@@ -1,7 +1,11 @@
 //! Stories of the roles that may block, with the real binary and the real kernel: file systems in loop devices, and a mount that
 //! never answers. All of it happens in a mount namespace of the test's own, so that nothing is left behind. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "these are tests: a panic is a failure")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "these are tests: a panic is a failure, and a skip is said aloud"
+)]
 
 mod fuse;
 mod helper;
@@ -104,6 +108,19 @@ fn full_file_system_has_no_canary_and_no_fault() {
 }
 
 #[test]
+fn boot_partition_is_measured_and_not_written() {
+    let Some(image) = own_mounts().and_then(|()| Image::of("mkfs.vfat", &[], "defaults")) else { return };
+    let place = Place::new();
+    let mut helper = Helper::start(&place, 0);
+    helper.watch(&[canary(&image.point()), space(&image.point())], ONCE_MS);
+    let Sample::Canary(stat) = helper.sample() else { panic!("no canary") };
+    assert!(stat.absent.is_some_and(|absent| absent.contains("FAT")));
+    let Sample::Space(room) = helper.sample() else { panic!("no space") };
+    assert_eq!((room.error, room.inodes), (None, 0));
+    assert_eq!(fs::read_dir(image.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn error_of_a_file_system_is_told_at_once_and_the_canary_sees_that_it_gave_up() {
     let Some(image) = own_mounts().and_then(|()| Image::mounted("errors=remount-ro")) else { return };
     let place = Place::new();
@@ -160,6 +177,22 @@ fn helper_of_a_mount_that_never_answers_hangs_alone() {
     let mut again = Helper::start(&place, 0);
     again.watch(&[space("/")], OFTEN_MS);
     assert!(matches!(again.sample(), Sample::Space(stat) if stat.error.is_none()));
+}
+
+#[test]
+fn helper_without_rights_says_what_it_cannot_do_and_does_the_rest() {
+    let Some(image) = own_mounts().and_then(|()| Image::mounted("defaults")) else { return };
+    let place = Place::new();
+    let mut helper = Helper::start_as_nobody(&place, 0);
+    let point = image.point();
+    let errors = Source::FilesystemErrors { mount: point.clone() };
+    helper.watch(&[errors, canary(&point), space(&point)], ONCE_MS);
+    assert!(helper.missing().contains("run the agent as root"));
+    let Sample::Canary(stat) = helper.sample() else { panic!("no canary") };
+    let absent = stat.absent.unwrap();
+    assert!(absent.starts_with("no permission to write") && absent.contains("disable the checks"), "{absent}");
+    let Sample::Space(room) = helper.sample() else { panic!("no space") };
+    assert_eq!(room.error, None);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A mount namespace for one test, and an ext4 file system in a loop device.
+//! A mount namespace for one test, and a file system in a loop device.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,19 +30,25 @@ pub(crate) fn fresh_directory() -> PathBuf {
     directory
 }
 
-/// An ext4 file system of its own; the loop device goes with its mount.
+/// A file system of its own; the loop device goes with its mount.
 pub(crate) struct Image {
     directory: PathBuf,
 }
 
 impl Image {
-    /// `None`: the test was skipped.
+    /// ext4. `None`: the test was skipped.
     pub(crate) fn mounted(options: &str) -> Option<Self> {
+        Self::of("mkfs.ext4", &["-q", "-F"], options)
+    }
+
+    /// Of another type. `None`: the test was skipped.
+    pub(crate) fn of(maker: &str, arguments: &[&str], options: &str) -> Option<Self> {
         let image = Self { directory: fresh_directory() };
         fs::File::create(image.file()).unwrap().set_len(IMAGE_BYTES).unwrap();
         fs::create_dir(image.path()).unwrap();
-        if let Err(why) = run("mkfs.ext4", &["-q", "-F", &image.file().to_string_lossy()]) {
-            eprintln!("skipped: no ext4 can be made: {why}");
+        let file = image.file();
+        if let Err(why) = run(maker, &[arguments, &[&*file.to_string_lossy()]].concat()) {
+            eprintln!("skipped: no file system can be made: {why}");
             return None;
         }
         if let Err(why) = image.try_mount(options) {

@@ -71,7 +71,7 @@ impl Fault {
         use CheckKind as K;
         match self {
             Self::DiskFull => (K::DiskSpace, "/", Health::Failing, 150),
-            Self::DiskFillsUp => (K::DiskFill, "/srv", Health::Failing, 2_300),
+            Self::DiskFillsUp => (K::DiskFill, "/srv", Health::Failing, 9_000),
             Self::ExtError => (K::Filesystem, "/", Health::Failing, 30),
             Self::CanaryFails => (K::Filesystem, "/srv", Health::Failing, 80),
             Self::CommandsLost => (K::DiskHung, "sda", Health::Failing, 60),
@@ -206,9 +206,9 @@ impl Noise {
                 continue;
             }
             // Even a disk in a burst may stand still for a second or two.
-            let still = burst && self.dice.below(10) == 0;
-            let requests =
-                if still || self.dice.below(3) == 0 { 0 } else { self.dice.below(if burst { 4_000 } else { 60 }) };
+            let still = burst && second % 5 < 2;
+            let idle = !burst && self.dice.below(3) == 0;
+            let requests = if still || idle { 0 } else { 1 + self.dice.below(if burst { 4_000 } else { 60 }) };
             let each = if slow && sda {
                 600
             } else if sda {
@@ -310,6 +310,7 @@ impl Noise {
                 let mode = |nic: &String| LinkMode { nic: nic.clone(), speed: Some(1_000), full_duplex: Some(true) };
                 Sample::LinkModes(nics.iter().map(mode).collect())
             }
+            Source::Smart { disk, .. } if self.has(Fault::HelperHangs) && disk == "sda" => return None,
             Source::Space { mount } if self.has(Fault::HelperHangs) && mount == "/srv" => return None,
             Source::Canary { mount } if self.has(Fault::HelperHangs) && mount == "/srv" => return None,
             Source::Space { mount } => Sample::Space(self.space(mount)),
@@ -390,7 +391,7 @@ impl Noise {
             used = size * 98 / 100;
         }
         if self.has(Fault::DiskFillsUp) && mount == "/srv" {
-            used = size * 82 / 100 + self.since_fault * (GIB / 64);
+            used = size * 82 / 100 + self.since_fault * (GIB / 200);
         }
         let left = size - used;
         SpaceStat {

@@ -2,7 +2,8 @@
 //!
 //! Each seed has a chaotic phase, in which only safety is asked for (the engine's own invariants after every step, and the rules that the
 //! world watches: one tree a replica, no spawn beside a populated tree, every exit counted once, dependents down first, one answer a
-//! request, no offer of a replica that is not up, none signalled before it left its balancers), and (but for every third seed) a calm one: faults stop, and within bounded time everything wanted is up and offered, and every request
+//! request, no offer of a replica that is not up, none signalled before it left its balancers; while a disk or NIC fails under a service
+//! no blame, no start, no offer; no freeze that nobody would know of; no alert beyond the cap), and (but for every third seed) a calm one: faults stop, and within bounded time everything wanted is up and offered, and every request
 //! answered. Then a shutdown.
 //!
 //! `MAINSTAY_SIM_SEEDS=N` runs N seeds, `MAINSTAY_SIM_SEED=n` only that one, with everything that happens printed.
@@ -10,6 +11,7 @@
 #![expect(clippy::print_stdout, reason = "a single seed is run to be read")]
 
 mod dice;
+mod hardware;
 mod host;
 mod host_noise;
 mod plans;
@@ -72,7 +74,9 @@ impl Sim {
         let engine = Engine::new(plan.clone(), seed, world.now);
         let mut sim = Self { world, engine, twin: None, plan, waiting: BTreeMap::new(), next_request: 1, print };
         sim.world.proxy.born();
+        sim.world.begin_readings();
         sim.step(Event::Begin { found: Vec::new(), decisions: Vec::new(), host: None });
+        sim.world.tell_devices();
         sim
     }
 
@@ -131,7 +135,14 @@ impl Sim {
         // A new agent names every balancer that it knows; the proxy lets go of the others.
         let known = |name: &String| self.plan.balancers.iter().any(|plan| plan.has_table() && plan.name == *name);
         self.world.proxy.tables.retain(|name, _| known(name));
-        self.step(Event::Begin { found, decisions, host: None });
+        let forgets = self.world.dice.percent(10);
+        if forgets {
+            self.world.hardware.memory = None;
+            self.world.hardware.forget_alerts();
+        }
+        let host = self.world.hardware.memory.clone().map(Box::new);
+        self.step(Event::Begin { found, decisions, host });
+        self.world.tell_devices();
     }
 
     /// Goes on to the next thing that happens, at most to `limit`.
@@ -189,6 +200,12 @@ impl Sim {
                 self.world.now.wall = Time(1_600_000_000_000_000_000 + by * 1_000);
             }
             17 => self.step(Event::Tick),
+            23..27 => self.world.hardware.turn(&mut self.world.dice),
+            27 => {
+                let plugged = self.world.hardware.plugged.entry("vdb").or_default();
+                *plugged = !*plugged;
+                self.world.tell_devices();
+            }
             19 => self.world.kill_proxy(),
             20..23 => {
                 if let Some(event) = self.world.proxy.ejects(&mut self.world.dice) {
@@ -208,6 +225,7 @@ impl Sim {
         self.next_request += 1;
         self.waiting.insert(request, "reload".to_owned());
         self.plan = plan.clone();
+        self.world.hardware.forget_alerts();
         let preview = self.engine.preview(&plan);
         assert_eq!(preview.iter().filter(|change| change.service.is_empty()).count(), 0);
         self.step(Event::Reload { request: Some(request), caller: Caller::Agent, plan: Box::new(plan) });
@@ -254,6 +272,7 @@ impl Sim {
     fn calm(&mut self) {
         log(self.print, || "   ==== calm".to_owned());
         self.world.calm_down();
+        self.world.tell_devices();
         self.deliver();
         for name in self.pending_restarts() {
             self.ask(Verb::RestartAtOnce, Target { service: name, replica: None, wait: Wait::Decision });
@@ -271,7 +290,12 @@ impl Sim {
         assert!(self.waiting.is_empty(), "never answered: {:?}", self.waiting);
         self.world.proxy.check_everybody_is_offered(&self.engine, &self.plan, self.world.now);
         let views = self.engine.services(self.world.now);
-        assert_eq!(views.len(), self.plan.services.len(), "what left the configuration is still there");
+        let helpers = views.iter().filter(|view| view.plan.name.starts_with("@disk.")).count();
+        assert_eq!(helpers, 2, "one for each disk");
+        assert_eq!(views.len(), self.plan.services.len() + helpers, "what left the configuration is still there");
+        let frozen = self.world.trees.values().find(|tree| tree.frozen);
+        assert!(frozen.is_none(), "left frozen: {frozen:?}");
+        self.check_watchdog();
         for view in views {
             let runs_again = matches!(view.plan.kind, Kind::Every(_));
             for replica in &view.replicas {
@@ -288,6 +312,14 @@ impl Sim {
                 let state = replica.state;
                 assert!(up, "{}/{} is {state} for good: {:?}", view.plan.name, replica.id.index, replica.why);
             }
+        }
+    }
+
+    fn check_watchdog(&self) {
+        if let Some(plan) = &self.plan.agent.watchdog {
+            let petted = self.world.hardware.petted.expect("it was petted");
+            let ago = self.world.now.mono.since(petted);
+            assert!(ago <= plan.timeout / 2, "not petted for {ago:?}");
         }
     }
 

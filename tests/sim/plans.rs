@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use mainstay::engine::balance::plan::{Address, BalancerPlan, Delivery, Destination, Rules};
+use mainstay::engine::host::kind::CheckKind;
+use mainstay::engine::host::plan::{AlertOn, AlertPlan, CheckPlan, OnDiskFailing};
 use mainstay::engine::plan::{
-    Alive, Budget, BudgetSpent, Kind, Launch, Plan, Probe, Readiness, RestartPolicy, Role, ServicePlan,
+    Alive, Budget, BudgetSpent, Kind, Launch, Needs, Plan, Probe, Readiness, RestartPolicy, Role, ServicePlan,
+    WatchdogPlan,
 };
 
 use crate::dice::Dice;
@@ -32,9 +35,67 @@ pub(crate) fn random(dice: &mut Dice) -> Plan {
     role.backoff.max = Duration::from_secs(5);
     role.ready = Readiness::Notify;
     role.start_timeout = Duration::from_secs(5);
+    let mut helper = role.clone();
+    helper.launch = Launch::Role(Role::Disk(0));
+    plan.helper = Some(Box::new(helper));
     plan.services.insert(0, role);
     plan.balancers = balancers(dice, &plan.services[1..]);
+    plan.checks = [CheckKind::DiskHung, CheckKind::NicLink].map(check).to_vec();
+    plan.alerts = (0..dice.below(3)).map(|number| alert(dice, number)).collect();
+    let names: Vec<String> = plan.services[1..].iter().map(|service| service.name.clone()).collect();
+    plan.agent.watchdog = dice.percent(30).then(|| WatchdogPlan {
+        device: "/dev/watchdog".into(),
+        timeout: dice.ms(10_000, 60_000),
+        require: names.into_iter().take(1).collect(),
+    });
     plan
+}
+
+/// Read often enough that a disk that hangs is seen soon.
+fn check(kind: CheckKind) -> CheckPlan {
+    CheckPlan {
+        name: kind.word().to_owned(),
+        kind,
+        target: None,
+        enabled: true,
+        every: Some(Duration::from_secs(5)),
+        degraded: None,
+        failing: None,
+        fall: None,
+        rise: None,
+    }
+}
+
+fn alert(dice: &mut Dice, number: u64) -> AlertPlan {
+    let all = [AlertOn::Failing, AlertOn::Degraded, AlertOn::Recovered];
+    AlertPlan {
+        exec: vec![format!("/bin/alert{number}")],
+        user: None,
+        on: all.into_iter().filter(|_| dice.percent(70)).collect(),
+        at_most: u32::try_from(1 + dice.below(5)).expect("small"),
+        within: dice.ms(10_000, 3_600_000),
+        timeout: dice.ms(1_000, 30_000),
+        cwd: None,
+    }
+}
+
+fn needs(dice: &mut Dice) -> Needs {
+    let data = match dice.below(3) {
+        0 => Vec::new(),
+        1 => vec!["/var/data".into()],
+        _ => vec!["/srv/data".into()],
+    };
+    let nics = if dice.percent(30) { vec!["eth0".to_owned()] } else { Vec::new() };
+    let on_disk_failing = *dice.pick(&[
+        OnDiskFailing::Leave,
+        OnDiskFailing::Leave,
+        OnDiskFailing::Freeze,
+        OnDiskFailing::Freeze,
+        OnDiskFailing::Kill,
+        OnDiskFailing::Hold,
+        OnDiskFailing::Ignore,
+    ]);
+    Needs { data, nics, on_disk_failing }
 }
 
 /// Some lead to the same service, some to fixed addresses; after a reload the same name may lead elsewhere.
@@ -138,6 +199,7 @@ fn service(dice: &mut Dice, number: u64, earlier: &[String]) -> ServicePlan {
     plan.alive = alive(dice).map(Box::new);
     plan.watchdog = dice.percent(15).then(|| dice.ms(2_000, 10_000));
     plan.stop.timeout = dice.ms(0, 10_000);
+    plan.needs = dice.percent(60).then(|| Box::new(needs(dice)));
     plan
 }
 

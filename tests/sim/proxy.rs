@@ -192,10 +192,11 @@ fn check_offer(engine: &Engine, now: Now, table: &Table, backend: &Backend) {
     let last = replica.why.as_deref().unwrap_or("");
     let waits = replica.state == StateName::Stopping && last.ends_with("waiting for its dependents to stop first");
     let drains = replica.state == StateName::Stopping && last.contains("draining: waiting for connections to end");
+    let out = replica.drained || view.impaired.is_some();
     let is_so = match backend.standing {
-        Standing::Up => (replica.state == StateName::Ready || waits) && !replica.drained,
-        Standing::Degraded => (replica.state == StateName::Degraded || waits) && !replica.drained,
-        Standing::Draining => drains || replica.drained,
+        Standing::Up => (replica.state == StateName::Ready || waits) && !out,
+        Standing::Degraded => (replica.state == StateName::Degraded || waits) && !out,
+        Standing::Draining => drains || out,
         Standing::Out => !matches!(replica.state, StateName::Ready | StateName::Degraded),
         Standing::Fenced => false,
     };

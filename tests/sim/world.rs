@@ -10,11 +10,13 @@ use mainstay::engine::Engine;
 use mainstay::engine::action::{Action, Cleanness, Note, NoteKind, Whom};
 use mainstay::engine::balance::table::Table;
 use mainstay::engine::event::{Decision, Event, Found, FoundProcess, NotifyMessage, Remaining};
+use mainstay::engine::host::HostEvent;
 use mainstay::engine::memory::Memory;
 use mainstay::engine::plan::{Kind, Readiness, ServicePlan, Stop};
 use mainstay::engine::types::{Exit, Now, ReplicaId, RunId, SIGABRT, SIGKILL, StateName, Time};
 
 use crate::dice::Dice;
+use crate::hardware::{self, Hardware};
 use crate::proxy::{Proxy, Word};
 
 /// A replica by its name: ids are the engine's own and change with each agent.
@@ -39,6 +41,7 @@ pub(crate) struct Tree {
     announces: Option<Readiness>,
     answers: Answers,
     pings: Option<Duration>,
+    pub(crate) frozen: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +75,8 @@ enum Happening {
     /// Something on its way to the agent; lost when that dies.
     Tell(Event),
     ProxySays(Word),
+    /// The checks role reads.
+    Reading,
     ProxyIsBack,
 }
 
@@ -92,6 +97,7 @@ pub(crate) struct World {
     names: BTreeMap<ReplicaId, Key>,
     pub(crate) agent_lives: bool,
     pub(crate) proxy: Proxy,
+    pub(crate) hardware: Hardware,
     pub(crate) exited: Option<Cleanness>,
     pub(crate) shutting_down: bool,
 }
@@ -114,6 +120,7 @@ impl World {
             names: BTreeMap::new(),
             agent_lives: true,
             proxy: Proxy::default(),
+            hardware: Hardware::new(),
             exited: None,
             shutting_down: false,
         }
@@ -160,8 +167,38 @@ impl World {
                     self.later(Duration::from_millis(500), Happening::ProxyIsBack);
                 }
                 Happening::ProxyIsBack => self.proxy_begins(engine),
+                Happening::Reading => self.read_host(),
             }
         }
+    }
+
+    /// Reads the host from now on.
+    pub(crate) fn begin_readings(&mut self) {
+        self.later(hardware::READ_EVERY, Happening::Reading);
+    }
+
+    fn read_host(&mut self) {
+        let lost = self.chaos && self.dice.percent(5);
+        for event in self.hardware.readings().into_iter().filter(|_| !lost) {
+            self.tell(event);
+        }
+        self.begin_readings();
+    }
+
+    pub(crate) fn tell_devices(&mut self) {
+        let event = self.hardware.devices();
+        self.told.push(event);
+    }
+
+    /// A command that was given an alert ends, or is killed, or nobody hears of it.
+    fn alert(&mut self, alert: u64) {
+        let (result, after) = match self.dice.below(10) {
+            0 if self.chaos => return,
+            1 | 2 if self.chaos => (Err("exit code 1".to_owned()), self.dice.ms(0, 30_000)),
+            _ => (Ok(()), self.dice.ms(0, 2_000)),
+        };
+        let event = Event::Host(Box::new(HostEvent::AlertDone { alert, result }));
+        self.later(after, Happening::Tell(event));
     }
 
     /// A proxy that knows nothing is told everything.
@@ -217,6 +254,9 @@ impl World {
         let Some(tree) = self.trees.get_mut(&number) else {
             return;
         };
+        if tree.frozen && !matches!(exit, Exit::Signal { signal: SIGKILL, .. }) {
+            return self.later(Duration::from_millis(700), Happening::MainEnds(number, exit));
+        }
         tree.main = false;
         tree.exit = exit;
         self.tell_exit(engine, number, exit);
@@ -259,6 +299,9 @@ impl World {
         let Some(tree) = self.trees.get_mut(&number).filter(|tree| tree.main) else {
             return;
         };
+        if tree.frozen {
+            return self.later(Duration::from_millis(700), Happening::Ready(number));
+        }
         tree.ready = true;
         let announces = tree.announces.clone();
         let (key, run) = (tree.key.clone(), RunId(tree.run));
@@ -284,7 +327,8 @@ impl World {
             return;
         };
         if let (Some(pause), Some(replica)) = (pause, Self::id(engine, &key)) {
-            if !(self.chaos && self.dice.percent(5)) {
+            let silent = self.trees[&number].frozen || (self.chaos && self.dice.percent(5));
+            if !silent {
                 self.tell(Event::Notified { replica, run: RunId(run), message: NotifyMessage::Watchdog });
             }
             self.later(pause, Happening::Ping(number));
@@ -324,7 +368,7 @@ impl World {
             Action::Release { run, .. } => {
                 if let Some(number) = self.tree_of(&key, *run) {
                     let tree = self.trees.remove(&number).expect("just found");
-                    assert!(!tree.is_populated(), "released while populated: {tree:?}");
+                    assert!(!tree.is_populated() && !tree.frozen, "released while populated or frozen: {tree:?}");
                 }
                 if let Some(record) = self.records.get_mut(&key) {
                     record.identity = false;
@@ -343,7 +387,10 @@ impl World {
                 self.records.remove(&key);
             }
             Action::Decide { decision, content } => self.decide(engine, *decision, content),
-            Action::Note(note) => self.check_counted(engine, note),
+            Action::Note(note) => {
+                self.check_counted(engine, note);
+                hardware::check_note(engine, self.now, note);
+            }
             Action::Exit { clean } => {
                 assert_eq!(self.exited, None, "left twice");
                 self.exited = Some(*clean);
@@ -353,14 +400,22 @@ impl World {
                 let known = self.proxy.tables.remove(balancer).is_some();
                 assert!(known || !self.proxy.lives, "{balancer} leaves, of which nobody was told");
             }
-            Action::CancelProbe { .. }
-            | Action::Refresh { .. }
-            | Action::Answer { .. }
-            | Action::Watch { .. }
-            | Action::PersistHost { .. }
-            | Action::Alert { .. }
-            | Action::Freeze { .. }
-            | Action::Pet => {}
+            Action::CancelProbe { .. } | Action::Refresh { .. } | Action::Answer { .. } | Action::Watch { .. } => {}
+            Action::PersistHost { memory } => self.hardware.memory = Some((**memory).clone()),
+            Action::Alert { alert, plan, body } => {
+                self.hardware.alerted(engine.plan(), self.now, *alert, *plan, body);
+                self.alert(*alert);
+            }
+            Action::Freeze { run, frozen, .. } => self.freeze(&key, *run, *frozen),
+            Action::Pet => self.hardware.pet(engine, self.now, self.shutting_down),
+        }
+    }
+
+    fn freeze(&mut self, key: &Key, run: RunId, frozen: bool) {
+        let recorded = self.records.get(key).is_some_and(|record| record.memory.frozen);
+        assert!(recorded || !frozen, "{key:?} is frozen and nobody would know");
+        if let Some(number) = self.tree_of(key, run) {
+            self.trees.get_mut(&number).expect("just found").frozen = frozen;
         }
     }
 
@@ -386,6 +441,7 @@ impl World {
         assert_eq!((memory.run, memory.state), (run, StateName::Starting), "what is written with a spawn");
         let before = self.records.get(&key).map_or(RunId(0), |record| record.memory.run);
         assert!(run > before, "{key:?}: run {run:?} after {before:?}");
+        hardware::check_spawn(engine, self.now, &key.0);
         let plan = engine.service_plan(id.service).expect("a plan to spawn from").clone();
         if self.chaos && self.dice.percent(4) {
             let ours = self.dice.percent(50);
@@ -433,6 +489,7 @@ impl World {
             announces: Some(plan.ready.clone()),
             answers,
             pings: plan.watchdog.map(|watchdog| watchdog / 2),
+            frozen: false,
         }
     }
 
@@ -474,6 +531,7 @@ impl World {
             self.proxy.check_is_out(&format!("{}/{}", key.0, key.1), run);
         }
         let tree = self.trees.get_mut(&number).expect("just found");
+        assert!(!tree.frozen, "{key:?} is signalled while it is frozen");
         let first = !std::mem::replace(&mut tree.signalled, true);
         if first && whom == Whom::Main {
             self.check_stop_order(engine, key);
@@ -528,6 +586,7 @@ impl World {
             return;
         };
         let tree = &self.trees[&number];
+        assert!(!tree.frozen, "{key:?} is asked while it is frozen");
         let answers = if self.chaos { tree.answers } else { Answers::Well };
         let result = match (answers, tree.ready && tree.main) {
             (Answers::Never, _) => return,
@@ -613,6 +672,7 @@ impl World {
     /// Nobody misbehaves from now on.
     pub(crate) fn calm_down(&mut self) {
         self.chaos = false;
+        self.hardware.mend();
         for tree in self.trees.values_mut() {
             tree.obeys = true;
         }

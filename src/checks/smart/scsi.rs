@@ -63,7 +63,8 @@ pub(super) fn ask(device: &File, stat: &mut SmartStat) -> Result<(), String> {
         stat.asleep = true;
         return Ok(());
     }
-    if let Some(codes) = codes {
+    // That it has nothing to say here is no verdict: a disk without such a page has nothing to say either.
+    if let Some(codes) = codes.filter(|codes| matches!(codes.code, FAILURE_PREDICTED | WARNING)) {
         judge(codes.code, stat);
     }
     let supported = log_page(device, PAGE_SUPPORTED)?.unwrap_or_default();

@@ -28,6 +28,11 @@ fn checks(client: &Client) -> Option<Vec<Check>> {
 fn of_checks(checks: &[Check]) -> Vec<Finding> {
     let counted = checks.iter().filter(|check| check.state != "absent").count();
     let mut findings = vec![ok("checks", format!("{counted} checks of this host"))];
+    let silent = checks.iter().filter(|check| check.state == "unknown").count();
+    if silent > 0 {
+        let remedy = "mainstay checks tells which, and mainstay status --roles whether who reads them is well";
+        findings.push(warn("checks", format!("{silent} of them have no answer"), remedy));
+    }
     let mut reasons: Vec<(&str, Vec<&Check>)> = Vec::new();
     for check in checks.iter().filter(|check| check.state == "absent") {
         let why = check.why.as_deref().unwrap_or("this host cannot tell");
@@ -148,6 +153,8 @@ mod tests {
         all.push(swap);
         expect_test::expect![[r#"
             ok    checks       5 checks of this host
+            warn  checks       1 of them have no answer
+                               -> mainstay checks tells which, and mainstay status --roles whether who reads them is well
             warn  checks       not checked: pressure_memory, pressure_io: no /proc/pressure
                                -> boot with psi=1 on the kernel's command line (CONFIG_PSI)
             ok    checks       not checked: swap: no swap

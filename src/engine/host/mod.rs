@@ -12,11 +12,13 @@ pub mod sample;
 pub mod view;
 pub mod watch;
 
+mod alerts;
 mod condition;
 mod feeds;
 mod helpers;
 pub(in crate::engine) mod impair;
 mod judge;
+mod lane;
 mod pairs;
 mod rules;
 mod show;
@@ -24,6 +26,7 @@ mod state;
 mod steps;
 mod tally;
 mod ties;
+mod watchdog;
 mod words;
 
 use std::collections::BTreeMap;
@@ -34,6 +37,7 @@ use super::plan::Role;
 use condition::Condition;
 use judge::Known;
 use kind::CheckKind;
+pub use rules::{default_bands, is_bad_when_low};
 use sample::{Devices, Sample};
 pub(in crate::engine) use state::HostState;
 use watch::{Helper, Missing};
@@ -103,6 +107,9 @@ pub struct HostMemory {
     /// Counters as they were last seen, and other things that no reading tells.
     #[serde(default)]
     pub known: Known,
+    /// What each alert of the configuration was told.
+    #[serde(default)]
+    pub alerts: Vec<lane::Lane>,
 }
 
 /// A check's identity. Written as `disk_space /`, so that it can be the key of a map.

@@ -87,8 +87,16 @@ impl Rule {
     }
 }
 
+/// Where a check of this kind is degraded and failing unless the configuration says otherwise; of disks those that do not rotate.
+#[must_use]
+pub fn default_bands(kind: CheckKind) -> [Option<Band>; 2] {
+    let rule = defaults(kind, Target::default());
+    [rule.degraded, rule.failing]
+}
+
 /// Whether less is worse.
-pub(super) fn is_bad_when_low(kind: CheckKind) -> bool {
+#[must_use]
+pub fn is_bad_when_low(kind: CheckKind) -> bool {
     matches!(kind, CheckKind::DiskFill | CheckKind::NicSpeed | CheckKind::Bond)
 }
 
@@ -141,9 +149,9 @@ fn defaults(kind: CheckKind, target: Target) -> Rule {
         K::MachineCheck => rule(5, Some((11, 5)), None, (1, 1, 1)),
         K::Pcie => rule(30, Some((101, 50)), None, (1, 1, 1)),
         K::PressureMemory => rule(5, Some((101, 50)), Some((401, 200)), (3, 3, 5)),
-        // A busy host is not a broken one.
-        K::PressureCpu => rule(5, Some((900, 700)), None, (36, 36, 5)),
-        K::PressureIo => rule(5, Some((401, 250)), None, (36, 36, 5)),
+        // A busy host is not a broken one: for ten minutes.
+        K::PressureCpu => rule(5, Some((900, 700)), None, (120, 120, 5)),
+        K::PressureIo => rule(5, Some((401, 250)), None, (120, 120, 5)),
         K::Memory => rule(5, Some((901, 850)), Some((961, 940)), (3, 3, 5)),
         K::Swap => rule(5, Some((901, 800)), None, (3, 3, 5)),
         // For a minute.

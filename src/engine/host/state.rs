@@ -8,15 +8,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::alerts::Alerts;
 use super::condition::{Condition, FLAP_WITHIN, Turn};
 use super::feeds::{self, Feed, FeedKey};
 use super::judge::{Bench, Said, Seen};
 use super::kind::CheckKind;
+use super::lane::Lane;
 use super::note::HostNote;
 use super::rules::{Rule, Wishes};
 use super::sample::{Devices, NicKind, Sample};
 use super::ties::Troubles;
 use super::watch::{Helper, Missing, Order};
+use super::watchdog::Dog;
 use super::{Change, CheckKey, Health, HostMemory, pairs};
 use crate::engine::action::Level;
 use crate::engine::plan::Role;
@@ -55,6 +58,8 @@ pub(in crate::engine) struct HostState {
     pub states: BTreeMap<CheckKey, (Health, String)>,
     /// Services whose disk or NIC fails.
     pub troubles: BTreeMap<ServiceId, Troubles>,
+    pub alerts: Alerts,
+    pub dog: Dog,
     /// What changed in this step and is not yet looked at.
     #[serde(skip)]
     pub changed: Vec<Change>,
@@ -114,6 +119,7 @@ impl HostState {
             helpers: self.helpers.iter().chain(&self.leaving).cloned().collect(),
             checks: waiting.chain(checks.map(|(key, check)| (key.clone(), check.condition.clone()))).collect(),
             known: self.seen.known.clone(),
+            alerts: self.alerts.lanes.iter().map(Lane::for_heir).collect(),
         }
     }
 
@@ -382,8 +388,15 @@ impl HostState {
         }
     }
 
-    /// A helper that has its orders and gives no answer waits for its disk.
+    /// A helper that has its orders and gives no answer waits for its disk. It does one thing at a time: with any answer that came in the
+    /// meantime it does not wait.
     fn helper_is_silent(&mut self, feed: &FeedKey, role: Role, waited: Duration, now: Now) {
+        let touches = |one: &&Feed| one.role == role && matches!(one.key, FeedKey::Space(_) | FeedKey::Canary(_));
+        let heard = self.feeds.iter().filter(|one| one.role == role).filter_map(|one| one.answered).max();
+        let patience = self.feeds.iter().filter(touches).map(|one| one.every + feeds::GRACE).min().unwrap_or_default();
+        if heard.is_some_and(|heard| now.mono.since(heard) < patience) {
+            return;
+        }
         let (FeedKey::Space(mount) | FeedKey::Canary(mount)) = feed else {
             return;
         };

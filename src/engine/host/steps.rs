@@ -20,7 +20,7 @@ impl Engine {
             HostEvent::Sampled { role, sample } => host.sampled(role, &sample, wishes, now),
             HostEvent::Missing { role: _, missing } => host.missing(missing, now),
             HostEvent::Linked { role, connected } => host.linked(role, connected, now),
-            HostEvent::AlertDone { .. } => {}
+            HostEvent::AlertDone { alert, result } => self.alert_done(alert, result),
         }
         self.host_rests();
     }
@@ -29,11 +29,14 @@ impl Engine {
     /// is known yet.
     pub(in crate::engine) fn begin_host(&mut self, mut memory: HostMemory) {
         self.take_helpers(std::mem::take(&mut memory.helpers));
+        let alerts = std::mem::take(&mut memory.alerts);
         self.host.restore(memory, wishes(&self.plan), self.now);
         // What was known is no news.
         self.host.changed.clear();
         self.host_rests();
         self.restore_troubles();
+        self.alerts_changed(alerts);
+        self.watchdog_changed();
     }
 
     /// What an heir must know will be handed out at the end of the step.

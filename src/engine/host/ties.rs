@@ -98,7 +98,7 @@ impl Devices {
     }
 
     /// Whether what this check looks at is needed.
-    fn concerns(&self, key: &CheckKey, needs: &Needs) -> bool {
+    pub(super) fn concerns(&self, key: &CheckKey, needs: &Needs) -> bool {
         match key.kind.scope() {
             Scope::Mount | Scope::Disk => {
                 let mounts = needs.data.iter().filter_map(|path| self.mount_of(path));
@@ -113,6 +113,7 @@ impl Devices {
 impl Engine {
     /// Called once a step with every check that changed its state in it.
     pub(in crate::engine) fn checks_changed(&mut self, changes: &[Change]) {
+        self.alert_timer();
         if changes.iter().any(|change| change.key.kind.impairs()) {
             self.review_ties();
         }

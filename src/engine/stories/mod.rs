@@ -1,6 +1,7 @@
 //! What the engine does, told as stories. Each begins with services that are being started.
 
 mod adopt;
+mod alerts;
 mod balance;
 mod commands;
 mod health;
@@ -8,3 +9,4 @@ mod host;
 mod host_helpers;
 mod order;
 mod runs;
+mod watchdog;

@@ -8,16 +8,12 @@ use super::super::super::values::{
 use super::super::Scope;
 use crate::engine::host::kind::{CheckKind, Unit};
 use crate::engine::host::plan::Band;
+use crate::engine::host::{default_bands, is_bad_when_low};
 
 /// How much better a temperature must be.
 const CELSIUS_BETTER: i64 = 5_000;
 /// How much better a share must be, at most half of it.
 const PERMILLE_BETTER: i64 = 50;
-
-/// Time that is left, speed and slaves that are up are bad when there is little of them.
-fn is_bad_when_low(kind: CheckKind) -> bool {
-    matches!(kind, CheckKind::DiskFill | CheckKind::NicSpeed | CheckKind::Bond)
-}
 
 /// Whether `one` is worse than `other`.
 fn is_worse(kind: CheckKind, one: i64, other: i64) -> bool {
@@ -54,9 +50,29 @@ pub(super) fn band(
     Some(Band { enter, leave })
 }
 
-/// What must hold between the two states, where both are given.
+/// What must hold between the two states. Where only one is given, the other is the default.
 pub(super) fn both(item: &Item, kind: CheckKind, degraded: Option<Band>, failing: Option<Band>, scope: &mut Scope<'_>) {
-    let (Some(degraded), Some(failing)) = (degraded, failing) else { return };
+    let [usual_degraded, usual_failing] = default_bands(kind);
+    let (degraded, failing) = match (degraded, failing) {
+        (Some(degraded), Some(failing)) => (degraded, failing),
+        (Some(given), None) => {
+            if let Some(usual) = usual_failing.filter(|usual| !is_worse(kind, usual.enter, given.enter)) {
+                let message =
+                    format!("it is failing from {} on by default, and not degraded before", text(kind, usual.enter));
+                scope.report.warning(item, "degraded.enter", message).hint("give `failing` too");
+            }
+            return;
+        }
+        (None, Some(given)) => {
+            if let Some(usual) = usual_degraded.filter(|usual| !is_worse(kind, given.enter, usual.enter)) {
+                let message =
+                    format!("it is degraded from {} on by default, and failing before", text(kind, usual.enter));
+                scope.report.warning(item, "failing.enter", message).hint("give `degraded` too");
+            }
+            return;
+        }
+        (None, None) => return,
+    };
     if is_worse(kind, degraded.enter, failing.enter) {
         let (at, after) = (text(kind, failing.enter), text(kind, degraded.enter));
         let message = format!("it would be failing at {at} and only degraded at {after}");

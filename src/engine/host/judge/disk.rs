@@ -75,18 +75,25 @@ impl Bench<'_> {
     /// The worst of: requests that stand still, a suspended device, a helper that does not answer, a canary that takes its time.
     pub(in crate::engine::host) fn hung(&mut self, name: &str, in_flight: Option<u32>) {
         const KIND: CheckKind = CheckKind::DiskHung;
-        let Some(rule) = self.rule(KIND, name) else {
+        let Some(check) = self.check(KIND, name) else {
             return;
         };
+        let (rule, state) = (&check.rule, check.condition.state);
         let (now, Some(seen)) = (self.now, self.seen.disks.get(name)) else {
             return;
         };
         let frozen = seen.frozen;
         let mut verdict = if frozen.is_zero() {
-            banded(KIND, rule, 0, "requests complete".to_owned())
+            banded(KIND, rule, state, 0, "requests complete".to_owned())
         } else {
             let waiting = several(u64::from(in_flight.unwrap_or_default()), "request", "requests");
-            banded(KIND, rule, millis(frozen), format!("{waiting} under way and none completed for {}", human(frozen)))
+            banded(
+                KIND,
+                rule,
+                state,
+                millis(frozen),
+                format!("{waiting} under way and none completed for {}", human(frozen)),
+            )
         };
         let mut worse = |level: Health, why: String| {
             if level > verdict.enter {
@@ -165,13 +172,13 @@ impl Bench<'_> {
         const KIND: CheckKind = CheckKind::DiskErrors;
         self.rule(KIND, name)?;
         let (lines, counted) = self.tally(KIND, name, TEN_MINUTES, more);
-        let rule = self.rule(KIND, name)?;
+        let check = self.check(KIND, name)?;
         let text = format!(
             "{} counted by the device and {} of the kernel within 10m",
             several(counted, "error", "errors"),
             several(lines, "line", "lines")
         );
-        Some(banded(KIND, rule, signed(counted.max(lines.saturating_mul(2))), text))
+        Some(banded(KIND, &check.rule, check.condition.state, signed(counted.max(lines.saturating_mul(2))), text))
     }
 
     pub(super) fn disk_error_line(&mut self, name: &str, text: String) {

@@ -67,11 +67,17 @@ impl Ring {
         true
     }
 
+    /// Less is in use than there was before it was cleaned up.
+    fn is_cleaned_up(&self) -> bool {
+        let used = self.points.back().map_or(0, |(_, used)| *used);
+        self.peak.is_some_and(|(_, peak)| used <= peak)
+    }
+
     /// Time until `size` is used up; `None`: not at this pace, or nobody knows.
     fn full_in(&self) -> Option<Duration> {
         let (first, _) = self.points.front()?;
         let (_, used) = self.points.back()?;
-        if self.points.len() < POINTS_LEAST || self.peak.is_some_and(|(_, peak)| *used <= peak) {
+        if self.points.len() < POINTS_LEAST || self.is_cleaned_up() {
             return None;
         }
         // Small enough that no product below leaves an i128: 30 bits of use, 13 of time, 60 points.
@@ -111,6 +117,11 @@ impl Bench<'_> {
             return;
         }
         let (points, full_in) = (ring.points.len(), ring.full_in());
+        let is_new = points < POINTS_LEAST && !ring.is_cleaned_up();
+        if is_new && self.check(KIND, mount).is_some_and(|check| check.condition.is_bad()) {
+            // Known from before a restart: too little data is no recovery.
+            return;
+        }
         let used = permille(used_bytes, size_bytes);
         let left = bytes(size_bytes.saturating_sub(used_bytes));
         let verdict = match full_in {
@@ -131,10 +142,10 @@ impl Bench<'_> {
 
     fn gated(&self, mount: &str, value: i64, used: i64, text: String) -> Verdict {
         const KIND: CheckKind = CheckKind::DiskFill;
-        let Some(rule) = self.rule(KIND, mount) else {
+        let Some(check) = self.check(KIND, mount) else {
             return Verdict::plain(Health::Ok, Some(value), text);
         };
-        let mut rule = rule.clone();
+        let mut rule = check.rule.clone();
         if used < USED_LEAST.0 && !rule.own_degraded {
             rule.degraded = None;
         }
@@ -142,7 +153,8 @@ impl Bench<'_> {
             rule.failing = None;
         }
         let (enter, hold) = by_bands(&rule, true, value);
-        let why = threshold(KIND, &rule, enter, hold).map_or(text.clone(), |from| format!("{text} ({from})"));
+        let why = threshold(KIND, &rule, (enter, hold), check.condition.state)
+            .map_or(text.clone(), |from| format!("{text} ({from})"));
         Verdict { value: Some(value), enter, hold, why }
     }
 }

@@ -140,8 +140,8 @@ impl Bench<'_> {
 
     /// Says what the bands make of `value`; `text` has its numbers, the threshold is added.
     fn measure(&mut self, kind: CheckKind, target: &str, value: i64, text: String) {
-        if let Some(rule) = self.rule(kind, target) {
-            let verdict = banded(kind, rule, value, text);
+        if let Some(check) = self.check(kind, target) {
+            let verdict = banded(kind, &check.rule, check.condition.state, value, text);
             self.say(kind, target, verdict);
         }
     }
@@ -252,24 +252,26 @@ pub(super) fn by_bands(rule: &Rule, low_is_bad: bool, value: i64) -> (Health, He
     (level(degraded.0, failing.0), level(degraded.1, failing.1))
 }
 
-fn banded(kind: CheckKind, rule: &Rule, value: i64, text: String) -> Verdict {
+fn banded(kind: CheckKind, rule: &Rule, state: Health, value: i64, text: String) -> Verdict {
     let (enter, hold) = by_bands(rule, is_bad_when_low(kind), value);
-    let why = threshold(kind, rule, enter, hold).map_or(text.clone(), |threshold| format!("{text} ({threshold})"));
+    let why =
+        threshold(kind, rule, (enter, hold), state).map_or(text.clone(), |threshold| format!("{text} ({threshold})"));
     Verdict { value: Some(value), enter, hold, why }
 }
 
-/// `failing from 97.0 %`, `degraded until 85.0 %`
-fn threshold(kind: CheckKind, rule: &Rule, enter: Health, hold: Health) -> Option<String> {
+/// `failing from 97.0 %`; of a check in that `state` whose value is between the thresholds, `degraded until 85.0 %`.
+fn threshold(kind: CheckKind, rule: &Rule, (enter, hold): (Health, Health), state: Health) -> Option<String> {
     let band = |level| match level {
         Health::Failing => rule.failing,
         Health::Degraded => rule.degraded,
         Health::Absent | Health::Unknown | Health::Ok => None,
     };
-    if let Some(Band { enter: from, .. }) = band(enter) {
-        let side = if is_bad_when_low(kind) { "up to" } else { "from" };
-        return Some(format!("{} {side} {}", enter.word(), amount(kind.unit(), from)));
+    let held = hold.min(state);
+    if held > enter {
+        return band(held).map(|Band { leave, .. }| format!("{} until {}", held.word(), amount(kind.unit(), leave)));
     }
-    band(hold).map(|Band { leave, .. }| format!("{} until {}", hold.word(), amount(kind.unit(), leave)))
+    let side = if is_bad_when_low(kind) { "up to" } else { "from" };
+    band(enter).map(|Band { enter: from, .. }| format!("{} {side} {}", enter.word(), amount(kind.unit(), from)))
 }
 
 /// Whether this is too long after the reading before to compare them.
@@ -279,3 +281,5 @@ fn is_gap(since: Duration, every: Duration) -> bool {
 
 #[cfg(test)]
 pub(super) mod testing;
+#[cfg(test)]
+mod tests;

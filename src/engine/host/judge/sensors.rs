@@ -62,13 +62,13 @@ impl Bench<'_> {
             Some(value) if PLAUSIBLE.contains(&value) && !sensor.fault => value,
             Some(_) | None => return self.say(KIND, name, Verdict::absent("the sensor gives no plausible value")),
         };
-        let Some(rule) = self.rule(KIND, name) else {
+        let Some(check) = self.check(KIND, name) else {
             return;
         };
         let band = |limit: Option<i64>| {
             limit.filter(|limit| LIMITS.contains(limit)).map(|enter| Band { enter, leave: enter - COOLER })
         };
-        let mut rule = rule.clone();
+        let (mut rule, state) = (check.rule.clone(), check.condition.state);
         if !rule.own_failing {
             rule.failing = band(sensor.critical);
         }
@@ -76,7 +76,7 @@ impl Bench<'_> {
             rule.degraded = band(sensor.max).filter(|max| rule.failing.is_none_or(|failing| max.enter < failing.enter));
         }
         let label = sensor.label.as_deref().map(|label| format!("{label}: ")).unwrap_or_default();
-        let verdict = banded(KIND, &rule, value, format!("{label}{}", amount(Unit::Celsius, value)));
+        let verdict = banded(KIND, &rule, state, value, format!("{label}{}", amount(Unit::Celsius, value)));
         let key = CheckKey { kind: KIND, target: name.clone() };
         self.said.push(Said::Bands(key, rule.degraded, rule.failing));
         self.say(KIND, name, verdict);

@@ -33,8 +33,8 @@ impl Bench<'_> {
         let used_bytes = space.size_bytes.saturating_sub(space.free_bytes);
         let usable = used_bytes.saturating_add(space.available_bytes);
         let used = permille(used_bytes, usable);
-        if let Some(rule) = self.rule(CheckKind::DiskSpace, mount) {
-            let verdict = room(rule, used, space.available_bytes);
+        if let Some(check) = self.check(CheckKind::DiskSpace, mount) {
+            let verdict = room(&check.rule, check.condition.state, used, space.available_bytes);
             self.say(CheckKind::DiskSpace, mount, verdict);
         }
         if space.inodes == 0 {
@@ -49,7 +49,7 @@ impl Bench<'_> {
 }
 
 /// The share alone would call a large disk full that has room for months, and a small one well that has room for minutes.
-fn room(rule: &Rule, used: i64, available: u64) -> Verdict {
+fn room(rule: &Rule, state: Health, used: i64, available: u64) -> Verdict {
     let (mut enter, mut hold) = by_bands(rule, false, used);
     if !rule.own_degraded {
         if enter == Health::Degraded && available >= MUCH.0 {
@@ -72,7 +72,8 @@ fn room(rule: &Rule, used: i64, available: u64) -> Verdict {
     let why = if enter == Health::Failing && by_share != Health::Failing {
         format!("{text} (failing below {})", bytes(LITTLE.0))
     } else {
-        threshold(CheckKind::DiskSpace, rule, enter, hold).map_or(text.clone(), |from| format!("{text} ({from})"))
+        threshold(CheckKind::DiskSpace, rule, (enter, hold), state)
+            .map_or(text.clone(), |from| format!("{text} ({from})"))
     };
     Verdict { value: Some(used), enter, hold, why }
 }
@@ -107,7 +108,7 @@ mod tests {
         let said = desk().says(CheckKind::DiskSpace, "/", &space(100 * GIB, 8 * GIB));
         assert_eq!(said, "degraded: 92.0 % used, 8.0 GiB left (degraded from 90.0 %)");
         let said = desk().says(CheckKind::DiskSpace, "/", &space(100 * GIB, 12 * GIB));
-        assert_eq!(said, "ok, held degraded: 88.0 % used, 12.0 GiB left (degraded until 85.0 %)");
+        assert_eq!(said, "ok, held degraded: 88.0 % used, 12.0 GiB left");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use super::mounts;
 use crate::sys::statfs;
 
 /// How long a remount may take between its two calls.
@@ -19,7 +20,8 @@ pub(super) fn path(root: &Path, point: &str) -> PathBuf {
 /// An error with the sentence when nothing is mounted there. Below another root, or before Linux 5.8, it cannot be known and every
 /// directory counts.
 pub(super) fn must_be_mounted(root: &Path, point: &str) -> Result<(), String> {
-    if root != Path::new("/") {
+    // In a changed root, `/` is a directory like others.
+    if root != Path::new("/") || point == "/" {
         return Ok(());
     }
     match statfs::is_mount_point(Path::new(point)) {
@@ -32,7 +34,8 @@ pub(super) fn must_be_mounted(root: &Path, point: &str) -> Result<(), String> {
 /// Whether somebody mounted it read-only, asked when a write has failed because of that. What the kernel does to a file system with
 /// errors never sets the option of the mount itself, at most that of the file system below (both are in mountinfo).
 pub(super) fn is_read_only_on_purpose(root: &Path, point: &str) -> bool {
-    let says_so = || fs::read(root.join("proc/self/mountinfo")).is_ok_and(|text| is_read_only_in(&text, point));
+    let says_so =
+        || fs::read_to_string(root.join("proc/self/mountinfo")).is_ok_and(|text| is_read_only_in(&text, point));
     if says_so() {
         return true;
     }
@@ -46,46 +49,18 @@ pub(super) fn is_read_only_on_purpose(root: &Path, point: &str) -> bool {
 }
 
 /// The last line counts: it is mounted over the ones before.
-fn is_read_only_in(mountinfo: &[u8], point: &str) -> bool {
-    let mut read_only = false;
-    for line in mountinfo.split(|byte| *byte == b'\n') {
-        // number, parent, device, root, mount point, options
-        let mut words = line.split(|byte| *byte == b' ').skip(4);
-        if let (Some(found), Some(options)) = (words.next(), words.next())
-            && unescape(found) == point.as_bytes()
-        {
-            read_only = options.split(|byte| *byte == b',').any(|option| option == b"ro");
-        }
-    }
-    read_only
-}
-
-/// Spaces, tabs, newlines and backslashes are written as `\` and three octal digits.
-fn unescape(text: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, after)) = rest.split_first() {
-        let digits = after.first_chunk::<3>().filter(|digits| digits.iter().all(|digit| (b'0'..b'8').contains(digit)));
-        match digits {
-            Some([high, middle, low]) if *first == b'\\' => {
-                let value = |digit: &u8| digit - b'0';
-                plain.push((value(high) << 6) | (value(middle) << 3) | value(low));
-                rest = &after[3..];
-            }
-            Some(_) | None => {
-                plain.push(*first);
-                rest = after;
-            }
-        }
-    }
-    plain
+fn is_read_only_in(mountinfo: &str, point: &str) -> bool {
+    mounts::lines(mountinfo)
+        .filter(|line| mounts::unescape(line.point) == point)
+        .last()
+        .is_some_and(|line| line.read_only)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const MOUNTINFO: &[u8] = b"\
+    const MOUNTINFO: &str = "\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro
 30 22 8:17 / /data rw,relatime shared:2 - btrfs /dev/sdb1 ro,space_cache=v2
 31 22 8:33 / /mnt/a\\040b\\134c ro,relatime shared:3 - ext4 /dev/sdc1 ro
@@ -99,13 +74,6 @@ mod tests {
         assert!(!read_only("/") && !read_only("/data") && !read_only("/gone"));
         assert!(read_only("/mnt/a b\\c"));
         assert!(read_only("/over"), "the last one is on top");
-        assert!(!is_read_only_in(b"", "/") && !is_read_only_in(b"1 2 3\n4 5 6 7 /\n", "/"));
-    }
-
-    #[test]
-    fn escapes_that_are_none_stay_as_they_are() {
-        assert_eq!(unescape(b"a\\04"), b"a\\04");
-        assert_eq!(unescape(b"a\\999\\"), b"a\\999\\");
-        assert_eq!(unescape(b"\\011\\377"), b"\t\xff");
+        assert!(!is_read_only_in("", "/") && !is_read_only_in("1 2 3\n4 5 6 7 /\n", "/"));
     }
 }

@@ -10,6 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 
 /// Runs this as root on a thread with mounts and a network of its own, which whatever it starts shares. `false`: it could not be, and why was
 /// said.
+#[expect(clippy::print_stdout, reason = "a test says that it is skipped, and why")]
 pub(crate) fn apart(story: impl FnOnce() + Send + 'static) -> bool {
     if !nix::unistd::geteuid().is_root() {
         println!("skipped: not root");

@@ -197,6 +197,8 @@ fn thresholds() {
             error test.ron:16:78 checks[13].fall: `fall` must be at least 1
             error test.ron:16:87 checks[13].rise: `rise` must be at least 1
             warning test.ron:17:56 checks[14].failing: `failing` has no effect: the check is not `enabled`
+            warning test.ron:18:50 checks[15].degraded.enter: it is failing from 97% on by default, and not degraded before (give `failing` too)
+            warning test.ron:19:65 checks[16].failing.enter: it is degraded from 1d on by default, and failing before (give `degraded` too)
         "#]],
     );
 }

@@ -31,7 +31,7 @@ fn of_checks(checks: &[Check]) -> Vec<Finding> {
     let silent = checks.iter().filter(|check| check.state == "unknown").count();
     if silent > 0 {
         let remedy = "mainstay checks tells which, and mainstay status --roles whether who reads them is well";
-        findings.push(warn("checks", format!("{silent} of them have no answer"), remedy));
+        findings.push(warn("checks", format!("{silent} of them have no state yet, or no answer"), remedy));
     }
     let mut reasons: Vec<(&str, Vec<&Check>)> = Vec::new();
     for check in checks.iter().filter(|check| check.state == "absent") {
@@ -153,7 +153,7 @@ mod tests {
         all.push(swap);
         expect_test::expect![[r#"
             ok    checks       5 checks of this host
-            warn  checks       1 of them have no answer
+            warn  checks       1 of them have no state yet, or no answer
                                -> mainstay checks tells which, and mainstay status --roles whether who reads them is well
             warn  checks       not checked: pressure_memory, pressure_io: no /proc/pressure
                                -> boot with psi=1 on the kernel's command line (CONFIG_PSI)

@@ -380,6 +380,7 @@ mod tests {
     use crate::api::testing::{check_views, readings, stamp};
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one whole answer")]
     fn host_is_told_with_its_devices_and_their_checks() {
         let facts = Facts {
             hostname: "edge-7".to_owned(),

@@ -310,6 +310,7 @@ mod tests {
     use crate::api::testing::{check_views, readings};
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one whole answer")]
     fn every_reading_is_told_in_base_units() {
         let mut out = String::new();
         text(&mut out, &check_views(), &readings());

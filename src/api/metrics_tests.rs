@@ -62,6 +62,7 @@ fn restarts_are_counted_by_what_led_to_them() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one whole answer")]
 fn the_text_has_one_state_a_service_and_the_names_of_the_interface() {
     let world = World::new();
     let mut tally = Tally::default();

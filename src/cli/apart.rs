@@ -112,7 +112,6 @@ mod tests {
 
     #[test]
     #[ignore = "started by other tests"]
-    #[expect(clippy::print_stdout, reason = "it is what a reader says")]
     fn reader_that_waits_for_ever() {
         println!("first line");
         std::thread::sleep(Duration::from_secs(60));

@@ -239,7 +239,7 @@ mod tests {
     fn what_was_read_before_the_silence_counts() {
         let sample = Sample::Space(SpaceStat { mount: "/".to_owned(), ..SpaceStat::default() });
         let line = serde_json::to_string(&sample).unwrap() + "\n";
-        assert_eq!(samples_in(line.as_bytes()), [sample.clone()]);
+        assert_eq!(samples_in(line.as_bytes()), std::slice::from_ref(&sample));
         assert_eq!(samples_in(format!("{line}{{\"space\":{{\"mou").as_bytes()), [sample]);
         assert!(samples_in(b"").is_empty());
     }

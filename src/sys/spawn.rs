@@ -22,7 +22,7 @@ use nix::sys::stat::Mode;
 use super::Fallbacks;
 use super::rlimit::{Limit, Resource};
 use super::spawn_child::{self, Identification, OOM_TEXT_MAX, Step};
-use super::{host, signal};
+use super::{clock, host, process, signal};
 
 /// Who the child becomes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +95,9 @@ impl<'a> SpawnRequest<'a> {
 pub struct Child {
     pub pid: i32,
     pub pidfd: OwnedFd,
+    /// When it was born, as `/proc/PID/stat` counts (field 22), where our own clock can tell: to read it there costs as much as a third of the
+    /// clone, and again at the child's end, when the kernel takes the entries of /proc away.
+    pub start_ticks: Option<u64>,
     pub gate: Gate,
 }
 
@@ -221,8 +224,10 @@ pub fn spawn_with(request: &SpawnRequest<'_>, fallbacks: Fallbacks) -> Result<Ch
         ignored_signals: signal::ignored(),
         new_session: request.new_session,
     };
+    let before_ns = clock::boot_ns();
     let (pid, pidfd) = clone_child(&mut plan, request.cgroup, fallbacks)?;
-    Ok(Child { pid, pidfd, gate: Gate { socket: ours, opened: Cell::new(false) } })
+    let start_ticks = process::start_ticks_between(before_ns, clock::boot_ns());
+    Ok(Child { pid, pidfd, start_ticks, gate: Gate { socket: ours, opened: Cell::new(false) } })
 }
 
 /// As the caller writes it into `envp`: room for any pid. Not padded with zeros in the child, which some readers take for octal.

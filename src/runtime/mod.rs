@@ -167,6 +167,8 @@ struct Agent {
     untold: Vec<Note>,
     /// A child was just let go, mostly on this very CPU: what would wake the roles waits until it has become its program, or until then.
     tell_at: Option<Time>,
+    /// The last turn ended with that child: what was left of it comes in the next one.
+    cut_short: bool,
     /// The sockets of balancers are to follow a new plan.
     plan_changed: bool,
     /// Roles that said that they listen and are not connected yet.
@@ -219,6 +221,7 @@ impl Agent {
             deferred: Vec::new(),
             untold: Vec::new(),
             tell_at: None,
+            cut_short: false,
             plan_changed: false,
             connect: Vec::new(),
             asked: VecDeque::new(),
@@ -288,6 +291,9 @@ impl Agent {
 
     /// How long the loop may sleep; `None`: until something happens.
     fn timeout(&mut self, now: Time) -> Option<Duration> {
+        if self.cut_short {
+            return self.tell_at.map(|at| at.since(now));
+        }
         if !self.actions.is_empty() || !self.shell.events.is_empty() || !self.asked.is_empty() || self.orphans_wait {
             return Some(Duration::ZERO);
         }
@@ -332,7 +338,7 @@ impl Agent {
     fn dispatch(&mut self, ready: Ready) {
         let Some(key) = Key::decode(ready.key) else { return };
         match key {
-            Key::Signals => self.read_signals(),
+            Key::Signals => self.read_signal(),
             // Served in every turn.
             Key::Api => {}
             Key::BootTimer => self.boot_timer.clear(),
@@ -350,36 +356,32 @@ impl Agent {
         }
     }
 
-    fn read_signals(&mut self) {
-        loop {
-            let signal = match self.signals.next() {
-                Ok(Some(signal)) => signal,
-                Ok(None) => return,
-                Err(error) => return log::error!("agent: cannot read its signals: {error}"),
-            };
-            let caller = Caller::Signal(crate::engine::types::signal_name(signal));
-            match signal {
-                SIGTERM | SIGINT => {
-                    self.systemd.stopping();
-                    self.shell.events.push_back(Event::Shutdown { caller });
-                }
-                SIGQUIT => self.end = Some(End::Left),
-                SIGHUP => self.start_reload(serve::ReloadAsked { connection: None, caller, dry_run: false }),
-                SIGUSR2 => self.shell.events.push_back(Event::Remark {
-                    level: Level::Warn,
-                    text: "USR2: an upgrade in place is not built yet; nothing is done".to_owned(),
-                }),
-                SIGCHLD => self.orphans_wait = true,
-                _ => {}
+    /// One of them: a second one makes the descriptor ready again.
+    fn read_signal(&mut self) {
+        let signal = match self.signals.next() {
+            Ok(Some(signal)) => signal,
+            Ok(None) => return,
+            Err(error) => return log::error!("agent: cannot read its signals: {error}"),
+        };
+        let caller = || Caller::Signal(crate::engine::types::signal_name(signal));
+        match signal {
+            SIGTERM | SIGINT => {
+                self.systemd.stopping();
+                self.shell.events.push_back(Event::Shutdown { caller: caller() });
             }
+            SIGQUIT => self.end = Some(End::Left),
+            SIGHUP => self.start_reload(serve::ReloadAsked { connection: None, caller: caller(), dry_run: false }),
+            SIGUSR2 => self.shell.events.push_back(Event::Remark {
+                level: Level::Warn,
+                text: "USR2: an upgrade in place is not built yet; nothing is done".to_owned(),
+            }),
+            SIGCHLD => self.orphans_wait = true,
+            _ => {}
         }
     }
 
     /// One bounded round of deciding and doing.
     fn work(&mut self) {
-        if std::mem::take(&mut self.orphans_wait) {
-            self.reap();
-        }
         let now = now().mono;
         wait::poll_trees(&mut self.shell, now);
         wait::unmute(&mut self.shell, now);
@@ -388,6 +390,14 @@ impl Agent {
         listeners::retry(&mut self.shell, now);
         self.step_engine();
         self.perform_actions();
+        // A child that is to become its program now has this CPU first. Not twice in a row: there may always be one.
+        self.cut_short = !self.cut_short && self.tell_at.is_some() && self.actions.is_empty() && self.end.is_none();
+        if self.cut_short {
+            return;
+        }
+        if std::mem::take(&mut self.orphans_wait) {
+            self.reap();
+        }
         self.connect_roles();
         self.release_deferred();
         wait::consume_peeked(&mut self.shell);

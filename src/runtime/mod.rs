@@ -283,7 +283,7 @@ impl Agent {
                 log::info!("agent: left by SIGQUIT; services and roles go on");
                 logger::pass_on(&mut self.shell.logs);
                 self.shell.logs.flush();
-                self.recorder.flush();
+                self.recorder.flush(&self.engine);
                 Ok(())
             }
         }
@@ -428,7 +428,7 @@ impl Agent {
         for role in [Role::Logs, Role::Checks] {
             roles::look_after(&mut self.shell, &self.engine, role);
         }
-        self.recorder.flush();
+        self.recorder.flush(&self.engine);
     }
 
     /// Entries that had to be dropped are told once somebody is there to write that down.
@@ -465,17 +465,17 @@ impl Agent {
         for _ in 0..STEPS_MAX {
             let Some(event) = self.shell.events.pop_front() else { break };
             self.note_listening_role(&event);
-            self.step(now, &event);
             self.plan_changed |= matches!(event, Event::Reload { .. });
+            self.step(now, event);
             self.shell.peeks.decided_one();
         }
         if due {
-            self.step(now, &Event::Tick);
+            self.step(now, Event::Tick);
         }
         self.shell.peeks.decided(self.actions.len());
     }
 
-    fn step(&mut self, now: Now, event: &Event) {
+    fn step(&mut self, now: Now, event: Event) {
         let actions = self.engine.step(now, event.clone());
         self.recorder.record(&self.engine, now, event, &actions);
         self.actions.extend(actions);

@@ -87,7 +87,7 @@ pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
     let server = Server::bind(&shell.directories.run, engine.plan().agent.admin_gid).map_err(RunError::Api)?;
     let begin = Event::Begin { found, decisions };
     let actions = engine.step(now, begin.clone());
-    recorder.record(&engine, now, &begin, &actions);
+    recorder.record(&engine, now, begin, &actions);
     take_over(&mut shell, &engine, adopted);
     for text in remarks.into_iter().chain(left_alone) {
         shell.events.push_back(Event::Remark { level: Level::Warn, text });

@@ -127,8 +127,12 @@ fn now() -> Now {
     }
 }
 
-/// What ran for the start alone needs no memory any more. Without it, it only stays.
-fn forget_code() {
+/// What ran for the start alone needs no memory any more, and what the start has put on the heap need not be copied for each child. Where that
+/// fails, both only cost what they did.
+fn settle_memory() {
+    if let Err(error) = crate::sys::heap::keep_from_children() {
+        log::debug!("agent: cannot keep its heap from its children: {error}");
+    }
     if let Err(error) = crate::sys::text::forget_code() {
         log::debug!("agent: cannot give back the code of its start: {error}");
     }
@@ -262,7 +266,7 @@ impl Agent {
             let timeout = self.timeout(before);
             if starting && timeout.is_none_or(|timeout| timeout >= AT_REST) {
                 starting = false;
-                forget_code();
+                settle_memory();
             }
             self.shell.epoll.wait(&mut ready, timeout).map_err(RunError::Wait)?;
             self.notice_stall(before, timeout);

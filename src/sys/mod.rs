@@ -18,10 +18,12 @@ mod group_root;
 #[cfg(test)]
 mod group_tests;
 mod group_weak;
+pub mod heap;
 pub mod host;
 pub mod identity;
 pub mod inherited;
 pub mod listen;
+mod luggage;
 pub mod notify;
 pub mod packet;
 pub mod process;

@@ -157,6 +157,7 @@ pub(super) fn make_shell(
         sockets: Sockets::default(),
         probes: Probes::default(),
         events: VecDeque::new(),
+        records: super::record::Writer::default(),
         dying_groups: Vec::new(),
         new_gates: Vec::new(),
         resting: Vec::new(),

@@ -32,6 +32,7 @@ mod saved_plan;
 mod serve;
 mod shell;
 mod shutdown;
+mod signals;
 mod sockets;
 mod spawned;
 mod start;
@@ -63,7 +64,7 @@ use crate::api::render::Stamp;
 use crate::api::server::{Incoming, Server};
 use crate::engine::Engine;
 use crate::engine::action::{Action, Cleanness, Level, Note};
-use crate::engine::event::{Caller, Event};
+use crate::engine::event::Event;
 use crate::engine::plan::Role;
 use crate::engine::types::{Now, StateName, Time};
 use crate::sys::child;
@@ -100,14 +101,6 @@ const TELL_AFTER: Duration = Duration::from_millis(1);
 
 /// How long first starts wait for the logs role.
 const LOGS_AWAITED: Duration = Duration::from_secs(2);
-
-/// Signals of signal(7).
-const SIGHUP: i32 = 1;
-const SIGINT: i32 = 2;
-const SIGQUIT: i32 = 3;
-const SIGUSR2: i32 = 12;
-const SIGTERM: i32 = 15;
-const SIGCHLD: i32 = 17;
 
 /// Runs the agent until it is told to stop. Returns when everything is stopped (or, after SIGQUIT, when everything is left to
 /// the next agent).
@@ -357,30 +350,6 @@ impl Agent {
             Key::Notify(slot) => wait::notified(&mut self.shell, &self.engine, slot),
             Key::ExecProbe(slot) => probes::exec_ended(&mut self.shell, slot),
             Key::Taker(slot) => taker::ended(&mut self.shell, slot),
-        }
-    }
-
-    /// One of them: a second one makes the descriptor ready again.
-    fn read_signal(&mut self) {
-        let signal = match self.signals.next() {
-            Ok(Some(signal)) => signal,
-            Ok(None) => return,
-            Err(error) => return log::error!("agent: cannot read its signals: {error}"),
-        };
-        let caller = || Caller::Signal(crate::engine::types::signal_name(signal));
-        match signal {
-            SIGTERM | SIGINT => {
-                self.systemd.stopping();
-                self.shell.events.push_back(Event::Shutdown { caller: caller() });
-            }
-            SIGQUIT => self.end = Some(End::Left),
-            SIGHUP => self.start_reload(serve::ReloadAsked { connection: None, caller: caller(), dry_run: false }),
-            SIGUSR2 => self.shell.events.push_back(Event::Remark {
-                level: Level::Warn,
-                text: "USR2: an upgrade in place is not built yet; nothing is done".to_owned(),
-            }),
-            SIGCHLD => self.orphans_wait = true,
-            _ => {}
         }
     }
 

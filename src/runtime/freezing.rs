@@ -36,7 +36,7 @@ pub(super) fn freeze(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run
     }
 }
 
-fn record(shell: &Shell, engine: &Engine, replica: ReplicaId) {
+fn record(shell: &mut Shell, engine: &Engine, replica: ReplicaId) {
     if let Some(memory) = engine.memory(replica) {
         shell.write_record(replica, memory);
     }

@@ -38,6 +38,7 @@ mod saved_plan;
 mod serve;
 mod shell;
 mod shutdown;
+mod signals;
 mod sockets;
 mod spawned;
 mod start;
@@ -69,8 +70,7 @@ use usage::Usages;
 
 use crate::api::server::{Incoming, Server};
 use crate::engine::Engine;
-use crate::engine::action::{Action, Cleanness, Level, Note};
-use crate::engine::event::{Caller, Event};
+use crate::engine::action::{Action, Cleanness, Note};
 use crate::engine::plan::{Launch, Role};
 use crate::engine::types::{Now, StateName, Time};
 use crate::sys::clock::{self, BootTimer};
@@ -97,14 +97,6 @@ const RETRY: Duration = Duration::from_millis(50);
 /// How long first starts wait for the logs role.
 const LOGS_AWAITED: Duration = Duration::from_secs(2);
 
-/// Signals of signal(7).
-const SIGHUP: i32 = 1;
-const SIGINT: i32 = 2;
-const SIGQUIT: i32 = 3;
-const SIGUSR2: i32 = 12;
-const SIGTERM: i32 = 15;
-const SIGCHLD: i32 = 17;
-
 /// Runs the agent until it is told to stop. Returns when everything is stopped (or, after SIGQUIT, when everything is left to
 /// the next agent).
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
@@ -123,8 +115,12 @@ fn now() -> Now {
     }
 }
 
-/// What ran for the start alone needs no memory any more. Without it, it only stays.
-fn forget_code() {
+/// What ran for the start alone needs no memory any more, and what the start has put on the heap need not be copied for each child. Where that
+/// fails, both only cost what they did.
+fn settle_memory() {
+    if let Err(error) = crate::sys::heap::keep_from_children() {
+        log::debug!("agent: cannot keep its heap from its children: {error}");
+    }
     if let Err(error) = crate::sys::text::forget_code() {
         log::debug!("agent: cannot give back the code of its start: {error}");
     }
@@ -163,6 +159,8 @@ struct Agent {
     untold: Vec<Note>,
     /// A child was just let go, mostly on this very CPU: what would wake the roles waits until it has become its program, or until then.
     tell_at: Option<Time>,
+    /// The last turn ended with that child: what was left of it comes in the next one.
+    cut_short: bool,
     /// The sockets of balancers are to follow a new plan.
     plan_changed: bool,
     /// Roles that said that they listen and are not connected yet.
@@ -215,6 +213,7 @@ impl Agent {
             deferred: Vec::new(),
             untold: Vec::new(),
             tell_at: None,
+            cut_short: false,
             plan_changed: false,
             connecting: Connecting::default(),
             asked: VecDeque::new(),
@@ -257,7 +256,7 @@ impl Agent {
             let timeout = self.timeout(before);
             if starting && timeout.is_none_or(|timeout| timeout >= AT_REST) {
                 starting = false;
-                forget_code();
+                settle_memory();
             }
             self.shell.epoll.wait(&mut ready, timeout).map_err(RunError::Wait)?;
             self.notice_stall(before, timeout);
@@ -278,7 +277,7 @@ impl Agent {
                 log::info!("agent: left by SIGQUIT; services and roles go on");
                 logger::pass_on(&mut self.shell.logs);
                 self.shell.logs.flush();
-                self.recorder.flush();
+                self.recorder.flush(&self.engine);
                 Ok(())
             }
         }
@@ -286,6 +285,9 @@ impl Agent {
 
     /// How long the loop may sleep; `None`: until something happens.
     fn timeout(&mut self, now: Time) -> Option<Duration> {
+        if self.cut_short {
+            return self.tell_at.map(|at| at.since(now));
+        }
         let waits = !self.actions.is_empty() || !self.shell.events.is_empty() || !self.asked.is_empty();
         if waits || self.orphans_wait || !self.shell.lost_links.is_empty() {
             return Some(Duration::ZERO);
@@ -331,7 +333,7 @@ impl Agent {
     fn dispatch(&mut self, ready: Ready) {
         let Some(key) = Key::decode(ready.key) else { return };
         match key {
-            Key::Signals => self.read_signals(),
+            Key::Signals => self.read_signal(),
             // Served in every turn.
             Key::Api => {}
             Key::BootTimer => self.boot_timer.clear(),
@@ -349,31 +351,6 @@ impl Agent {
             Key::Notify(slot) => wait::notified(&mut self.shell, &self.engine, slot),
             Key::ExecProbe(slot) => probes::exec_ended(&mut self.shell, slot),
             Key::Taker(slot) => taker::ended(&mut self.shell, slot),
-        }
-    }
-
-    fn read_signals(&mut self) {
-        loop {
-            let signal = match self.signals.next() {
-                Ok(Some(signal)) => signal,
-                Ok(None) => return,
-                Err(error) => return log::error!("agent: cannot read its signals: {error}"),
-            };
-            let caller = Caller::Signal(crate::engine::types::signal_name(signal));
-            match signal {
-                SIGTERM | SIGINT => {
-                    self.systemd.stopping();
-                    self.shell.events.push_back(Event::Shutdown { caller });
-                }
-                SIGQUIT => self.end = Some(End::Left),
-                SIGHUP => self.start_reload(serve::ReloadAsked { connection: None, caller, dry_run: false }),
-                SIGUSR2 => self.shell.events.push_back(Event::Remark {
-                    level: Level::Warn,
-                    text: "USR2: an upgrade in place is not built yet; nothing is done".to_owned(),
-                }),
-                SIGCHLD => self.orphans_wait = true,
-                _ => {}
-            }
         }
     }
 }

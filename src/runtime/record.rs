@@ -1,6 +1,9 @@
 //! Adoption records: what the next agent needs to find a replica again. One small JSON file a replica in `{run_dir}/state`,
 //! written before the gate of its process opens and at every change of what must be remembered.
 //!
+//! A record that is there is written over in its place, which is a third of the work of putting a new file there and needs no room on a full
+//! tmpfs. It is read only by the next agent, after the death of the one that wrote it.
+//!
 //! A record is a claim, not a proof: [`super::adopt`] believes it only when the boot, the kernel start time, the pidfd's inode
 //! and the group all agree.
 
@@ -22,17 +25,17 @@ pub const VERSION: u32 = 1;
 /// A record file is far smaller; what is larger was not written by us.
 const RECORD_BYTES_MAX: u64 = 256 << 10;
 
-/// `M`: a [`Memory`] as read, a reference to one as written.
+/// `M`: a [`Memory`] as read, a reference to one as written; `S` likewise.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Record<M = Memory> {
+pub struct Record<M = Memory, S = String> {
     pub version: u32,
-    pub boot_id: String,
-    pub instance: String,
-    pub service: String,
+    pub boot_id: S,
+    pub instance: S,
+    pub service: S,
     pub index: u16,
     /// Marks the processes of this replica where there are no cgroups. Nobody but its own processes can know it.
     #[serde(default)]
-    pub cookie: String,
+    pub cookie: S,
     /// The main process, while there is one.
     pub process: Option<Process>,
     /// The run was frozen, or about to be.
@@ -69,12 +72,34 @@ pub fn path(run_dir: &Path, service: &str, index: u16) -> PathBuf {
     directory(run_dir).join(format!("{service}.{index}.json"))
 }
 
-pub fn write(run_dir: &Path, record: &Record<&Memory>) -> io::Result<()> {
-    crash::point("before_record");
-    let bytes = serde_json::to_vec(record).map_err(io::Error::other)?;
-    files::write_atomically(&path(run_dir, &record.service, record.index), &bytes, Durability::Memory)?;
-    crash::point("after_record");
-    Ok(())
+/// A record as it is written.
+pub type Written<'a> = Record<&'a Memory, &'a str>;
+
+/// Kept for the next record.
+const KEPT_BYTES: usize = 2 << 10;
+
+/// Writes records.
+#[derive(Debug, Default)]
+pub struct Writer {
+    text: Vec<u8>,
+}
+
+impl Writer {
+    pub fn write(&mut self, run_dir: &Path, record: &Written<'_>) -> io::Result<()> {
+        crash::point("before_record");
+        self.text.clear();
+        self.text.reserve(KEPT_BYTES);
+        serde_json::to_writer(&mut self.text, record).map_err(io::Error::other)?;
+        let path = path(run_dir, record.service, record.index);
+        // The first one of a replica, or too long a one.
+        if files::overwrite(&path, &mut self.text).is_err() {
+            files::write_atomically(&path, &self.text, Durability::Memory)?;
+        }
+        self.text.clear();
+        self.text.shrink_to(KEPT_BYTES);
+        crash::point("after_record");
+        Ok(())
+    }
 }
 
 /// Removing what is not there is success.
@@ -131,10 +156,25 @@ mod tests {
             service: "api".to_owned(),
             index: 0,
             process: Some(Process { pid, start_ticks: 77, pidfd_inode: Some(9) }),
-            frozen: false,
+            frozen: record.frozen,
             stop: Stop::default(),
             memory: Memory::unknown(),
             cookie: String::new(),
+        }
+    }
+
+    fn as_written<'a>(record: &'a Record, memory: &'a Memory) -> Written<'a> {
+        Record {
+            version: record.version,
+            boot_id: &record.boot_id,
+            instance: &record.instance,
+            service: &record.service,
+            index: record.index,
+            cookie: &record.cookie,
+            process: record.process,
+            frozen: record.frozen,
+            stop: record.stop,
+            memory,
         }
     }
 
@@ -158,6 +198,30 @@ mod tests {
         let newer = Record { version: VERSION + 1, ..record(1) };
         fs::write(&file, serde_json::to_vec(&newer).unwrap()).unwrap();
         assert!(read_all(&run_dir, "boot", "0123456789abcdef").unwrap().believed.is_empty());
+        fs::remove_dir_all(run_dir).unwrap();
+    }
+
+    #[test]
+    fn record_in_place_of_a_longer_or_shorter_one_is_read_as_it_was_written() {
+        let run_dir = run_dir("over");
+        let file = path(&run_dir, "api", 0);
+        let mut writer = Writer::default();
+        let mut inode = None;
+        for (pid, status) in [(1, 10), (22_222, 300), (3, 0), (4, 5_000), (5, 5_000), (6, 2)] {
+            let memory = Memory { status_text: Some("x".repeat(status)), ..Memory::unknown() };
+            writer.write(&run_dir, &as_written(&record(pid), &memory)).unwrap();
+            let read = read_all(&run_dir, "boot", "0123456789abcdef").unwrap();
+            assert!(read.refused.is_empty());
+            assert_eq!((read.believed[0].process.unwrap().pid, &read.believed[0].memory), (pid, &memory));
+            let now = std::os::unix::fs::MetadataExt::ino(&fs::metadata(&file).unwrap());
+            // The first three fit in a page; what follows a longer one is made anew.
+            assert_eq!(inode == Some(now), pid == 22_222 || pid == 3);
+            inode = Some(now);
+        }
+        // Somebody took it away.
+        fs::remove_file(&file).unwrap();
+        writer.write(&run_dir, &as_written(&record(7), &Memory::unknown())).unwrap();
+        assert_eq!(read_all(&run_dir, "boot", "0123456789abcdef").unwrap().believed.len(), 1);
         fs::remove_dir_all(run_dir).unwrap();
     }
 

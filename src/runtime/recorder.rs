@@ -1,6 +1,8 @@
 //! The flight recorder: every event with its times and a digest of the actions it led to, after a snapshot of the engine. A field
 //! incident can be fed to the engine again (`mainstay replay FILE`) and must take the same decisions.
 //!
+//! A step is kept as it is until the turn has done what it decided: to put it into text takes as long as a tenth of a spawn.
+//!
 //! Two files below `run_dir`, `flight.ndjson` and the one before it, `flight.1.ndjson`, each at most [`SEGMENT_BYTES_MAX`] beyond its snapshot.
 
 use std::borrow::Cow;
@@ -22,6 +24,11 @@ const SEGMENT_BYTES_MAX: usize = 2 << 20;
 /// Written at once at the latest when this much waits.
 const BUFFERED_BYTES_MAX: usize = 16 << 10;
 
+/// Steps that wait for being put into text, and the actions that one of them may have: those of a start of a thousand services are not kept
+/// twice.
+const UNWRITTEN_MAX: usize = 8;
+const ACTIONS_KEPT_MAX: usize = 16;
+
 #[derive(Serialize, Deserialize)]
 #[expect(clippy::large_enum_variant, reason = "one line at a time, on the stack")]
 enum Line<'a> {
@@ -41,8 +48,16 @@ struct Step<'a> {
 pub struct Recorder {
     path: PathBuf,
     file: Option<File>,
+    unwritten: Vec<Unwritten>,
     buffer: Vec<u8>,
     segment_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Unwritten {
+    now: Now,
+    event: Event,
+    actions: Vec<Action>,
 }
 
 impl Recorder {
@@ -50,13 +65,13 @@ impl Recorder {
     #[must_use]
     pub fn start(run_dir: &Path, engine: &Engine) -> Self {
         let path = run_dir.join("flight.ndjson");
-        let mut recorder = Self { path, file: None, buffer: Vec::new(), segment_bytes: 0 };
+        let mut recorder = Self { path, file: None, unwritten: Vec::new(), buffer: Vec::new(), segment_bytes: 0 };
         recorder.rotate(engine);
         recorder
     }
 
     fn rotate(&mut self, engine: &Engine) {
-        self.flush();
+        self.write();
         // Absent at the first start.
         let _ = std::fs::rename(&self.path, self.path.with_extension("1.ndjson"));
         self.segment_bytes = 0;
@@ -79,32 +94,52 @@ impl Recorder {
     }
 
     /// Records one step; `engine` is the state after it.
-    pub fn record(&mut self, engine: &Engine, now: Now, event: &Event, actions: &[Action]) {
+    pub fn record(&mut self, engine: &Engine, now: Now, event: Event, actions: &[Action]) {
         if self.file.is_none() {
             return;
         }
-        let step = Step { now, event: Cow::Borrowed(event), actions: digest(actions) };
-        self.append(&Line::Step(step));
+        if actions.len() <= ACTIONS_KEPT_MAX && self.unwritten.len() < UNWRITTEN_MAX {
+            return self.unwritten.push(Unwritten { now, event, actions: actions.to_vec() });
+        }
+        self.put_into_text();
+        self.append(now, event, actions);
+        self.rotate_if_full(engine);
+    }
+
+    fn put_into_text(&mut self) {
+        for Unwritten { now, event, actions } in std::mem::take(&mut self.unwritten) {
+            self.append(now, event, &actions);
+        }
+    }
+
+    fn rotate_if_full(&mut self, engine: &Engine) {
         if self.segment_bytes > SEGMENT_BYTES_MAX {
             self.rotate(engine);
         }
     }
 
-    fn append(&mut self, line: &Line<'_>) {
+    fn append(&mut self, now: Now, event: Event, actions: &[Action]) {
+        let line = Line::Step(Step { now, event: Cow::Owned(event), actions: digest(actions) });
         let before = self.buffer.len();
-        if serde_json::to_writer(&mut self.buffer, line).is_err() {
+        if serde_json::to_writer(&mut self.buffer, &line).is_err() {
             self.buffer.truncate(before);
             return;
         }
         self.buffer.push(b'\n');
         self.segment_bytes += self.buffer.len() - before;
         if self.buffer.len() > BUFFERED_BYTES_MAX {
-            self.flush();
+            self.write();
         }
     }
 
-    /// Writes what is buffered; called before the loop sleeps.
-    pub fn flush(&mut self) {
+    /// Writes what was recorded; called before the loop sleeps. `engine` is the state after the latest step.
+    pub fn flush(&mut self, engine: &Engine) {
+        self.put_into_text();
+        self.write();
+        self.rotate_if_full(engine);
+    }
+
+    fn write(&mut self) {
         if self.buffer.is_empty() {
             return;
         }

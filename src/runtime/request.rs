@@ -1,6 +1,5 @@
 //! From a plan to what the kernel is asked for: the arguments, environment, descriptors and credentials of one child.
 
-use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -67,7 +66,7 @@ pub(super) fn build<'a>(
         None => Some(c"/".to_owned()),
     };
     let listen_pid = !(gifts.listeners.is_empty() && gifts.channels.is_empty());
-    let environment = environment(plan, &words, own, &gifts);
+    let envp = environment(plan, &words, own, &gifts)?;
     let mut descriptors: Vec<(BorrowedFd<'a>, i32)> = Vec::new();
     for (number, socket) in (LISTEN_FDS_START..).zip(gifts.listeners.iter().chain(&gifts.channels)) {
         descriptors.push((*socket, number));
@@ -78,7 +77,7 @@ pub(super) fn build<'a>(
     Ok(SpawnRequest {
         path: c_string(&path)?,
         argv: argv.iter().map(|word| c_string(word)).collect::<Result<_, _>>()?,
-        envp: environment.iter().map(|(name, value)| c_string(&format!("{name}={value}"))).collect::<Result<_, _>>()?,
+        envp,
         listen_pid,
         cwd,
         stdin: None,
@@ -126,37 +125,60 @@ fn environment(
     words: &crate::engine::plan::Words,
     own: &User,
     gifts: &Gifts<'_>,
-) -> BTreeMap<String, String> {
+) -> Result<Vec<CString>, String> {
     let user = plan.process.user.as_deref().unwrap_or(own);
-    let mut environment: BTreeMap<String, String> = [
+    let mut environment = Environment::default();
+    let everybodys = [
         ("PATH", PATH),
         ("HOME", &user.home),
         ("USER", &user.name),
         ("LOGNAME", &user.name),
         ("SHELL", &user.shell),
         (COOKIE, &gifts.cookie),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .collect();
+    ];
+    for (name, value) in everybodys {
+        environment.set(name, value)?;
+    }
     for (name, value) in &plan.process.env {
-        environment.insert(name.clone(), expand(value, words));
+        environment.set(name, &expand(value, words))?;
     }
     if let Some(path) = gifts.notify_path {
-        environment.insert("NOTIFY_SOCKET".to_owned(), path.to_string_lossy().into_owned());
+        environment.set("NOTIFY_SOCKET", &path.to_string_lossy())?;
     }
     if let Some(watchdog) = plan.watchdog {
-        environment.insert("WATCHDOG_USEC".to_owned(), watchdog.as_micros().to_string());
+        environment.set("WATCHDOG_USEC", &watchdog.as_micros().to_string())?;
     }
     let names = [("listen", gifts.listeners.len()), (handoff::FD_NAME, gifts.channels.len())];
     let names: Vec<&str> = names.iter().flat_map(|(name, count)| std::iter::repeat_n(*name, *count)).collect();
     if !names.is_empty() {
         // Ten digits are patched by the child itself: only it knows its pid before exec.
-        environment.insert("LISTEN_PID".to_owned(), "0000000000".to_owned());
-        environment.insert("LISTEN_FDS".to_owned(), names.len().to_string());
-        environment.insert("LISTEN_FDNAMES".to_owned(), names.join(":"));
+        environment.set("LISTEN_PID", "0000000000")?;
+        environment.set("LISTEN_FDS", &names.len().to_string())?;
+        environment.set("LISTEN_FDNAMES", &names.join(":"))?;
     }
-    environment
+    Ok(environment.0)
+}
+
+/// `NAME=VALUE`, each name once, the latest value; in the order in which the names came first. There are few, so they are searched in a row.
+#[derive(Debug, Default)]
+struct Environment(Vec<CString>);
+
+impl Environment {
+    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        // With room for the zero at the end: written once, where it stays.
+        let mut text = Vec::with_capacity(name.len() + value.len() + 2);
+        for part in [name, "=", value] {
+            text.extend_from_slice(part.as_bytes());
+        }
+        let entry = CString::new(text).map_err(|_| format!("the value of {name} contains a zero byte"))?;
+        let known =
+            |entry: &CString| entry.as_bytes().strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"="));
+        match self.0.iter_mut().find(|entry| known(entry)) {
+            Some(former) => *former = entry,
+            None => self.0.push(entry),
+        }
+        Ok(())
+    }
 }
 
 /// The readiness descriptor's number, for services that report through one.

@@ -68,6 +68,7 @@ pub struct Shell {
     pub journal: Journal,
     /// What happened and has not been given to the engine yet.
     pub events: VecDeque<Event>,
+    pub records: record::Writer,
     /// What was looked at and is consumed once its consequences are recorded.
     pub peeks: Peeks,
     /// Slots whose notify socket rests until then, because too much came over it.
@@ -143,10 +144,10 @@ impl Shell {
 
     /// Writes the record of a replica. A full tmpfs costs the next agent this replica's counters, never its process: the group
     /// still names it.
-    pub fn write_record(&self, replica: ReplicaId, memory: &Memory) {
+    pub fn write_record(&mut self, replica: ReplicaId, memory: &Memory) {
         let Some(station) = self.stations.get(&replica) else { return };
         let record = station.record(&self.boot_id, &self.instance, memory);
-        if let Err(error) = record::write(&self.directories.run, &record) {
+        if let Err(error) = self.records.write(&self.directories.run, &record) {
             log::error!(
                 "service {}/{}: cannot write its record: {error}; a restart of the agent would forget its counters",
                 station.service,

@@ -146,6 +146,9 @@ pub(super) fn keep(logs: &mut Link, key: &str, descriptor: BorrowedFd<'_>) {
 /// The listening addresses of a replica, with their words replaced.
 #[must_use]
 pub(super) fn expanded_listen(plan: &ServicePlan, index: u16, run_dir: &Path) -> Vec<Listen> {
+    if plan.process.listen.is_empty() {
+        return Vec::new();
+    }
     let words = plan.words(index, run_dir);
     plan.process
         .listen

@@ -96,7 +96,7 @@ pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
     };
     let begin = Event::Begin { found, decisions, host };
     let actions = engine.step(now, begin.clone());
-    recorder.record(&engine, now, &begin, &actions);
+    recorder.record(&engine, now, begin, &actions);
     take_over(&mut shell, &engine, adopted);
     freezing::thaw_adopted(&mut shell, &engine, &actions);
     for text in remarks.into_iter().chain(left_alone).chain(ignored) {
@@ -171,6 +171,7 @@ pub(super) fn make_shell(
         alerts: Alerts::default(),
         watchdog: HardwareWatchdog::default(),
         events: VecDeque::new(),
+        records: super::record::Writer::default(),
         dying_groups: Vec::new(),
         new_gates: Vec::new(),
         resting: Vec::new(),

@@ -201,8 +201,8 @@ fn register(
 
 /// A child whose end would not be noticed must not run.
 fn watch_child(shell: &Shell, made: &spawn::Child, slot: u32, run: RunId) -> Result<Identity, Failure> {
-    let identity = child::identity_of_newborn(made.pid, made.pidfd.as_fd())
-        .map_err(|error| Failure::ours("cannot read the child's identity", error))?;
+    let identity =
+        child::identity_of_newborn(made).map_err(|error| Failure::ours("cannot read the child's identity", error))?;
     let failed = |error| Failure::ours("cannot watch the child", error);
     shell.epoll.add(made.pidfd.as_fd(), Key::Main(slot, run.0).encode(), Interest::READ).map_err(failed)?;
     Ok(identity)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::handoff::Channel;
-use super::record::{self, Record};
+use super::record::{self, Record, Written};
 use crate::engine::memory::Memory;
 use crate::engine::plan::Stop;
 use crate::engine::types::{RunId, Time};
@@ -154,16 +154,16 @@ impl Station {
 
     /// The record as it is now, with what the engine wants remembered.
     #[must_use]
-    pub fn record<'a>(&self, boot_id: &str, instance: &str, memory: &'a Memory) -> Record<&'a Memory> {
+    pub fn record<'a>(&'a self, boot_id: &'a str, instance: &'a str, memory: &'a Memory) -> Written<'a> {
         let process = self.live.as_ref().and_then(|live| live.main.as_ref()).map(|main| main.process);
         let frozen = self.live.as_ref().is_some_and(|live| live.frozen);
         Record {
             version: record::VERSION,
-            boot_id: boot_id.to_owned(),
-            instance: instance.to_owned(),
-            service: self.service.clone(),
+            boot_id,
+            instance,
+            service: &self.service,
             index: self.index,
-            cookie: self.cookie.clone(),
+            cookie: &self.cookie,
             process,
             frozen,
             stop: self.stop,

@@ -27,9 +27,6 @@ const TELL_AFTER: Duration = Duration::from_millis(1);
 impl Agent {
     /// One bounded round of deciding and doing.
     pub(super) fn work(&mut self) {
-        if std::mem::take(&mut self.orphans_wait) {
-            self.reap();
-        }
         let now = now().mono;
         wait::poll_trees(&mut self.shell, now);
         wait::unmute(&mut self.shell, now);
@@ -39,6 +36,14 @@ impl Agent {
         alerts::expire(&mut self.shell, now);
         self.step_engine();
         self.perform_actions();
+        // A child that is to become its program now has this CPU first. Not twice in a row: there may always be one.
+        self.cut_short = !self.cut_short && self.tell_at.is_some() && self.actions.is_empty() && self.end.is_none();
+        if self.cut_short {
+            return;
+        }
+        if std::mem::take(&mut self.orphans_wait) {
+            self.reap();
+        }
         self.connect_roles();
         self.release_deferred();
         wait::consume_peeked(&mut self.shell);
@@ -75,7 +80,7 @@ impl Agent {
         for role in helpers.collect::<Vec<_>>() {
             roles::look_after(&mut self.shell, &self.engine, role);
         }
-        self.recorder.flush();
+        self.recorder.flush(&self.engine);
     }
 
     /// Entries that had to be dropped are told once somebody is there to write that down.
@@ -112,17 +117,17 @@ impl Agent {
         for _ in 0..STEPS_MAX {
             let Some(event) = self.shell.events.pop_front() else { break };
             self.note_listening_role(&event);
-            self.step(now, &event);
             self.plan_changed |= matches!(event, Event::Reload { .. });
+            self.step(now, event);
             self.shell.peeks.decided_one();
         }
         if due {
-            self.step(now, &Event::Tick);
+            self.step(now, Event::Tick);
         }
         self.shell.peeks.decided(self.actions.len());
     }
 
-    fn step(&mut self, now: Now, event: &Event) {
+    fn step(&mut self, now: Now, event: Event) {
         let actions = self.engine.step(now, event.clone());
         self.recorder.record(&self.engine, now, event, &actions);
         self.actions.extend(actions);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
@@ -13,6 +13,7 @@ use nix::sys::statfs::{FsType, fstatfs};
 
 use super::Fallbacks;
 use super::process::Stat;
+use super::spawn;
 
 /// pidfd_open (5.3); close-on-exec. ESRCH when there is no such process.
 #[expect(unsafe_code, reason = "pidfd_open has no wrapper")]
@@ -189,8 +190,12 @@ pub fn identity(pid: i32, pidfd: BorrowedFd<'_>) -> io::Result<Identity> {
 }
 
 /// The identity of a child of ours that waits at its gate: nobody else can have reaped it, so that no doubt needs to be removed.
-pub fn identity_of_newborn(pid: i32, pidfd: BorrowedFd<'_>) -> io::Result<Identity> {
-    Ok(Identity { pid, start_ticks: Stat::read(pid)?.start_ticks, pidfd_inode: inode_of(pidfd)? })
+pub fn identity_of_newborn(child: &spawn::Child) -> io::Result<Identity> {
+    let start_ticks = match child.start_ticks {
+        Some(known) => known,
+        None => Stat::read(child.pid)?.start_ticks,
+    };
+    Ok(Identity { pid: child.pid, start_ticks, pidfd_inode: inode_of(child.pidfd.as_fd())? })
 }
 
 /// Since 6.9 pidfds have a file system, and in it each process an inode of its own.

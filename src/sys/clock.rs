@@ -41,6 +41,12 @@ pub fn mono_ns() -> u64 {
     read(ClockId::CLOCK_MONOTONIC)
 }
 
+/// CLOCK_BOOTTIME alone, in nanoseconds.
+#[must_use]
+pub(super) fn boot_ns() -> u64 {
+    read(ClockId::CLOCK_BOOTTIME)
+}
+
 /// These clocks exist on every kernel this runs on; a time before 1970 reads as 1970.
 fn read(clock: ClockId) -> u64 {
     clock_gettime(clock).map_or(0, |time| u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX))

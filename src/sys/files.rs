@@ -42,6 +42,26 @@ pub fn write_atomically_with_mode(path: &Path, bytes: &[u8], durability: Durabil
     }
 }
 
+/// What [`overwrite`] takes at most: the kernel copies it in one go.
+pub const OVERWRITTEN_BYTES_MAX: usize = 4096;
+
+/// Replaces the content of a file that is there, without making another one; a shorter text gets spaces at its end. Whole or not at all when
+/// this process is killed meanwhile, because a signal is looked at only between pages; but not for readers at the same time, nor after a power
+/// loss.
+pub fn overwrite(path: &Path, text: &mut Vec<u8>) -> io::Result<()> {
+    let file = File::options().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    let former = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    let length = text.len().max(former);
+    if length > OVERWRITTEN_BYTES_MAX {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    text.resize(length, b' ');
+    match file.write_at(text, 0)? {
+        written if written == text.len() => Ok(()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
+}
+
 fn write_fresh(fresh: &Path, bytes: &[u8], durability: Durability, mode: u32) -> io::Result<()> {
     let mut options = File::options();
     options.write(true).create(true).truncate(true).mode(mode).custom_flags(libc::O_NOFOLLOW);
@@ -186,6 +206,24 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
         let under_file = path.join("impossible");
         assert!(write_atomically(&under_file, b"", Durability::Memory).is_err());
+    }
+
+    #[test]
+    fn only_what_is_there_is_written_over_and_no_more_than_a_page() {
+        let directory = TempDir::new();
+        let path = directory.path().join("state.json");
+        let over = |path: &Path, text: &[u8]| overwrite(path, &mut text.to_vec());
+        assert_eq!(over(&path, b"one").unwrap_err().kind(), io::ErrorKind::NotFound);
+        write_atomically(&path, b"three", Durability::Memory).unwrap();
+        over(&path, b"one").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one  ");
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink("state.json", &link).unwrap();
+        assert!(over(&link, b"two").is_err());
+        assert!(over(&path, &[0; OVERWRITTEN_BYTES_MAX + 1]).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"one  ");
+        over(&path, b"longer than before").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"longer than before");
     }
 
     #[test]

@@ -21,11 +21,13 @@ mod group_root;
 #[cfg(test)]
 mod group_tests;
 mod group_weak;
+pub mod heap;
 pub mod host;
 pub mod identity;
 pub mod inherited;
 pub mod kmsg;
 pub mod listen;
+mod luggage;
 pub mod memory_file;
 pub mod netlink;
 pub mod notify;

@@ -50,6 +50,19 @@ pub(super) fn all() -> io::Result<Vec<i32>> {
     Ok(pids)
 }
 
+/// What [`Stat::start_ticks`] says of a process that was born between these readings of CLOCK_BOOTTIME, which is the clock that the kernel
+/// notes a birth by; `None` where a tick ends in between, or so near that it cannot be told.
+pub(super) fn start_ticks_between(before_boot_ns: u64, after_boot_ns: u64) -> Option<u64> {
+    let tick_ns = NANOS_PER_SECOND / ticks_per_second();
+    let first = before_boot_ns.saturating_sub(BIRTH_MARGIN_NS) / tick_ns;
+    (after_boot_ns.saturating_add(BIRTH_MARGIN_NS) / tick_ns == first).then_some(first)
+}
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+/// By how much our reading of the clock may differ from the kernel's own: clock sources that are read per CPU agree to well below it.
+const BIRTH_MARGIN_NS: u64 = 50_000;
+
 fn ticks_per_second() -> u64 {
     static TICKS: OnceLock<u64> = OnceLock::new();
     *TICKS.get_or_init(|| positive(SysconfVar::CLK_TCK).unwrap_or(100))
@@ -137,6 +150,17 @@ mod tests {
         assert!(own.start_ticks > 0);
         assert_eq!(process(i32::MAX).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert!(all().unwrap().contains(&pid));
+    }
+
+    #[test]
+    fn birth_is_known_where_no_tick_ends_near_it() {
+        assert_eq!(ticks_per_second(), 100);
+        let tick_ns = 10_000_000;
+        let of = |before, after| start_ticks_between(before, after);
+        assert_eq!(of(7 * tick_ns + 60_000, 7 * tick_ns + 200_000), Some(7));
+        assert_eq!(of(7 * tick_ns + 40_000, 7 * tick_ns + 200_000), None);
+        assert_eq!(of(8 * tick_ns - 200_000, 8 * tick_ns - 40_000), None);
+        assert_eq!(of(8 * tick_ns - 200_000, 9 * tick_ns), None);
     }
 
     #[test]

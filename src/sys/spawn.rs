@@ -3,13 +3,16 @@
 //! socket is both the gate (parent to child) and the status of exec (child to parent: a failed step, or closed by exec).
 //!
 //! It is a real fork and not a vfork, although that would save copying page tables: with the parent suspended until exec
-//! nobody could open the gate. The agent is small and has one thread, so the copy costs about 0.1 ms.
+//! nobody could open the gate. Nor may a child share the memory of a parent that goes on: the kernel gives all processes of one memory
+//! the same score for its OOM killer (the child's own would become the agent's), and kills them together, so that a service whose group is
+//! out of memory while it starts would take the agent with it. What a fork copies is kept small instead ([`super::heap`]).
 //!
 //! This module prepares all that the child needs; [`super::spawn_child`] is what runs in it. Oldest kernel: 5.4.
 
 use std::cell::Cell;
 use std::ffi::CString;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 
@@ -20,9 +23,10 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, 
 use nix::sys::stat::Mode;
 
 use super::Fallbacks;
+use super::luggage::{self, Luggage};
 use super::rlimit::{Limit, Resource};
 use super::spawn_child::{self, Identification, OOM_TEXT_MAX, Step};
-use super::{host, signal};
+use super::{clock, host, process, signal};
 
 /// Who the child becomes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +101,9 @@ impl<'a> SpawnRequest<'a> {
 pub struct Child {
     pub pid: i32,
     pub pidfd: OwnedFd,
+    /// When it was born, as `/proc/PID/stat` counts (field 22), where our own clock can tell: to read it there costs as much as a third of the
+    /// clone, and again at the child's end, when the kernel takes the entries of /proc away.
+    pub start_ticks: Option<u64>,
     pub gate: Gate,
 }
 
@@ -193,47 +200,74 @@ pub fn spawn_with(request: &SpawnRequest<'_>, fallbacks: Fallbacks) -> Result<Ch
     let null = null_device().map_err(SpawnError::Null)?;
     let (ours, theirs) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).map_err(SpawnError::Gate)?;
-    let (argv, mut envp) = (pointers(&request.argv), pointers(&request.envp));
-    let mut listen_pid = *LISTEN_PID;
-    let listen_pid = listen_pid.as_mut_ptr();
-    let marked = request.envp.iter().position(|variable| variable.as_bytes_with_nul() == LISTEN_PID);
-    let marked = marked.filter(|_| request.listen_pid);
-    if let Some(index) = marked {
-        envp[index] = listen_pid.cast();
-    }
-    let stdin = request.stdin.unwrap_or(null);
-    let mut moves = vec![(stdin.as_raw_fd(), 0), (request.stdout.as_raw_fd(), 1), (request.stderr.as_raw_fd(), 2)];
-    moves.extend(request.descriptors.iter().map(|(source, target)| (source.as_raw_fd(), *target)));
-    let mut plan = spawn_child::Plan {
-        path: &request.path,
-        argv: &argv,
-        envp: &envp,
-        listen_pid: marked.map(|_| listen_pid.wrapping_add(LISTEN_PID_DIGITS_AT)),
-        cwd: request.cwd.as_deref(),
-        gate: theirs.as_raw_fd(),
-        closing: closing(&moves),
-        moves,
-        join: None,
-        identification: identification(request),
-        umask: request.umask,
-        rlimits: rlimits(request),
-        nice: request.nice,
-        oom_score_adj: oom_text(request.oom_score_adj),
-        no_new_privileges: request.no_new_privileges,
-        capabilities: request.capabilities.as_deref(),
-        ignored_signals: signal::ignored(),
-        new_session: request.new_session,
-    };
+    let (mut small, mut large) = ([const { MaybeUninit::uninit() }; luggage::SMALL_BYTES], None);
+    let mut luggage = Luggage::new(luggage_bytes(request), &mut small, &mut large).map_err(SpawnError::Clone)?;
+    let mut plan = pack(request, null, theirs.as_fd(), &mut luggage).map_err(SpawnError::Clone)?;
+    let before_ns = clock::boot_ns();
     let (pid, pidfd) = clone_child(&mut plan, request.cgroup, fallbacks)?;
-    Ok(Child { pid, pidfd, gate: Gate { socket: ours, opened: Cell::new(false) } })
+    let start_ticks = process::start_ticks_between(before_ns, clock::boot_ns());
+    Ok(Child { pid, pidfd, start_ticks, gate: Gate { socket: ours, opened: Cell::new(false) } })
 }
 
 /// As the caller writes it into `envp`: room for any pid. Not padded with zeros in the child, which some readers take for octal.
 const LISTEN_PID: &[u8; 22] = b"LISTEN_PID=0000000000\0";
 const LISTEN_PID_DIGITS_AT: usize = 11;
 
-fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+/// The request as the child finds it.
+fn pack<'m>(
+    request: &SpawnRequest<'_>,
+    null: BorrowedFd<'_>,
+    gate: BorrowedFd<'_>,
+    luggage: &mut Luggage<'m>,
+) -> Result<spawn_child::Plan<'m>, Errno> {
+    let stdin = request.stdin.unwrap_or(null);
+    let mut moves = vec![(stdin.as_raw_fd(), 0), (request.stdout.as_raw_fd(), 1), (request.stderr.as_raw_fd(), 2)];
+    moves.extend(request.descriptors.iter().map(|(source, target)| (source.as_raw_fd(), *target)));
+    let mut listen_pid = None;
+    let mut envp = Vec::with_capacity(request.envp.len() + 1);
+    for variable in &request.envp {
+        let bytes = luggage.pack(variable.as_bytes_with_nul())?;
+        envp.push(bytes.as_ptr().cast());
+        if request.listen_pid && bytes == LISTEN_PID {
+            listen_pid = Some(bytes[LISTEN_PID_DIGITS_AT..].as_mut_ptr());
+        }
+    }
+    Ok(spawn_child::Plan {
+        path: luggage.pack_string(&request.path)?,
+        argv: luggage.pack_strings(&request.argv)?,
+        envp: luggage.pack_pointers(envp)?,
+        listen_pid,
+        cwd: request.cwd.as_deref().map(|cwd| luggage.pack_string(cwd)).transpose()?,
+        gate: gate.as_raw_fd(),
+        closing: luggage.pack(&closing(&moves))?,
+        moves: luggage.pack(&moves)?,
+        join: None,
+        identification: identification(request, luggage)?,
+        umask: request.umask,
+        rlimits: luggage.pack(&rlimits(request))?,
+        nice: request.nice,
+        oom_score_adj: oom_text(request.oom_score_adj),
+        no_new_privileges: request.no_new_privileges,
+        capabilities: match &request.capabilities {
+            Some(wanted) => Some(luggage.pack(wanted)?),
+            None => None,
+        },
+        ignored_signals: signal::ignored(),
+        new_session: request.new_session,
+    })
+}
+
+/// At least what [`pack`] needs.
+fn luggage_bytes(request: &SpawnRequest<'_>) -> usize {
+    /// Of any list's item, the gap before it included.
+    const ITEM_BYTES_MAX: usize = 32;
+    let strings = request.argv.iter().chain(&request.envp).chain(&request.cwd).chain([&request.path]);
+    let strings: usize = strings.map(|string| string.as_bytes_with_nul().len() + ITEM_BYTES_MAX).sum();
+    let groups = request.credentials.as_ref().map_or(0, |credentials| credentials.groups.len());
+    let capabilities = request.capabilities.as_ref().map_or(0, Vec::len);
+    // Null, both outputs, the ends of lists, and the limit on descriptors that is always set.
+    let items = 2 * request.descriptors.len() + request.rlimits.len() + groups + capabilities + 16;
+    strings + items * ITEM_BYTES_MAX
 }
 
 /// The ranges of descriptors that the child closes: everything but its targets and its gate, which is moved right above them.
@@ -253,13 +287,16 @@ fn closing(moves: &[(RawFd, i32)]) -> Vec<(u32, u32)> {
 }
 
 /// `None` when it would change nothing: an agent without privileges may name its own user.
-fn identification<'a>(request: &'a SpawnRequest<'_>) -> Option<Identification<'a>> {
-    let wanted = request.credentials.as_ref()?;
+fn identification<'m>(
+    request: &SpawnRequest<'_>,
+    luggage: &mut Luggage<'m>,
+) -> Result<Option<Identification<'m>>, Errno> {
+    let Some(wanted) = &request.credentials else { return Ok(None) };
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     if !uid.is_root() && uid.as_raw() == wanted.uid && gid.as_raw() == wanted.gid {
-        return None;
+        return Ok(None);
     }
-    Some(Identification { uid: wanted.uid, gid: wanted.gid, groups: &wanted.groups })
+    Ok(Some(Identification { uid: wanted.uid, gid: wanted.gid, groups: luggage.pack(&wanted.groups)? }))
 }
 
 fn rlimits(request: &SpawnRequest<'_>) -> Vec<Limit> {
@@ -356,8 +393,8 @@ fn clone3(plan: &mut spawn_child::Plan<'_>, cgroup: Option<BorrowedFd<'_>>) -> R
         arguments.cgroup = u64::from(directory.as_raw_fd().unsigned_abs());
         size = size_of::<CloneArgs>();
     }
-    // SAFETY: without CLONE_VM and with no stack this is a fork: the child has its own copy of all memory and goes on
-    // with this frame. `arguments` and `pidfd` live until the call returns in the parent, and `size` is within `arguments`.
+    // SAFETY: without CLONE_VM and with no stack this is a fork: the child goes on with its own copy of this frame, and of all memory that the
+    // plan refers to. `arguments` and `pidfd` live until the call returns in the parent, and `size` is within `arguments`.
     let pid = Errno::result(unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size) })?;
     if pid == 0 {
         // SAFETY: this is the child of a fork, and the plan was prepared in the parent.

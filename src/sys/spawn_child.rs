@@ -1,8 +1,8 @@
 //! The child's side of [`super::spawn`]: what runs between clone and exec.
 //!
 //! INVARIANT: everything here is async-signal-safe. The child has a copy of the parent's memory in whatever state another thread
-//! left it, so nothing may allocate, lock, or call a C library function that does; hence direct system calls, and every
-//! string and list made before the clone. (The C library's setuid would also try to change threads that do not exist here.)
+//! left it, and the heap may not be there at all ([`super::heap`]). So nothing may allocate, lock, or call a C library function that does; hence
+//! direct system calls, and every string and list is in the [`super::luggage`]. (The C library's setuid would also try to change threads that do not exist here.)
 //!
 //! The order is fixed by privileges and by what each call needs: what needs root first, what the new user has to be allowed (the
 //! working directory) after the change of user, and the gate last, so that nothing is left between it and exec.
@@ -21,7 +21,7 @@ pub(super) const FAILURE_BYTES: usize = 5;
 /// `-1000` is the longest score.
 pub(super) const OOM_TEXT_MAX: usize = 5;
 
-/// All that the child needs, made by the parent.
+/// All that the child needs, made by the parent. Nothing in it refers to the heap.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     pub(super) path: &'a CStr,
@@ -33,14 +33,14 @@ pub(super) struct Plan<'a> {
     pub(super) cwd: Option<&'a CStr>,
     pub(super) gate: RawFd,
     /// Source and target; the gate's target is the number below the last range of `closing`.
-    pub(super) moves: Vec<(RawFd, RawFd)>,
+    pub(super) moves: &'a mut [(RawFd, RawFd)],
     /// Inclusive ranges; the last one is open-ended.
-    pub(super) closing: Vec<(u32, u32)>,
+    pub(super) closing: &'a [(u32, u32)],
     /// A group that the child joins by itself.
     pub(super) join: Option<RawFd>,
     pub(super) identification: Option<Identification<'a>>,
     pub(super) umask: u32,
-    pub(super) rlimits: Vec<Limit>,
+    pub(super) rlimits: &'a [Limit],
     pub(super) nice: i32,
     pub(super) oom_score_adj: Option<([u8; OOM_TEXT_MAX], usize)>,
     pub(super) no_new_privileges: bool,
@@ -114,7 +114,9 @@ pub(super) unsafe fn run(plan: &mut Plan<'_>) -> ! {
     let [a, b, c, d] = (errno as i32).to_ne_bytes();
     let message: [u8; FAILURE_BYTES] = [step as u8, a, b, c, d];
     // SAFETY: the message lives on this frame. If the parent is gone nobody is left to tell, hence the ignored result.
-    unsafe { libc::send(plan.gate, message.as_ptr().cast(), message.len(), libc::MSG_NOSIGNAL) };
+    unsafe {
+        libc::syscall(libc::SYS_sendto, plan.gate, message.as_ptr(), message.len(), libc::MSG_NOSIGNAL, 0_u64, 0)
+    };
     leave()
 }
 
@@ -143,7 +145,7 @@ fn prepare(plan: &mut Plan<'_>) -> Result<(), Failure> {
     }
     descriptors(plan)?;
     nice(plan.nice)?;
-    limits(&plan.rlimits)?;
+    limits(plan.rlimits)?;
     if plan.capabilities.is_some() {
         drop_bounding(plan.capabilities.unwrap_or_default())?;
     }
@@ -206,21 +208,21 @@ fn descriptors(plan: &mut Plan<'_>) -> Result<(), Failure> {
             return Ok(source);
         }
         // SAFETY: duplicates a descriptor of this process.
-        let copy = unsafe { libc::fcntl(source, libc::F_DUPFD_CLOEXEC, first_closed) };
-        check(Step::Descriptors, c_long::from(copy)).map(|_| copy)
+        let copy = unsafe { libc::syscall(libc::SYS_fcntl, source, libc::F_DUPFD_CLOEXEC, first_closed) };
+        check(Step::Descriptors, copy).map(|copy| RawFd::try_from(copy).unwrap_or(source))
     };
     plan.gate = raised(plan.gate)?;
-    for (source, _) in &mut plan.moves {
+    for (source, _) in plan.moves.iter_mut() {
         *source = raised(*source)?;
     }
-    for (source, target) in &plan.moves {
+    for (source, target) in plan.moves.iter() {
         // SAFETY: whatever `target` was in the parent is not used by this process again.
         check(Step::Descriptors, unsafe { libc::syscall(libc::SYS_dup3, *source, *target, 0) })?;
     }
     // SAFETY: as above.
     check(Step::Descriptors, unsafe { libc::syscall(libc::SYS_dup3, plan.gate, gate_target, libc::O_CLOEXEC) })?;
     plan.gate = gate_target;
-    for (first, last) in &plan.closing {
+    for (first, last) in plan.closing {
         // SAFETY: the ranges hold nothing that this process uses again.
         if unsafe { libc::syscall(libc::SYS_close_range, *first, *last, 0) } == -1 {
             close_one_by_one(*first, *last);
@@ -399,7 +401,7 @@ fn wait_at_gate(gate: RawFd) {
     let mut byte = [0_u8; 1];
     loop {
         // SAFETY: one byte of this frame.
-        match unsafe { libc::recv(gate, byte.as_mut_ptr().cast(), 1, 0) } {
+        match unsafe { libc::syscall(libc::SYS_recvfrom, gate, byte.as_mut_ptr(), 1, 0, 0_u64, 0_u64) } {
             1 => return,
             -1 if Errno::last() == Errno::EINTR => {}
             _ => leave(),
@@ -417,6 +419,6 @@ fn execute(plan: &Plan<'_>) -> Result<std::convert::Infallible, Failure> {
     };
     check(Step::Mask, masked)?;
     // SAFETY: the path is a C string, and both lists end with a null pointer.
-    unsafe { libc::execve(plan.path.as_ptr(), plan.argv.as_ptr(), plan.envp.as_ptr()) };
+    unsafe { libc::syscall(libc::SYS_execve, plan.path.as_ptr(), plan.argv.as_ptr(), plan.envp.as_ptr()) };
     Err((Step::Exec, Errno::last()))
 }

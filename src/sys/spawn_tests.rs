@@ -285,3 +285,19 @@ fn better_than_the_default_is_refused_without_privileges() {
         assert_eq!(outcome_of(&urgent), ExecStatus::Failed { step: "setpriority", errno: Errno::EACCES });
     }
 }
+
+/// An adopting agent compares what was recorded with what /proc says.
+#[test]
+fn birth_that_our_clock_tells_is_the_one_that_proc_tells() {
+    let (_reader, output) = fifo::pipe().unwrap();
+    let mut known = 0;
+    for _ in 0..50 {
+        let child = spawn(&shell("exit 0", &output)).unwrap();
+        let shown = super::process::process(child.pid).unwrap().start_ticks;
+        assert_eq!(child::identity_of_newborn(&child).unwrap().start_ticks, shown);
+        known += i32::from(child.start_ticks.is_some());
+        assert!(child.start_ticks.is_none_or(|ticks| ticks == shown));
+        end(&child);
+    }
+    assert!(known > 25, "{known} of 50");
+}

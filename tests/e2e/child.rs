@@ -2,6 +2,9 @@
 
 use std::fs;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::support::{Agent, As, SOON, proc, sample};
 
 fn sleeper(more: &str) -> String {
@@ -149,4 +152,34 @@ fn capabilities_are_exactly_those_asked_for() {
     for set in ["CapEff", "CapPrm", "CapAmb", "CapBnd"] {
         assert_eq!(proc::status(pid, set), "0000000000000400", "{set}");
     }
+}
+
+/// The agent keeps its heap from its children once its start is over; nothing that a child needs may lie there.
+#[test]
+fn child_of_an_agent_at_rest_finds_all_that_the_first_one_found() {
+    let long = "x".repeat(20_000);
+    let mut agent = Agent::running(&sleeper(&format!(
+        "env: {{\"E2E_TAG\": \"$TAG\", \"LONG\": \"{long}\"}}, rlimits: (nofile: 321, core: 0), oom_score_adj: 321, \
+         umask: 0o027, cwd: \"$DIR\", backoff: (min: \"0ms\"), listen: [\"unix:{{service_dir}}/a.sock\"]"
+    )));
+    let first = ready_pid(&agent);
+    let kept = |agent: &mut Agent| {
+        let maps = fs::read_to_string(format!("/proc/{}/smaps", agent.pid())).unwrap();
+        maps.lines().any(|line| line.starts_with("VmFlags:") && line.contains(" dc"))
+    };
+    agent.wait_until("the heap is kept from children", SOON, kept);
+    let looks = |pid: i32| {
+        let mut environment = proc::environment(pid);
+        environment.retain(|pair| !pair.starts_with("LISTEN_PID="));
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        let cwd = fs::read_link(format!("/proc/{pid}/cwd")).unwrap();
+        (environment, limits, score, cwd, proc::status(pid, "Umask"), proc::descriptors(pid).len())
+    };
+    let found = looks(first);
+    kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
+    agent.wait_until("it is back", SOON, |agent| agent.service_pid("a").is_some_and(|pid| pid != first));
+    let second = ready_pid(&agent);
+    assert_eq!(looks(second), found);
+    assert!(proc::environment(second).contains(&format!("LISTEN_PID={second}")));
 }

@@ -44,6 +44,8 @@ pub(super) struct KernelReader {
     position: Position,
     /// Records before this time of CLOCK_MONOTONIC are passed over.
     from_us: u64,
+    /// What is said of disks and file systems before this time is passed over: they may be others since, or mended. Their counters tell.
+    disks_from_us: u64,
     buffer: Vec<u8>,
     /// The beginning of a line that a pipe has not given whole.
     partial: Vec<u8>,
@@ -83,12 +85,14 @@ impl KernelReader {
             From::Oldest => (clock::mono_ns() / 1000).saturating_sub(LOOK_BACK_US),
             From::Now => 0,
         };
+        let disks_from_us = if begin == Begin::LookBack { clock::mono_ns() / 1000 } else { from_us };
         let log = Kmsg::open(path, from).map_err(|error| why(path, &error))?;
         Ok(Self {
             root: root.to_owned(),
             log,
             position,
             from_us,
+            disks_from_us,
             buffer: vec![0; RECORD_BYTES_MAX],
             partial: Vec::new(),
             severe_us: None,
@@ -155,6 +159,10 @@ impl KernelReader {
             return;
         }
         let Some(known) = kernel_rules::judge(record.text) else { return };
+        let of_a_disk = matches!(known.about, KernelAbout::IoError | KernelAbout::FilesystemError);
+        if of_a_disk && record.time_us < self.disks_from_us {
+            return;
+        }
         if self.is_same_event(known.about, record.time_us) {
             return;
         }
@@ -343,6 +351,18 @@ mod tests {
         log.reader.from_us = 1000;
         let said = log.say("2,1,999,-;Oops: old\n2,2,1000,-;Oops: new\n");
         assert_eq!(said, [(KernelAbout::Oops, None, "Oops: new".to_owned())]);
+    }
+
+    #[test]
+    fn what_was_said_of_a_disk_before_anybody_watched_it_is_passed_over() {
+        let mut log = Log::new();
+        log.reader.disks_from_us = 1000;
+        let error = "I/O error, dev sda, sector 1 op 0x0:(READ)";
+        let said = log.say(format!("3,1,999,-;{error}\n2,2,999,-;Oops: x\n3,3,1000,-;{error}\n"));
+        assert_eq!(
+            said.iter().map(|(about, ..)| *about).collect::<Vec<_>>(),
+            [KernelAbout::Oops, KernelAbout::IoError]
+        );
     }
 
     #[test]

@@ -156,7 +156,7 @@ mod tests {
             service: "api".to_owned(),
             index: 0,
             process: Some(Process { pid, start_ticks: 77, pidfd_inode: Some(9) }),
-            frozen: record.frozen,
+            frozen: false,
             stop: Stop::default(),
             memory: Memory::unknown(),
             cookie: String::new(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::alerts::Alerts;
-use super::condition::{Condition, FLAP_WITHIN, Turn};
+use super::condition::{Condition, FLAP_WITHIN, Latch, Turn};
 use super::feeds::{self, Feed, FeedKey};
 use super::judge::{Bench, Said, Seen};
 use super::kind::CheckKind;
@@ -412,11 +412,27 @@ impl HostState {
                 self.bench(now, |bench| bench.hung(&disk, None))
             }
             None => {
-                self.seen.mounts.entry(mount.clone()).or_default().silent = Some(why);
+                self.seen.mounts.entry(mount.clone()).or_default().silent = Some(why.clone());
+                self.room_is_hung(mount, why, now);
                 self.bench(now, |bench| bench.filesystem_verdict(mount))
             }
         };
         self.take(said, now);
+    }
+
+    /// Where nothing but the room of a mount is watched, nothing else would tell.
+    fn room_is_hung(&mut self, mount: &str, why: String, now: Now) {
+        let [room, filesystem] =
+            [CheckKind::DiskSpace, CheckKind::Filesystem].map(|kind| CheckKey { kind, target: mount.to_owned() });
+        if self.checks.contains_key(&filesystem) {
+            return;
+        }
+        if let Some(check) = self.checks.get_mut(&room) {
+            // Until the next reading.
+            let latch = Latch { level: Health::Failing, until: Some(now.mono), why };
+            let turn = check.condition.latch(latch, now);
+            self.turned(&room, turn);
+        }
     }
 
     /// Our own loop stood still, or the host slept: nobody could have been heard, and what was counted meanwhile has no rate.

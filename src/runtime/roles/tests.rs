@@ -2,6 +2,9 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::engine::event::Event;
+use crate::engine::host::HostMemory;
+use crate::engine::host::sample::{Devices, Disk, Mount};
+use crate::engine::host::watch::Helper;
 use crate::engine::plan::{CgroupPlan, ServicePlan};
 use crate::runtime::shell::Directories;
 use crate::runtime::{now, start};
@@ -16,12 +19,17 @@ fn scene(directory: &TempDir) -> (Shell, Engine, PacketListener) {
     std::fs::create_dir(directory.path().join("roles")).unwrap();
     let directories = Directories { run: here(), state: here(), log: here() };
     let (shell, _) = start::make_shell(directories, &CgroupPlan::Off, 0).unwrap();
-    let mut plan = Plan::default();
-    let mut helper = ServicePlan::with_defaults("@disk.sda", &[]);
-    helper.launch = Launch::Role(ROLE);
-    plan.services.push(helper);
+    let mut plan = Plan { helper: Some(Box::new(ServicePlan::with_defaults("@disk", &[]))), ..Plan::default() };
+    plan.agent.default_checks = true;
+    let disk = Disk { name: "sda".to_owned(), ..Disk::default() };
+    let root =
+        Mount { point: "/".to_owned(), fs_type: "ext4".to_owned(), disk: Some("sda".to_owned()), ..Mount::default() };
+    let devices = Devices { disks: vec![disk], mounts: vec![root], nics: Vec::new() };
+    let helper =
+        Helper { service: "@disk.sda".to_owned(), slot: 5, disk: Some("sda".to_owned()), mounts: vec!["/".to_owned()] };
+    let host = HostMemory { devices: Some(devices), helpers: vec![helper], ..HostMemory::default() };
     let mut engine = Engine::new(plan, 1, now());
-    engine.step(now(), Event::Begin { found: Vec::new(), decisions: Vec::new(), host: None });
+    engine.step(now(), Event::Begin { found: Vec::new(), decisions: Vec::new(), host: Some(Box::new(host)) });
     let listener = PacketListener::bind(&socket_path(&shell, ROLE), 0o600).unwrap();
     (shell, engine, listener)
 }

@@ -224,7 +224,7 @@ fn memory_errors_are_counted_by_the_day_and_uncorrected_ones_latch() {
     };
     assert_eq!(desk.says(K::Ecc, "mc0", &hardware(400, 0)), "ok: 0 corrected memory errors within a day");
     let said = desk.says(K::Ecc, "mc0", &hardware(460, 0));
-    assert_eq!(said, "degraded: 60 corrected memory errors within a day (degraded from 51)");
+    assert_eq!(said, "degraded: 60 corrected memory errors within a day (degraded from 50)");
     let said = desk.says(K::Ecc, "mc0", &hardware(460, 1));
     assert!(said.starts_with("failing for 1d: 1 uncorrected memory error; "), "{said}");
 }

@@ -373,8 +373,11 @@ fn an_explanation_shows_the_watch_over_the_host() {
     let text =
         "(services: [(name: \"a\", command: [\"true\"], data: [\"/usr\"], nics: [\"eth0\"], on_disk_failing: Kill)])";
     let text = explain(&needs.load_text(text).unwrap().plan);
-    let shown: Vec<&str> =
-        text.lines().filter(|line| ["  data", "  nics", "  on_disk"].iter().any(|key| line.starts_with(key))).collect();
+    let shown: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| ["data", "nics", "on_disk"].iter().any(|key| line.starts_with(key)))
+        .collect();
     expect![[r#"
           data               /usr
           nics               eth0

@@ -142,6 +142,8 @@ impl Agents {
             match agent.socket.send(packet, &[]) {
                 Ok(true) => drop(agent.unsent.pop_front()),
                 Ok(false) => break,
+                // One that can never be sent is no end of the agent.
+                Err(error) if error.raw_os_error() == Some(nix::libc::EMSGSIZE) => drop(agent.unsent.pop_front()),
                 Err(_) => return self.part(),
             }
         }

@@ -12,6 +12,10 @@ use crate::engine::host::sample::{Devices, Disk, Mount, Nic, NicKind, SmartBy};
 pub(super) const DISKS_MAX: usize = 256;
 pub(super) const MOUNTS_MAX: usize = 256;
 pub(super) const NICS_MAX: usize = 256;
+/// Mounts of other machines and processes, which any user may have made: they must not take the places of disks.
+const REMOTE_MAX: usize = 32;
+/// All that is there as JSON: a packet takes 128 KiB.
+const JSON_BYTES_MAX: usize = 100 << 10;
 /// Entries of a directory of /sys that are looked at.
 const ENTRIES_MAX: usize = 4096;
 /// A mount with a longer point or source is left out; 4,096 would be possible.
@@ -58,7 +62,14 @@ pub(super) fn read(root: &Path, buffer: &mut Buffer) -> Devices {
         .filter_map(|name| read_disk(root, name, &mounted))
         .take(DISKS_MAX)
         .collect();
-    Devices { disks, nics: read_nics(root), mounts }
+    let mut devices = Devices { disks, nics: read_nics(root), mounts };
+    while serde_json::to_vec(&devices).is_ok_and(|json| json.len() > JSON_BYTES_MAX) {
+        let mounts = &mut devices.mounts;
+        let last = mounts.iter().rposition(|mount| mount.remote).or(mounts.len().checked_sub(1));
+        let Some(last) = last else { break };
+        mounts.remove(last);
+    }
+    devices
 }
 
 fn read_mounts(root: &Path, buffer: &mut Buffer) -> Vec<Mount> {
@@ -67,11 +78,18 @@ fn read_mounts(root: &Path, buffer: &mut Buffer) -> Vec<Mount> {
     // By device: the first of several mounts of one, and by mount point: what was mounted last covers the earlier ones.
     let mut by_device = BTreeMap::new();
     let mut found: Vec<Option<Mount>> = Vec::new();
+    let mut remote = 0;
     for line in mounts::lines(text) {
         if found.len() >= MOUNTS_MAX {
             break;
         }
         let Some(mount) = read_mount(root, &line) else { continue };
+        if mount.remote {
+            if remote == REMOTE_MAX {
+                continue;
+            }
+            remote += 1;
+        }
         let device = mount.device.clone().unwrap_or_else(|| format!("{} {}", line.number, mount.source));
         if by_device.contains_key(&device) {
             continue;
@@ -96,16 +114,21 @@ fn read_mount(root: &Path, line: &MountLine<'_>) -> Option<Mount> {
     if IMAGES.contains(&line.fs_type) && !is_root {
         return None;
     }
-    let source = unescape(line.source);
+    let (point, source) = (unescape(line.point), unescape(line.source));
+    if [&point, &source].into_iter().any(|name| name.chars().any(char::is_control)) {
+        return None;
+    }
     let remote = is_remote(line.fs_type);
     // `fuseblk` is a disk behind a process: it waits for both.
     let device = device_of(root, line, &source).filter(|_| !remote || line.fs_type == "fuseblk");
-    if device.is_none() && !remote && !is_root && !ON_DISK.contains(&line.fs_type) {
+    // A block device of which nothing is left in /sys is dead, not uninteresting.
+    let dead = device.is_none() && !line.number.starts_with("0:");
+    if device.is_none() && !dead && !remote && !is_root && !ON_DISK.contains(&line.fs_type) {
         return None;
     }
     let disk = device.as_deref().and_then(|device| whole_disk(root, device));
     Some(Mount {
-        point: unescape(line.point),
+        point,
         source,
         fs_type: line.fs_type.to_owned(),
         disk,

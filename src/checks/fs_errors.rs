@@ -1,5 +1,6 @@
 //! Errors that file systems report themselves, as they happen (fanotify, FAN_FS_ERROR).
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -64,8 +65,13 @@ impl ErrorWatches {
             self.watches.remove(place);
             return Vec::new();
         };
-        let sample = |errno, count| Sample::FilesystemError { mount: watch.mount.clone(), errno, count };
-        errors.iter().map(|error| sample(error.errno, error.count)).collect()
+        let mut counts: BTreeMap<i32, u32> = BTreeMap::new();
+        for error in &errors {
+            let count = counts.entry(error.errno).or_default();
+            *count = count.saturating_add(error.count);
+        }
+        let sample = |(errno, count)| Sample::FilesystemError { mount: watch.mount.clone(), errno, count };
+        counts.into_iter().map(sample).collect()
     }
 }
 

@@ -29,6 +29,8 @@ const SPREAD: Duration = Duration::from_millis(20);
 const UNSENT_MAX: usize = 64;
 /// Events taken from the kernel at once.
 const READY_MAX: usize = 8;
+/// After errors of a file system were told.
+const ERRORS_PAUSE: Duration = Duration::from_millis(200);
 
 /// The process of `mainstay role sensors --run-dir PATH`.
 ///
@@ -224,9 +226,15 @@ impl Helper {
 
     /// Something happened that is told at once.
     fn take(&mut self, key: u64) {
-        for sample in self.readings.take(key) {
+        let samples = self.readings.take(key);
+        if samples.is_empty() {
+            return;
+        }
+        for sample in samples {
             self.agents.tell(&self.epoll, &FromChecks::Sampled { sample: Box::new(sample) });
         }
+        // The kernel merges what comes meanwhile: a damaged directory that is walked tells of thousands of errors a second.
+        std::thread::sleep(ERRORS_PAUSE);
     }
 }
 

@@ -16,7 +16,7 @@ use super::kind::CheckKind;
 use super::lane::Lane;
 use super::note::HostNote;
 use super::rules::{Rule, Wishes};
-use super::sample::{Devices, NicKind, Sample};
+use super::sample::{Devices, Mount, NicKind, Sample};
 use super::ties::Troubles;
 use super::watch::{Helper, Missing, Order};
 use super::watchdog::Dog;
@@ -123,7 +123,8 @@ impl HostState {
         }
     }
 
-    pub(super) fn devices_came(&mut self, devices: Devices, wishes: Wishes<'_>, now: Now) {
+    pub(super) fn devices_came(&mut self, mut devices: Devices, wishes: Wishes<'_>, now: Now) {
+        self.keep_the_dead(&mut devices);
         let before = std::mem::replace(&mut self.devices, devices);
         if std::mem::replace(&mut self.devices_known, true) {
             self.tell_devices(&before);
@@ -134,8 +135,24 @@ impl HostState {
         self.replanned(wishes, now);
     }
 
+    /// A disk that fell off its bus is gone from /sys while it is still mounted: it is as bad as before, not none of our business.
+    fn keep_the_dead(&self, devices: &mut Devices) {
+        let Devices { disks, mounts, .. } = devices;
+        for mount in mounts.iter_mut().filter(|mount| mount.disk.is_none()) {
+            let same = |old: &&Mount| old.point == mount.point && old.source == mount.source && old.disk.is_some();
+            let Some(old) = self.devices.mounts.iter().find(same) else { continue };
+            (mount.disk, mount.device) = (old.disk.clone(), old.device.clone());
+            let lost = self.devices.disks.iter().find(|disk| Some(&disk.name) == old.disk.as_ref());
+            if let Some(lost) = lost.filter(|lost| !disks.iter().any(|disk| disk.name == lost.name)) {
+                disks.push(lost.clone());
+                disks.sort_by(|one, other| one.name.cmp(&other.name));
+            }
+        }
+    }
+
     /// The plan, the devices or the helpers are others: checks come and go.
     pub(super) fn replanned(&mut self, wishes: Wishes<'_>, now: Now) {
+        self.seen.known.only_with_helper(&self.helpers);
         let mut wanted = BTreeMap::new();
         for (kind, target, name, rule) in wishes.checks(&self.devices) {
             wanted.insert(CheckKey { kind, target }, (name, rule));
@@ -229,8 +246,9 @@ impl HostState {
         };
         let waits = self.feeds.iter().any(|feed| feed.role == role && feed.overdue);
         let disk = self.helpers.iter().find(|helper| helper.slot == slot).and_then(|helper| helper.disk.clone());
-        if let Some(seen) = disk.filter(|_| !waits).and_then(|disk| self.seen.disks.get_mut(&disk)) {
-            seen.silent = None;
+        if let Some(disk) = disk.filter(|_| !waits) {
+            self.seen.known.disk_answers(&disk);
+            self.unsaved |= self.seen.take_changed();
         }
     }
 
@@ -392,7 +410,7 @@ impl HostState {
     /// meantime it does not wait.
     fn helper_is_silent(&mut self, feed: &FeedKey, role: Role, waited: Duration, now: Now) {
         let touches = |one: &&Feed| one.role == role && matches!(one.key, FeedKey::Space(_) | FeedKey::Canary(_));
-        let heard = self.feeds.iter().filter(|one| one.role == role).filter_map(|one| one.answered).max();
+        let heard = self.feeds.iter().filter(touches).filter_map(|one| one.answered).max();
         let patience = self.feeds.iter().filter(touches).map(|one| one.every + feeds::GRACE).min().unwrap_or_default();
         if heard.is_some_and(|heard| now.mono.since(heard) < patience) {
             return;
@@ -408,11 +426,12 @@ impl HostState {
         let disk = self.helpers.iter().find(|helper| helper.slot == slot).and_then(|helper| helper.disk.clone());
         let said = match disk {
             Some(disk) => {
-                self.seen.disks.entry(disk.clone()).or_default().silent = Some(why);
+                self.seen.known.disk_is_silent(&disk, why);
                 self.bench(now, |bench| bench.hung(&disk, None))
             }
             None => {
-                self.seen.mounts.entry(mount.clone()).or_default().silent = Some(why.clone());
+                self.seen.mounts.entry(mount.clone()).or_default();
+                self.seen.known.mount_is_silent(mount, why.clone());
                 self.room_is_hung(mount, why, now);
                 self.bench(now, |bench| bench.filesystem_verdict(mount))
             }

@@ -87,7 +87,9 @@ impl Engine {
         ids.into_iter().find_map(|id| {
             let service = self.service_at(id);
             let wanted = service.replicas.values().any(|replica| replica.memory.wanted == Wanted::Up);
-            let well = !wanted || service.summary.is_up || service.summary.is_hopeful;
+            // Kept down because of its disk, it is as it should be: a reset would not mend the disk, and would take everybody else down.
+            let well =
+                !wanted || service.summary.is_up || service.summary.is_hopeful || self.failing_disk(id).is_some();
             let why = || self.view_one(id, self.now).why.map_or_else(String::new, |why| format!(" ({why})"));
             (!well).then(|| format!("{} is not up{}", self.name(id), why()))
         })

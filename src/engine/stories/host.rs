@@ -6,7 +6,7 @@ use crate::engine::action::Action;
 use crate::engine::event::{Caller, Event, FoundProcess, NotifyMessage, Verb};
 use crate::engine::host::kind::CheckKind::{Bond, DiskErrors, DiskHung, Filesystem, NicLink, Smart};
 use crate::engine::host::plan::OnDiskFailing;
-use crate::engine::host::sample::{Devices, Nic, NicKind};
+use crate::engine::host::sample::{Devices, Mount, Nic, NicKind};
 use crate::engine::host::{Health, HostEvent};
 use crate::engine::plan::{Alive, Needs, Plan, Readiness, ServicePlan};
 use crate::engine::stories::host_helpers::{devices, disk, mount};
@@ -207,6 +207,20 @@ fn a_freeze_outlives_the_agent_only_while_the_disk_fails() {
     assert_eq!(next.words(), ["thaw api/0"]);
     assert_eq!(next.state("api"), StateName::Ready);
     assert!(!next.memory("api").frozen);
+}
+
+/// It fell off its bus: gone from /sys, and still mounted.
+#[test]
+fn a_disk_that_is_gone_while_it_is_mounted_has_not_recovered() {
+    for then in [OnDiskFailing::Freeze, OnDiskFailing::Hold, OnDiskFailing::Kill] {
+        let mut kit = with(vec![on_disk("db", then)]);
+        fails(&mut kit);
+        let dead = Mount { disk: None, device: None, ..mount("/srv", Some("vda")) };
+        let done = kit.step(devices(vec![disk("vdb", &[])], vec![mount("/", Some("vdb")), dead]));
+        let acts = |word: &String| ["thaw", "spawn db"].iter().any(|act| word.starts_with(act));
+        assert!(!done.iter().any(acts), "{then:?}: {done:?}");
+        assert!(kit.engine.service("db", kit.now).unwrap().impaired.is_some(), "{then:?}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What roles say: their messages become events.
 
+use super::super::hardware_watchdog;
 use super::super::probes;
 use super::super::shell::Shell;
 use crate::checks::proto::FromChecks;
@@ -35,7 +36,14 @@ pub fn from_logs(shell: &mut Shell, engine: &Engine, message: FromLogs, descript
             let result = error.map_or(Ok(()), Err);
             shell.events.push_back(Event::Persisted { decision, result });
         }
-        FromLogs::Kept { key } => shell.sockets.claim(key, descriptors),
+        FromLogs::Kept { key } => {
+            let late = key == hardware_watchdog::KEY && shell.logs.is_connected();
+            shell.sockets.claim(key, descriptors);
+            if late {
+                // Nobody else can open the device while its keeper holds it.
+                hardware_watchdog::settle(shell, engine.plan(), crate::runtime::now().mono);
+            }
+        }
         FromLogs::Trouble { text } => shell.events.push_back(Event::Remark { level: Level::Warn, text }),
     }
 }

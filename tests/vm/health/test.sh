@@ -201,7 +201,7 @@ stops_everything() {
 }
 starts_again() {
     rm /run/no-agent
-    within 60 all_well
+    within 60 state_is bystander ready
 }
 
 must "the agent comes up and all is well" within 60 all_well

@@ -32,8 +32,6 @@ pub(in crate::engine::host) struct DiskSeen {
     /// Completed and spent at the beginning of the mean.
     mean_from: Option<(Time, u64, u64)>,
     odd_state: u32,
-    /// Its helper does not answer: why.
-    pub(in crate::engine::host) silent: Option<String>,
 }
 
 impl DiskSeen {
@@ -109,7 +107,7 @@ impl Bench<'_> {
                 worse(level, format!("{}: {why}", mount.point));
             }
         }
-        if let Some(why) = &seen.silent {
+        if let Some(why) = self.seen.known.silent_disks.get(name) {
             worse(Health::Failing, why.clone());
         }
         self.say(KIND, name, verdict);
@@ -178,7 +176,8 @@ impl Bench<'_> {
             several(counted, "error", "errors"),
             several(lines, "line", "lines")
         );
-        Some(banded(KIND, &check.rule, check.condition.state, signed(counted.max(lines.saturating_mul(2))), text))
+        // Not by the device's count: it grows with every question that ends with sense data, as those of SMART do on a healthy ATA disk.
+        Some(banded(KIND, &check.rule, check.condition.state, signed(lines.saturating_mul(2)), text))
     }
 
     pub(super) fn disk_error_line(&mut self, name: &str, text: String) {

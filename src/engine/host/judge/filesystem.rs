@@ -34,8 +34,6 @@ pub(in crate::engine::host) struct MountSeen {
     slow: u32,
     very_slow: u32,
     took: Duration,
-    /// Its helper does not answer: why.
-    pub(in crate::engine::host) silent: Option<String>,
 }
 
 impl MountSeen {
@@ -113,7 +111,7 @@ impl Bench<'_> {
             return;
         };
         let errno = seen.canary_errno.filter(|errno| !FULL.contains(errno));
-        let (level, why) = if let Some(why) = &seen.silent {
+        let (level, why) = if let Some(why) = self.seen.known.silent_mounts.get(mount) {
             (Health::Failing, why.clone())
         } else if seen.forced_read_only {
             (Health::Failing, "the kernel has made it read-only".to_owned())
@@ -133,8 +131,8 @@ impl Bench<'_> {
 
     pub(super) fn canary(&mut self, canary: &CanaryStat) {
         let took = Duration::from_micros(canary.took_us);
+        self.seen.known.mount_answers(&canary.mount);
         let seen = self.seen.mounts.entry(canary.mount.clone()).or_default();
-        seen.silent = None;
         if canary.absent.is_some() {
             // It says nothing of the disk: the other signs remain.
             (seen.canary_errno, seen.slow, seen.very_slow) = (None, 0, 0);

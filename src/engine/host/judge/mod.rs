@@ -70,8 +70,38 @@ pub struct Known {
     carried: BTreeSet<String>,
     /// The best speed of a NIC in Mbit/s.
     speeds: BTreeMap<String, u32>,
+    /// Disks, and mounts without one, whose helper waits for them, with the sentence; until it answers, also under the next agent.
+    #[serde(default)]
+    pub(super) silent_disks: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(super) silent_mounts: BTreeMap<String, String>,
     #[serde(skip)]
     changed: bool,
+}
+
+impl Known {
+    /// The helper of this disk waits for it.
+    pub(super) fn disk_is_silent(&mut self, disk: &str, why: String) {
+        self.changed |= self.silent_disks.insert(disk.to_owned(), why).is_none();
+    }
+
+    pub(super) fn mount_is_silent(&mut self, mount: &str, why: String) {
+        self.changed |= self.silent_mounts.insert(mount.to_owned(), why).is_none();
+    }
+
+    pub(super) fn disk_answers(&mut self, disk: &str) {
+        self.changed |= self.silent_disks.remove(disk).is_some();
+    }
+
+    pub(super) fn mount_answers(&mut self, mount: &str) {
+        self.changed |= self.silent_mounts.remove(mount).is_some();
+    }
+
+    /// Nobody waits for a disk that has no helper any more.
+    pub(super) fn only_with_helper(&mut self, helpers: &[super::watch::Helper]) {
+        self.silent_disks.retain(|disk, _| helpers.iter().any(|helper| helper.disk.as_ref() == Some(disk)));
+        self.silent_mounts.retain(|mount, _| helpers.iter().any(|helper| helper.mounts.contains(mount)));
+    }
 }
 
 /// How a counter has moved.

@@ -18,9 +18,7 @@ const LITTLE_USED_PERMILLE: i64 = 900;
 impl Bench<'_> {
     pub(super) fn space(&mut self, space: &SpaceStat) {
         let mount = space.mount.as_str();
-        if let Some(seen) = self.seen.mounts.get_mut(mount) {
-            seen.silent = None;
-        }
+        self.seen.known.mount_answers(mount);
         if let Some(error) = &space.error {
             for kind in [CheckKind::DiskSpace, CheckKind::DiskInodes, CheckKind::DiskFill] {
                 if self.check(kind, mount).is_some() {

@@ -252,6 +252,9 @@ impl Noise {
 
     /// Things that the kernel tells at once.
     pub(crate) fn events(&mut self) -> Vec<Sample> {
+        if self.has(Fault::MediumErrors) && self.since_fault.is_multiple_of(10) {
+            return vec![line(KernelAbout::IoError, Some("sda"), "critical medium error, dev sda, sector 4711")];
+        }
         if self.fault.is_none() || std::mem::replace(&mut self.told, true) {
             return Vec::new();
         }
@@ -366,7 +369,8 @@ impl Noise {
 
     fn disk(&mut self, name: &str) -> Option<DiskStat> {
         let mut disk = self.disks.get(name)?.clone();
-        let errors = if self.has(Fault::MediumErrors) { 1 + self.since_fault / 5 } else { 1 };
+        // A healthy ATA disk counts each question for its health.
+        let errors = 1 + 2 * (self.second / 1_800);
         if name == "sda" {
             disk.scsi = Some(ScsiStat { errors, timeouts: 0 });
             disk.state = Some("running".into());

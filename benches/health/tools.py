@@ -13,7 +13,8 @@ import subprocess
 import time
 import urllib.request
 
-from agent import UnixConnection, ron, unified_group
+import agent
+from agent import ron, unified_group
 from harness import BenchError, wait_until
 
 MNT_DETACH = 2
@@ -105,16 +106,7 @@ class Mainstay(Tool):
         return [self.binary, "run", "--config", str(self.config)]
 
     def get(self, path):
-        connection = UnixConnection(self.run_dir / "mainstay.sock")
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            body = answer.read().decode()
-            if answer.status != 200:
-                raise BenchError(f"GET {path}: {answer.status}")
-            return body
-        finally:
-            connection.close()
+        return agent.get(self.run_dir / "mainstay.sock", path)
 
     def scrape(self):
         return self.get("/metrics")
@@ -232,14 +224,6 @@ def install(missing):
     finally:
         if ours:
             policy.unlink()
-
-
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-        return True
-    except ProcessLookupError:
-        return False
 
 
 def ends_on_term(tool, within_s=5):

@@ -24,6 +24,20 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
+def get(socket_path, path):
+    """The body of an answer of the API."""
+    connection = UnixConnection(socket_path)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = answer.read().decode()
+        if answer.status != 200:
+            raise BenchError(f"GET {path}: {answer.status} {body[:200]}")
+        return body
+    finally:
+        connection.close()
+
+
 def ron(text):
     """A RON string; JSON's escapes are a part of RON's."""
     return json.dumps(str(text))
@@ -71,16 +85,7 @@ class Mainstay(Fleet):
         return [self.binary, "run", "--config", str(self.config)]
 
     def get(self, path):
-        connection = UnixConnection(self.socket)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            body = answer.read().decode()
-            if answer.status != 200:
-                raise BenchError(f"GET {path}: {answer.status} {body[:200]}")
-            return body
-        finally:
-            connection.close()
+        return get(self.socket, path)
 
     def replicas(self):
         """service name -> its one replica as the API shows it; empty while no agent answers, with the reason in `unanswered`."""

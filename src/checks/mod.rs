@@ -53,6 +53,8 @@ mod space;
 mod start;
 mod system;
 mod target;
+#[cfg(test)]
+mod testing;
 mod watch;
 
 use std::ffi::OsString;

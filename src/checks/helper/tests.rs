@@ -2,14 +2,11 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::thread::JoinHandle;
 
+use super::super::testing::{PATIENCE, hear};
 use super::*;
 use crate::engine::host::sample::Sample;
-use crate::sys::epoll::Interest;
 use crate::sys::packet::{PacketSocket, Received};
 use crate::sys::testing::TempDir;
-
-/// What is not there by then fails the test.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A helper in a thread of this process, whose host is a directory, and its agent.
 struct Role {
@@ -65,20 +62,7 @@ impl Role {
 
     /// `None` when the helper has left.
     fn hear(&mut self) -> Option<FromChecks> {
-        let epoll = Epoll::new().unwrap();
-        epoll.add(self.agent.as_fd(), 0, Interest::READ).unwrap();
-        let mut packet = Vec::new();
-        let limit = Instant::now() + PATIENCE;
-        loop {
-            match self.agent.receive(&mut packet).unwrap() {
-                Received::Message { .. } => return Some(serde_json::from_slice(&packet).unwrap()),
-                Received::Closed => return None,
-                Received::WouldBlock => {
-                    assert!(Instant::now() < limit, "the helper says nothing");
-                    epoll.wait(&mut Vec::with_capacity(1), Some(PATIENCE)).unwrap();
-                }
-            }
-        }
+        hear(&self.agent)
     }
 
     fn sample(&mut self) -> Sample {

@@ -7,13 +7,11 @@ use std::thread::JoinHandle;
 
 use super::super::PROBES_MAX;
 use super::super::proto::ProbeTarget;
+use super::super::testing::{PATIENCE, hear};
 use super::*;
 use crate::sys::epoll::Interest;
 use crate::sys::host;
-use crate::sys::packet::{PacketSocket, Received};
-
-/// An answer that is not there by then fails the test.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::sys::packet::PacketSocket;
 
 /// A role in a thread of this process, and its agent.
 struct Role {
@@ -57,20 +55,7 @@ impl Role {
     }
 
     fn hear(&self) -> Option<FromChecks> {
-        let epoll = Epoll::new().unwrap();
-        epoll.add(self.agent.as_fd(), 0, Interest::READ).unwrap();
-        let mut packet = Vec::new();
-        let limit = Instant::now() + PATIENCE;
-        loop {
-            match self.agent.receive(&mut packet).unwrap() {
-                Received::Message { .. } => return Some(serde_json::from_slice(&packet).unwrap()),
-                Received::Closed => return None,
-                Received::WouldBlock => {
-                    assert!(Instant::now() < limit, "the role does not answer");
-                    epoll.wait(&mut Vec::with_capacity(1), Some(PATIENCE)).unwrap();
-                }
-            }
-        }
+        hear(&self.agent)
     }
 
     /// Waits for the role's own end.

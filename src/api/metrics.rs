@@ -89,6 +89,7 @@ impl Tally {
             | NoteKind::Stopped { .. }
             | NoteKind::Balance(_)
             | NoteKind::Host(_)
+            | NoteKind::Fence(_)
             | NoteKind::Done { .. }
             | NoteKind::Stuck { .. }
             | NoteKind::Unstuck { .. }

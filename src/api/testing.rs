@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::balancers::{Backend, BackendCounters, Balancer, BalancerCounters, Latency, Listener};
 use super::render::{Stamp, Usage};
 use crate::engine::event::Wanted;
+use crate::engine::fence::view::LimitsView;
 use crate::engine::host::Health;
 use crate::engine::host::kind::CheckKind;
 use crate::engine::host::plan::Band;
@@ -113,6 +114,7 @@ impl World {
                 plan,
                 wanted: states[index] != StateName::Stopped,
                 state: states[index],
+                word: states[index].word(),
                 why: whys[index].map(str::to_owned),
                 replicas: (0_u16..)
                     .zip(&self.memories[index])
@@ -136,6 +138,8 @@ impl World {
             pending_restart: false,
             drained: false,
             frozen: false,
+            fence: None,
+            limits: LimitsView::default(),
             why: in_backoff.then(|| "exited with code 1".to_owned()),
             next: in_backoff.then(|| ("restart 3 of 10".to_owned(), Time(100_800_000_000))),
             last_lines: if in_backoff { &self.lines } else { &[] },

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::balance::note::BalanceNote;
 use super::balance::table::Table;
 use super::event::{Caller, Decision, Remaining, Verb};
+use super::fence::FenceMemory;
+use super::fence::note::FenceNote;
 use super::host::HostMemory;
 use super::host::note::HostNote;
 use super::host::view::AlertBody;
@@ -111,6 +113,19 @@ pub enum Action {
         replica: ReplicaId,
         run: RunId,
         frozen: bool,
+    },
+    /// Bring the limits of this run (`Engine::limits`) into force; answered by `Event::Wrote`.
+    Limit {
+        replica: ReplicaId,
+        run: RunId,
+    },
+    /// Read what these trees say of themselves; answered by `Event::Gauged`.
+    Gauge {
+        runs: Vec<(ReplicaId, RunId)>,
+    },
+    /// Write what must be known of fences after the agent's death.
+    PersistFences {
+        memory: Box<FenceMemory>,
     },
     /// Pet the hardware watchdog.
     Pet,
@@ -258,6 +273,8 @@ pub enum NoteKind {
     Balance(BalanceNote),
     /// Something about disks, NICs and sensors.
     Host(HostNote),
+    /// Something about fences and limits.
+    Fence(FenceNote),
     Done {
         run: RunId,
     },

@@ -29,7 +29,7 @@ impl Engine {
             .iter()
             .map(|id| {
                 let beyond = match verb {
-                    Verb::Start | Verb::Stop | Verb::Drain | Verb::Undrain => RunId(0),
+                    Verb::Start | Verb::Stop | Verb::Drain | Verb::Undrain | Verb::Fence(_) | Verb::Unfence => RunId(0),
                     Verb::RestartRolling | Verb::RestartAtOnce => self.at(*id).memory.run,
                 };
                 (id.index, beyond)
@@ -55,6 +55,8 @@ impl Engine {
                 self.command_restart(request, target.replica, service, &replicas, verb);
             }
             Verb::Drain | Verb::Undrain => self.command_drain(request, target.replica, service, &replicas, verb),
+            Verb::Fence(level) => self.command_fence(request, target, &replicas, Some(level)),
+            Verb::Unfence => self.command_fence(request, target, &replicas, None),
         }
     }
 
@@ -258,7 +260,10 @@ impl Engine {
         }
         let service = self.name(service).to_owned();
         for (replica, Decided { wanted, drained }) in decisions {
-            self.decide(request, Decision { service: service.clone(), replica, wanted, drained });
+            self.decide(
+                request,
+                Decision { service: service.clone(), replica, wanted, drained, ..Decision::default() },
+            );
         }
     }
 }

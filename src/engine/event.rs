@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::fence::FenceMemory;
+use super::fence::gauge::{Gauge, Written, Wrote};
+use super::fence::plan::FenceLevel;
 use super::host::{HostEvent, HostMemory};
 use super::memory::Memory;
 use super::plan::{Plan, Stop};
-use super::types::{Exit, ReplicaId, RequestId, RunId};
+use super::types::{Exit, ReplicaId, RequestId, RunId, Time};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
@@ -22,6 +25,9 @@ pub enum Event {
         /// What it knew of the host, if that was in this boot.
         #[serde(default)]
         host: Option<Box<HostMemory>>,
+        /// What it knew of fences, if that was in this boot.
+        #[serde(default)]
+        fences: Option<Box<FenceMemory>>,
     },
     /// The child exists and its record is written; its gate is open.
     Spawned { replica: ReplicaId, run: RunId, pid: i32 },
@@ -67,6 +73,10 @@ pub enum Event {
     Ejected { balancer: String, backend: String, out: Option<(String, Duration)> },
     /// Something of the host's disks, NICs and sensors.
     Host(Box<HostEvent>),
+    /// Something was written to the kernel for a tree, at this time (mono), or could not be, and why.
+    Wrote { replica: ReplicaId, run: RunId, what: Wrote, at: Time, result: Result<Written, String> },
+    /// The answer to `Action::Gauge`; a tree that is gone by now is missing.
+    Gauged { gauges: Vec<Gauge> },
     /// Something of the shell that belongs into the journal: a configuration refused, a stranger's cgroup, a lost line.
     Remark { level: super::action::Level, text: String },
 }
@@ -101,6 +111,9 @@ pub struct Remaining {
     pub state: char,
     /// The kernel function it sleeps in, empty when hidden.
     pub wchan: String,
+    /// Of one in uninterruptible sleep: the block devices of the files that it has open (`dm-0`), as far as that can be told.
+    #[serde(default)]
+    pub devices: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,6 +151,9 @@ pub enum Verb {
     /// Takes replicas out of their balancers until `Undrain`; they go on running.
     Drain,
     Undrain,
+    /// Until `Unfence`; `Kill` and `Hold` both end in a hold.
+    Fence(FenceLevel),
+    Unfence,
 }
 
 /// A service, or one replica of it. `wait`: answer when the outcome is known rather than when the decision is taken.
@@ -146,6 +162,9 @@ pub struct Target {
     pub service: String,
     pub replica: Option<u16>,
     pub wait: Wait,
+    /// The reason that the operator gave (`--why`).
+    #[serde(default)]
+    pub why: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,7 +174,7 @@ pub enum Wait {
 }
 
 /// What an operator decided and what must last over a reboot: kept by the logs role in `state_dir`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
     pub service: String,
     /// `None`: the whole service.
@@ -164,6 +183,23 @@ pub struct Decision {
     /// Out of its balancers, while it runs on.
     #[serde(default)]
     pub drained: bool,
+    /// Fenced by hand.
+    #[serde(default)]
+    pub fence: Option<Box<FencedByHand>>,
+    /// How often in a row the agent fenced it (of a replica): each time it is held twice as long.
+    #[serde(default)]
+    pub fences: u32,
+}
+
+/// A fence that an operator set: never lifted by the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FencedByHand {
+    pub level: FenceLevel,
+    /// Who asked, as the journal writes it.
+    pub by: String,
+    pub why: Option<String>,
+    /// Wall clock.
+    pub at: Time,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

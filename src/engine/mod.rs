@@ -25,6 +25,7 @@
 pub mod action;
 pub mod balance;
 pub mod event;
+pub mod fence;
 pub mod host;
 pub mod memory;
 pub mod note;
@@ -111,6 +112,8 @@ pub struct Engine {
     ejections: BTreeMap<String, BTreeMap<String, balancing::KeptOut>>,
     #[serde(default)]
     host: host::HostState,
+    #[serde(default)]
+    fence: fence::FenceState,
     now: Now,
     /// Replicas to be settled.
     #[serde(skip)]
@@ -157,6 +160,7 @@ impl Engine {
             told: BTreeMap::new(),
             ejections: BTreeMap::new(),
             host: host::HostState::default(),
+            fence: fence::FenceState::default(),
             now,
             dirty: BTreeSet::new(),
             touched: BTreeSet::new(),
@@ -288,7 +292,10 @@ impl Engine {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Tick => {}
-            Event::Begin { found, decisions, host } => self.begin(found, decisions, host.map(|host| *host)),
+            Event::Begin { found, decisions, host, fences } => {
+                self.fence.memory = fences.map(|fences| *fences).unwrap_or_default();
+                self.begin(found, decisions, host.map(|host| *host));
+            }
             Event::Spawned { replica, run, pid } => self.spawned(replica, run, pid),
             Event::SpawnFailed { replica, run, ours, error } => self.spawn_failed(replica, run, ours, error),
             Event::Executed { replica, run } => self.executed(replica, run),
@@ -317,6 +324,10 @@ impl Engine {
                     self.devices_changed();
                 }
             }
+            Event::Wrote { replica, run, .. } => {
+                self.current(replica, run);
+            }
+            Event::Gauged { gauges } => self.counters.stale_events += gauges.len() as u64,
             Event::ReloadRefused { why } => self.agent_note(Level::Error, NoteKind::ReloadRefused { why }),
             Event::Remark { level, text } => self.agent_note(level, NoteKind::Remark { text }),
         }

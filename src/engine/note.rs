@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::action::{Effect, Level, Next, Note, NoteKind, Subject};
 use super::event::{Caller, Remaining, Verb};
+use super::fence::plan::FenceLevel;
 use super::types::human;
 
 impl Note {
@@ -68,6 +69,7 @@ impl NoteKind {
             Self::Stopped { .. } => "stopped",
             Self::Balance(note) => note.word(),
             Self::Host(note) => note.word(),
+            Self::Fence(note) => note.word(),
             Self::Done { .. } => "done",
             Self::Stuck { .. } => "stuck",
             Self::Unstuck { .. } => "unstuck",
@@ -141,6 +143,7 @@ impl NoteKind {
             Self::LastLines { lines, .. } => format!("its last lines: {}", lines.join(" | ")),
             Self::Balance(note) => note.text(),
             Self::Host(note) => note.text(),
+            Self::Fence(note) => note.text(),
             Self::LinesDropped { .. }
             | Self::Commanded { .. }
             | Self::Reloaded { .. }
@@ -193,6 +196,7 @@ impl NoteKind {
             | Self::Stopped { .. }
             | Self::Balance(_)
             | Self::Host(_)
+            | Self::Fence(_)
             | Self::Done { .. }
             | Self::Stuck { .. }
             | Self::Unstuck { .. }
@@ -239,6 +243,11 @@ impl Verb {
             Self::RestartAtOnce => "restart of all at once",
             Self::Drain => "drain",
             Self::Undrain => "undrain",
+            Self::Fence(FenceLevel::Throttle) => "fence (throttle)",
+            Self::Fence(FenceLevel::Freeze) => "fence (freeze)",
+            Self::Fence(FenceLevel::Kill) => "fence (kill)",
+            Self::Fence(FenceLevel::Hold) => "fence (hold)",
+            Self::Unfence => "unfence",
         }
     }
 }
@@ -321,7 +330,13 @@ mod tests {
 
     #[test]
     fn what_remains_is_named_with_its_kernel_function() {
-        let processes = vec![Remaining { pid: 17, comm: "postgres".into(), state: 'D', wchan: "nfs_wait".into() }];
+        let processes = vec![Remaining {
+            pid: 17,
+            comm: "postgres".into(),
+            state: 'D',
+            wchan: "nfs_wait".into(),
+            devices: Vec::new(),
+        }];
         assert_eq!(
             sentence(None, NoteKind::Stuck { run: RunId(1), processes }),
             "service api: stuck: killed, but not gone: pid 17 (postgres) in state D at nfs_wait; no second copy is started"

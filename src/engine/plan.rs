@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::balance::plan::BalancerPlan;
+use super::fence::plan::{Access, FencePlan, Resources};
 use super::host::plan::{AlertPlan, CheckPlan, OnDiskFailing};
 
 /// One whole configuration.
@@ -93,6 +94,22 @@ pub struct ServicePlan {
     /// Paths whose file systems it cannot work without. Boxed, as few have them.
     #[serde(default)]
     pub needs: Option<Box<Needs>>,
+    /// Boxed, as few have them.
+    #[serde(default)]
+    pub resources: Option<Box<Resources>>,
+    /// `None`: the defaults of [`FencePlan`].
+    #[serde(default)]
+    pub fence: Option<Box<FencePlan>>,
+    /// The least is fenced first when the host's memory fails.
+    #[serde(default)]
+    pub priority: i32,
+    /// As many replicas as must stay well whatever the agent does by itself.
+    #[serde(default = "one")]
+    pub min_healthy: u16,
+}
+
+fn one() -> u16 {
+    1
 }
 
 /// What of the host a service needs.
@@ -259,6 +276,8 @@ pub struct ProcessPlan {
     pub capabilities: Option<Vec<u8>>,
     /// In the order of LISTEN_FDS.
     pub listen: Vec<Listen>,
+    #[serde(default)]
+    pub access: Option<Box<Access>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -366,6 +385,10 @@ impl ServicePlan {
             },
             logs: LogsPlan::default(),
             needs: None,
+            resources: None,
+            fence: None,
+            priority: 0,
+            min_healthy: 1,
         }
     }
 

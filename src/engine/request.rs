@@ -151,7 +151,7 @@ impl Engine {
             Verb::Drain if self.offered(id) == Standing::Draining && !self.unfinished(id).is_empty() => {
                 return Progress::NotYet;
             }
-            Verb::Drain | Verb::Undrain => return Progress::Reached,
+            Verb::Drain | Verb::Undrain | Verb::Fence(_) | Verb::Unfence => return Progress::Reached,
             Verb::Start | Verb::RestartRolling | Verb::RestartAtOnce => {}
         }
         let failed = |what: String| Progress::Failed(format!("{} {what}", self.label(id)));
@@ -256,7 +256,7 @@ impl Engine {
 fn is_for_up(verb: Verb) -> bool {
     match verb {
         Verb::Start | Verb::RestartRolling | Verb::RestartAtOnce => true,
-        Verb::Stop | Verb::Drain | Verb::Undrain => false,
+        Verb::Stop | Verb::Drain | Verb::Undrain | Verb::Fence(_) | Verb::Unfence => false,
     }
 }
 
@@ -265,6 +265,8 @@ fn is_contrary(one: Verb, other: Verb) -> bool {
         Verb::Stop => is_for_up(other),
         Verb::Drain => other == Verb::Undrain,
         Verb::Undrain => other == Verb::Drain,
+        Verb::Fence(_) => is_for_up(other) || other == Verb::Unfence,
+        Verb::Unfence => matches!(other, Verb::Fence(_)),
         Verb::Start | Verb::RestartRolling | Verb::RestartAtOnce => other == Verb::Stop,
     }
 }

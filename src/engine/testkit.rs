@@ -79,7 +79,7 @@ impl Kit {
     }
 
     pub(super) fn begin_with(mono: Time, plan: Plan, found: Vec<Found>, decisions: Vec<Decision>) -> Self {
-        Self::begin_on(mono, plan, Event::Begin { found, decisions, host: None })
+        Self::begin_on(mono, plan, Event::Begin { found, decisions, host: None, fences: None })
     }
 
     pub(super) fn begin_on(mono: Time, plan: Plan, begin: Event) -> Self {
@@ -146,7 +146,12 @@ impl Kit {
             Action::Freeze { replica, frozen: false, .. } => format!("thaw {}", name(replica)),
             Action::Alert { body, .. } => format!("alert {} {}", body.event, body.subject),
             Action::Pet => "pet".to_owned(),
-            Action::Watch { .. } | Action::PersistHost { .. } => return None,
+            Action::Limit { replica, .. } => format!("limit {}", name(replica)),
+            Action::Gauge { runs } => {
+                let runs: Vec<String> = runs.iter().map(|(replica, _)| name(replica)).collect();
+                format!("gauge {}", runs.join(", "))
+            }
+            Action::Watch { .. } | Action::PersistHost { .. } | Action::PersistFences { .. } => return None,
             Action::Refresh { .. } | Action::Persist { .. } | Action::Note(_) => return None,
         })
     }
@@ -213,7 +218,7 @@ impl Kit {
         };
         let request = RequestId(self.next_request);
         self.next_request += 1;
-        let target = Target { service: service.to_owned(), replica, wait };
+        let target = Target { service: service.to_owned(), replica, wait, why: None };
         self.step(Event::Command { request, caller: Caller::Agent, verb, target })
     }
 

@@ -1,5 +1,7 @@
 //! What others may see of the engine: plain data, borrowed where it is large.
 
+use super::fence::plan::FenceLevel;
+use super::fence::view::{LimitsView, ReplicaFence};
 use super::memory::Memory;
 use super::plan::ServicePlan;
 use super::types::{ReplicaId, StateName, Time};
@@ -12,6 +14,8 @@ pub struct ServiceView<'a> {
     pub wanted: bool,
     /// The service's own word: `ready` while one replica is, else the state of the replica that is furthest from it.
     pub state: StateName,
+    /// The same as people see it: `throttled`, `frozen` and `held` go before it.
+    pub word: &'static str,
     /// Why it is not `ready` (or `done`); `None` when it is.
     pub why: Option<String>,
     pub replicas: Vec<ReplicaView<'a>>,
@@ -34,12 +38,27 @@ pub struct ReplicaView<'a> {
     pub drained: bool,
     /// Its group is frozen because its disk fails.
     pub frozen: bool,
+    pub fence: Option<ReplicaFence<'a>>,
+    pub limits: LimitsView<'a>,
     /// Why it is not `ready`; or, of one that is, why it takes no connections.
     pub why: Option<String>,
     /// What happens next by itself, and when (mono).
     pub next: Option<(String, Time)>,
     /// Of the latest run that ended.
     pub last_lines: &'a [String],
+}
+
+impl ReplicaView<'_> {
+    /// The state as people see it: that of its fence goes before its own.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self.fence.and_then(|fence| fence.level) {
+            Some(FenceLevel::Throttle) => "throttled",
+            Some(FenceLevel::Freeze) => "frozen",
+            Some(FenceLevel::Hold) if self.state == StateName::Stopped => "held",
+            Some(FenceLevel::Kill | FenceLevel::Hold) | None => self.state.word(),
+        }
+    }
 }
 
 /// One dependency of a service.

@@ -87,6 +87,7 @@ pub(super) fn perform(shell: &mut Shell, engine: &Engine, answers: &mut Answers,
             let freezer = if frozen { Freezer::Frozen } else { Freezer::Thawed };
             freezing::freeze(shell, engine, replica, run, freezer);
         }
+        Action::Limit { .. } | Action::Gauge { .. } | Action::PersistFences { .. } => {}
         Action::Pet => hardware_watchdog::pet(shell, engine.plan(), super::now().mono),
         Action::Note(note) => return Asked::Tell(note),
         Action::Exit { clean } => return Asked::Exit(clean),
@@ -160,7 +161,13 @@ fn inspect(shell: &mut Shell, replica: ReplicaId, run: RunId) {
         .iter()
         .take(REMAINING_MAX)
         .filter_map(|pid| process::process(*pid).ok())
-        .map(|info| Remaining { pid: info.pid, comm: info.comm, state: info.state, wchan: info.wchan })
+        .map(|info| Remaining {
+            pid: info.pid,
+            comm: info.comm,
+            state: info.state,
+            wchan: info.wchan,
+            devices: Vec::new(),
+        })
         .collect();
     shell.events.push_back(Event::TreeRemains { replica, run, processes });
 }

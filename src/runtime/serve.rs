@@ -141,7 +141,7 @@ impl Desk<'_> {
                 return self.stream(connection, Serve::Events { since_seq, since_unix_ms, tail, follow });
             }
             Request::Verb { service, replica, verb, wait } => {
-                let target = Target { service, replica, wait };
+                let target = Target { service, replica, wait, why: None };
                 return self.verb(connection, verb, target, &peer);
             }
             Request::Reload { dry_run } => {

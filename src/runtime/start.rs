@@ -94,7 +94,7 @@ pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
         Ok(host) => (host, None),
         Err(why) => (None, Some(why)),
     };
-    let begin = Event::Begin { found, decisions, host };
+    let begin = Event::Begin { found, decisions, host, fences: None };
     let actions = engine.step(now, begin.clone());
     recorder.record(&engine, now, begin, &actions);
     take_over(&mut shell, &engine, adopted);

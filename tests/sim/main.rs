@@ -75,7 +75,7 @@ impl Sim {
         let mut sim = Self { world, engine, twin: None, plan, waiting: BTreeMap::new(), next_request: 1, print };
         sim.world.proxy.born();
         sim.world.begin_readings();
-        sim.step(Event::Begin { found: Vec::new(), decisions: Vec::new(), host: None });
+        sim.step(Event::Begin { found: Vec::new(), decisions: Vec::new(), host: None, fences: None });
         sim.world.tell_devices();
         sim
     }
@@ -141,7 +141,7 @@ impl Sim {
             self.world.hardware.forget_alerts();
         }
         let host = self.world.hardware.memory.clone().map(Box::new);
-        self.step(Event::Begin { found, decisions, host });
+        self.step(Event::Begin { found, decisions, host, fences: None });
         self.world.tell_devices();
     }
 
@@ -247,7 +247,7 @@ impl Sim {
         let replica = dice.percent(25).then(|| u16::try_from(dice.below(3)).expect("small"));
         let wait = *dice.pick(&[Wait::Outcome, Wait::Decision]);
         let service = dice.pick(&names).clone();
-        self.ask(verb, Target { service, replica, wait });
+        self.ask(verb, Target { service, replica, wait, why: None });
     }
 
     fn ask(&mut self, verb: Verb, target: Target) {
@@ -275,12 +275,12 @@ impl Sim {
         self.world.tell_devices();
         self.deliver();
         for name in self.pending_restarts() {
-            self.ask(Verb::RestartAtOnce, Target { service: name, replica: None, wait: Wait::Decision });
+            self.ask(Verb::RestartAtOnce, Target { service: name, replica: None, wait: Wait::Decision, why: None });
         }
         // Twice: what was born in the chaos may still fail once, and `restart: Never` leaves it at that.
         for _ in 0..2 {
             for name in self.plan.services.iter().map(|plan| plan.name.clone()).collect::<Vec<_>>() {
-                self.ask(Verb::Start, Target { service: name, replica: None, wait: Wait::Outcome });
+                self.ask(Verb::Start, Target { service: name, replica: None, wait: Wait::Outcome, why: None });
             }
             let end = self.world.now.mono.after(CALM / 2);
             while self.world.now.mono < end {

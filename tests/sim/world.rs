@@ -401,6 +401,7 @@ impl World {
                 assert!(known || !self.proxy.lives, "{balancer} leaves, of which nobody was told");
             }
             Action::CancelProbe { .. } | Action::Refresh { .. } | Action::Answer { .. } | Action::Watch { .. } => {}
+            Action::Limit { .. } | Action::Gauge { .. } | Action::PersistFences { .. } => {}
             Action::PersistHost { memory } => self.hardware.memory = Some((**memory).clone()),
             Action::Alert { alert, plan, body } => {
                 self.hardware.alerted(engine.plan(), self.now, *alert, *plan, body);
@@ -573,7 +574,13 @@ impl World {
         let populated = tree.is_some_and(Tree::is_populated);
         let after = self.dice.ms(0, 100);
         let event = if populated {
-            let processes = vec![Remaining { pid: 1, comm: "dd".into(), state: 'D', wchan: "io_schedule".into() }];
+            let processes = vec![Remaining {
+                pid: 1,
+                comm: "dd".into(),
+                state: 'D',
+                wchan: "io_schedule".into(),
+                devices: Vec::new(),
+            }];
             Event::TreeRemains { replica, run, processes }
         } else {
             Event::TreeEmpty { replica, run }
@@ -695,6 +702,7 @@ fn replica_of(action: &Action) -> Option<ReplicaId> {
         | Action::Persist { replica, .. }
         | Action::Forget { replica }
         | Action::Freeze { replica, .. }
+        | Action::Limit { replica, .. }
         | Action::Refresh { replica } => Some(*replica),
         Action::Balance { .. }
         | Action::Unbalance { .. }
@@ -702,6 +710,8 @@ fn replica_of(action: &Action) -> Option<ReplicaId> {
         | Action::Answer { .. }
         | Action::Watch { .. }
         | Action::PersistHost { .. }
+        | Action::PersistFences { .. }
+        | Action::Gauge { .. }
         | Action::Alert { .. }
         | Action::Pet
         | Action::Note(_)

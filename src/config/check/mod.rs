@@ -138,6 +138,10 @@ fn service(given: &Given, scope: &mut Scope<'_>) -> ServicePlan {
         process: ProcessPlan { cwd: service.cwd.as_ref().map(PathBuf::from), ..ProcessPlan::default() },
         logs: logs(item, service.logs, scope),
         needs: needs::needs(item, service, scope).map(Box::new),
+        resources: None,
+        fence: None,
+        priority: 0,
+        min_healthy: 1,
     };
     let user = process::user(item, service, scope);
     plan.process = process::process(item, service, &plan, &user, scope);

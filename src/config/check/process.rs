@@ -149,6 +149,7 @@ pub(super) fn process(
         no_new_privileges: service.no_new_privileges,
         capabilities: service.capabilities.as_ref().map(|names| capabilities(item, names, scope)),
         listen: sockets::listen(item, service, plan, scope),
+        access: None,
     }
 }
 

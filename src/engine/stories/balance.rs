@@ -293,7 +293,8 @@ fn nothing_can_be_drained_that_no_balancer_leads_to() {
 
 #[test]
 fn drains_by_hand_hold_over_a_reboot() {
-    let drained = |replica| Decision { service: "api".into(), replica, wanted: Wanted::Up, drained: true };
+    let drained =
+        |replica| Decision { service: "api".into(), replica, wanted: Wanted::Up, drained: true, ..Decision::default() };
     let plan = Plan { balancers: vec![balancer("front", "api")], ..Kit::plan(vec![replicated(2)]) };
     let begin = |decisions| Kit::begin_with(Time(1_000_000_000_000), plan.clone(), Vec::new(), decisions);
     let mut kit = begin(vec![drained(Some(1))]);
@@ -311,7 +312,13 @@ fn drains_by_hand_hold_over_a_reboot() {
 #[test]
 fn old_decisions_can_still_be_read() {
     let text = r#"{"service":"api","replica":1,"wanted":"down"}"#;
-    let expected = Decision { service: "api".into(), replica: Some(1), wanted: Wanted::Down, drained: false };
+    let expected = Decision {
+        service: "api".into(),
+        replica: Some(1),
+        wanted: Wanted::Down,
+        drained: false,
+        ..Decision::default()
+    };
     assert_eq!(serde_json::from_str::<Decision>(text).expect("as before"), expected);
 }
 

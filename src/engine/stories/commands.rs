@@ -140,7 +140,13 @@ fn a_role_can_be_restarted_but_not_stopped() {
 
 #[test]
 fn decisions_of_an_earlier_boot_hold() {
-    let down = |replica| Decision { service: "api".into(), replica, wanted: Wanted::Down, drained: false };
+    let down = |replica| Decision {
+        service: "api".into(),
+        replica,
+        wanted: Wanted::Down,
+        drained: false,
+        ..Decision::default()
+    };
     let mut api = service("api");
     api.replicas = 2;
     let kit = Kit::begin(vec![api.clone()], Vec::new(), vec![down(Some(1))]);

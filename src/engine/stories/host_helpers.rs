@@ -131,7 +131,13 @@ fn the_slot_of_a_stuck_helper_is_nobody_elses() {
     kit.step(devices(Vec::new(), Vec::new()));
     kit.pass(Duration::from_secs(20));
     let (replica, run) = (kit.id("@disk.sda"), kit.run("@disk.sda"));
-    let processes = vec![Remaining { pid: 7, comm: "mainstay".into(), state: 'D', wchan: "io_schedule".into() }];
+    let processes = vec![Remaining {
+        pid: 7,
+        comm: "mainstay".into(),
+        state: 'D',
+        wchan: "io_schedule".into(),
+        devices: Vec::new(),
+    }];
     kit.step(Event::TreeRemains { replica, run, processes });
     assert_eq!(kit.state("@disk.sda"), StateName::Stuck);
     let words = kit.step(devices(vec![disk("sdb", &[])], vec![mount("/b", Some("sdb"))]));
@@ -146,7 +152,7 @@ fn the_slot_of_a_stuck_helper_is_nobody_elses() {
         kit.found("@disk.sdb", FoundProcess::Alive { pid: 8 }),
     ];
     let host = Some(Box::new(memory));
-    let begin = Event::Begin { found, decisions: Vec::new(), host };
+    let begin = Event::Begin { found, decisions: Vec::new(), host, fences: None };
     let mut kit = Kit::begin_on(kit.now.mono, plan(Vec::new()), begin);
     assert_eq!(kit.words(), ["kill @disk.sda/0"]);
     assert_eq!(slots(&kit), [("@disk.sdb".to_owned(), 1)]);

@@ -72,7 +72,8 @@ fn a_stuck_dependent_does_not_keep_its_dependency_from_stopping() {
     kit.command(Verb::Stop, "db");
     let (replica, run) = (kit.id("api"), kit.run("api"));
     kit.pass(Duration::from_secs(15));
-    let processes = vec![Remaining { pid: 9, comm: "api".into(), state: 'D', wchan: String::new() }];
+    let processes =
+        vec![Remaining { pid: 9, comm: "api".into(), state: 'D', wchan: String::new(), devices: Vec::new() }];
     assert_eq!(kit.step(Event::TreeRemains { replica, run, processes }), ["SIGTERM to main of db/0"]);
 }
 

@@ -148,7 +148,8 @@ fn a_tree_that_survives_its_kill_is_stuck_and_nothing_starts_beside_it() {
     let (replica, run) = (kit.id("api"), kit.run("api"));
     kit.exit_leaving("api", Exit::Code(1), 1);
     assert_eq!(kit.pass(Duration::from_secs(7)), ["kill api/0", "inspect api/0"]);
-    let processes = vec![Remaining { pid: 9, comm: "dd".into(), state: 'D', wchan: "io_schedule".into() }];
+    let processes =
+        vec![Remaining { pid: 9, comm: "dd".into(), state: 'D', wchan: "io_schedule".into(), devices: Vec::new() }];
     kit.step(Event::TreeRemains { replica, run, processes });
     assert_eq!(kit.state("api"), StateName::Stuck);
     assert!(kit.why("api").contains("pid 9 (dd) in state D at io_schedule"));

@@ -29,7 +29,10 @@ fn scene(directory: &TempDir) -> (Shell, Engine, PacketListener) {
         Helper { service: "@disk.sda".to_owned(), slot: 5, disk: Some("sda".to_owned()), mounts: vec!["/".to_owned()] };
     let host = HostMemory { devices: Some(devices), helpers: vec![helper], ..HostMemory::default() };
     let mut engine = Engine::new(plan, 1, now());
-    engine.step(now(), Event::Begin { found: Vec::new(), decisions: Vec::new(), host: Some(Box::new(host)) });
+    engine.step(
+        now(),
+        Event::Begin { found: Vec::new(), decisions: Vec::new(), host: Some(Box::new(host)), fences: None },
+    );
     let listener = PacketListener::bind(&socket_path(&shell, ROLE), 0o600).unwrap();
     (shell, engine, listener)
 }

@@ -184,6 +184,11 @@ impl Engine {
         self.handle(event);
         self.run_to_rest();
         self.rebalance();
+        // With the last table a proxy that only stayed for it leaves.
+        while !self.dirty.is_empty() {
+            self.run_to_rest();
+            self.rebalance();
+        }
         self.check_shutdown();
         self.review_alerts();
         self.tend_watchdog();

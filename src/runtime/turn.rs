@@ -149,6 +149,7 @@ impl Agent {
             roles::hasten(&mut self.shell, &self.engine);
             hardware_watchdog::settle(&mut self.shell, self.engine.plan(), now().mono);
         }
+        listeners::settle_lent(&mut self.shell, &self.engine);
         let spawned = self.perform_all_but_notes();
         if spawned > 0 && self.tell_at.is_none() {
             self.tell_at = Some(now().mono.after(TELL_AFTER));

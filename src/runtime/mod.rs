@@ -77,6 +77,7 @@ use crate::sys::clock::{self, BootTimer};
 use crate::sys::epoll::{Interest, Ready};
 use crate::sys::files::Lock;
 use crate::sys::signal::Signals;
+use crate::sys::text::Settling;
 
 /// What the command line says.
 #[derive(Clone, Debug, Default)]
@@ -115,14 +116,10 @@ fn now() -> Now {
     }
 }
 
-/// What ran for the start alone needs no memory any more, and what the start has put on the heap need not be copied for each child. Where that
-/// fails, both only cost what they did.
-fn settle_memory() {
+/// What the start has put on the heap need not be copied for each child. Where that fails, it only costs what it did.
+fn settle_heap() {
     if let Err(error) = crate::sys::heap::keep_from_children() {
         log::debug!("agent: cannot keep its heap from its children: {error}");
-    }
-    if let Err(error) = crate::sys::text::forget_code() {
-        log::debug!("agent: cannot give back the code of its start: {error}");
     }
 }
 
@@ -170,6 +167,7 @@ struct Agent {
     /// More orphans may wait than one turn reaps.
     orphans_wait: bool,
     end: Option<End>,
+    settling: Settling,
     /// When the last turn began, and how far the boot clock was ahead of the monotonic one.
     turn_began: Time,
     asleep_ns: u64,
@@ -219,6 +217,7 @@ impl Agent {
             asked: VecDeque::new(),
             orphans_wait: true,
             end: None,
+            settling: Settling::begin(),
             turn_began: now.mono,
             asleep_ns: now.boot.0.saturating_sub(now.mono.0),
             _lock: lock,
@@ -256,8 +255,10 @@ impl Agent {
             let timeout = self.timeout(before);
             if starting && timeout.is_none_or(|timeout| timeout >= AT_REST) {
                 starting = false;
-                settle_memory();
+                settle_heap();
+                self.settling.again();
             }
+            let timeout = self.settling.before_sleep(timeout);
             self.shell.epoll.wait(&mut ready, timeout).map_err(RunError::Wait)?;
             self.notice_stall(before, timeout);
             // First, so that a long row of spawns keeps nothing back for longer than its first turn.

@@ -115,13 +115,13 @@ fn now() -> Now {
     }
 }
 
-/// What ran for the start alone needs no memory any more, and what the start has put on the heap need not be copied for each child. Where that
-/// fails, both only cost what they did.
-fn settle_memory() {
+/// What is on the heap need not be copied for each child, and what ran for the start alone needs no memory any more. Where that fails, both
+/// only cost what they did.
+fn settle_memory(after_start: bool) {
     if let Err(error) = crate::sys::heap::keep_from_children() {
         log::debug!("agent: cannot keep its heap from its children: {error}");
     }
-    if let Err(error) = crate::sys::text::forget_code() {
+    if after_start && let Err(error) = crate::sys::text::forget_code() {
         log::debug!("agent: cannot give back the code of its start: {error}");
     }
 }
@@ -159,6 +159,8 @@ struct Agent {
     untold: Vec<Note>,
     /// A child was just let go, mostly on this very CPU: what would wake the roles waits until it has become its program, or until then.
     tell_at: Option<Time>,
+    /// Children were spawned since the heap was last kept from them.
+    heap_grows: bool,
     /// The last turn ended with that child: what was left of it comes in the next one.
     cut_short: bool,
     /// The sockets of balancers are to follow a new plan.
@@ -213,6 +215,7 @@ impl Agent {
             deferred: Vec::new(),
             untold: Vec::new(),
             tell_at: None,
+            heap_grows: true,
             cut_short: false,
             plan_changed: false,
             connecting: Connecting::default(),
@@ -254,9 +257,9 @@ impl Agent {
             }
             let before = now().mono;
             let timeout = self.timeout(before);
-            if starting && timeout.is_none_or(|timeout| timeout >= AT_REST) {
-                starting = false;
-                settle_memory();
+            if self.heap_grows && timeout.is_none_or(|timeout| timeout >= AT_REST) {
+                self.heap_grows = false;
+                settle_memory(std::mem::take(&mut starting));
             }
             self.shell.epoll.wait(&mut ready, timeout).map_err(RunError::Wait)?;
             self.notice_stall(before, timeout);

@@ -150,6 +150,7 @@ impl Agent {
             hardware_watchdog::settle(&mut self.shell, self.engine.plan(), now().mono);
         }
         let spawned = self.perform_all_but_notes();
+        self.heap_grows |= spawned > 0;
         if spawned > 0 && self.tell_at.is_none() {
             self.tell_at = Some(now().mono.after(TELL_AFTER));
         }

@@ -372,7 +372,7 @@ fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
         }
         station.prepared = true;
         station.hold_pipe(&run_dir);
-        let oom_kills = group.as_mut().map_or(0, Group::oom_kills);
+        let oom_kills = group.as_ref().map_or(0, Group::oom_kills);
         // Only a spawn needs it.
         if let Some(group) = &mut group {
             group.close_directory();

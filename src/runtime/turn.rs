@@ -165,7 +165,10 @@ impl Agent {
     /// Writes down what has happened.
     pub(super) fn tell(&mut self) {
         self.tell_at = None;
-        self.shell.watch_gates();
+        if !self.shell.new_gates.is_empty() {
+            self.shell.root.look_for_controllers();
+            self.shell.watch_gates();
+        }
         for note in std::mem::take(&mut self.untold) {
             self.shell.journal.write(&mut self.shell.logs, &note);
         }

@@ -47,11 +47,12 @@ pub(super) fn main_ended(shell: &mut Shell, slot: u32, run: u32) {
         }
     };
     let pid = main.process.pid;
+    let counts_oom_kills = shell.root.counts_oom_kills();
     crash::point("after_exit");
     let Some(main) = live.main.take() else { return };
-    let (populated, oom) = match &mut live.group {
+    let (populated, oom) = match &live.group {
         Some(group) => {
-            let oom_kills = group.oom_kills();
+            let oom_kills = if counts_oom_kills { group.oom_kills() } else { live.oom_kills };
             let before = std::mem::replace(&mut live.oom_kills, oom_kills);
             (group.populated().unwrap_or(false), oom_kills > before)
         }

@@ -159,6 +159,7 @@ pub(super) fn make_shell(
         stations: BTreeMap::new(),
         slots: Vec::new(),
         mains: BTreeMap::new(),
+        dead: Vec::new(),
         logs: Link::default(),
         checks: Link::default(),
         proxy: Link::default(),

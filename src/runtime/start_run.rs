@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
+
 use super::crash;
 use super::handoff::{self, Channel};
 use super::key::Key;
@@ -22,7 +24,11 @@ use crate::sys::child::Identity;
 use crate::sys::epoll::Interest;
 use crate::sys::group::Group;
 use crate::sys::notify::NotifySocket;
+use crate::sys::spawn::SpawnError;
 use crate::sys::{child, fifo, files, spawn};
+
+/// In [`crate::engine::plan::Process::rlimits`].
+const NPROC: &str = "nproc";
 
 /// Why there is no child.
 #[derive(Debug)]
@@ -138,7 +144,18 @@ fn clone_child(
     let Directories { run, state, log } = &shell.directories;
     let knowledge = RoleKnowledge { run, state, log, proxy_user };
     let request = request::build(plan, index, knowledge, &shell.own_user, gifts).map_err(Failure::theirs)?;
-    let made = spawn::spawn(&request);
+    if plan.process.rlimits.contains_key(NPROC) {
+        // A process that is not reaped yet counts for the limit.
+        shell.reap_dead();
+    }
+    let made = match spawn::spawn(&request) {
+        Err(SpawnError::Clone(Errno::EAGAIN)) if !shell.dead.is_empty() => {
+            // The same of a limit of the group, or of all groups.
+            shell.reap_dead();
+            spawn::spawn(&request)
+        }
+        other => other,
+    };
     crash::point("after_clone");
     made.map_err(|error| Failure { ours: error.ours(), why: error.to_string() })
 }

@@ -41,6 +41,7 @@ impl Agent {
         if self.cut_short {
             return;
         }
+        self.shell.forget_dead();
         if std::mem::take(&mut self.orphans_wait) {
             self.reap();
         }

@@ -116,7 +116,7 @@ fn now() -> Now {
     }
 }
 
-/// What the start has put on the heap need not be copied for each child. Where that fails, it only costs what it did.
+/// What is on the heap need not be copied for each child. Where that fails, it only costs what it did.
 fn settle_heap() {
     if let Err(error) = crate::sys::heap::keep_from_children() {
         log::debug!("agent: cannot keep its heap from its children: {error}");
@@ -156,6 +156,8 @@ struct Agent {
     untold: Vec<Note>,
     /// A child was just let go, mostly on this very CPU: what would wake the roles waits until it has become its program, or until then.
     tell_at: Option<Time>,
+    /// Children were spawned since the heap was last kept from them.
+    heap_grows: bool,
     /// The last turn ended with that child: what was left of it comes in the next one.
     cut_short: bool,
     /// The sockets of balancers are to follow a new plan.
@@ -211,6 +213,7 @@ impl Agent {
             deferred: Vec::new(),
             untold: Vec::new(),
             tell_at: None,
+            heap_grows: true,
             cut_short: false,
             plan_changed: false,
             connecting: Connecting::default(),
@@ -253,10 +256,12 @@ impl Agent {
             }
             let before = now().mono;
             let timeout = self.timeout(before);
-            if starting && timeout.is_none_or(|timeout| timeout >= AT_REST) {
-                starting = false;
+            if self.heap_grows && timeout.is_none_or(|timeout| timeout >= AT_REST) {
+                self.heap_grows = false;
                 settle_heap();
-                self.settling.again();
+                if std::mem::take(&mut starting) {
+                    self.settling.again();
+                }
             }
             let timeout = self.settling.before_sleep(timeout);
             self.shell.epoll.wait(&mut ready, timeout).map_err(RunError::Wait)?;

@@ -45,7 +45,8 @@ impl Engine {
         let success = !oom && exec_error.is_none() && self.is_good_end(id, exit);
         let after = now.mono.since(replica.memory.started_mono);
         self.memory_mut(id).last_exit = Some(LastExit { exit, oom, run, at_wall: now.wall });
-        let (then, next) = if requested {
+        // A proxy that only stayed for its connections is not started again either.
+        let (then, next) = if requested || self.at(id).removed {
             (Then::Settle, self.next_after_request(id))
         } else {
             self.judge_end(id, if success { End::Good } else { End::Bad })
@@ -101,9 +102,9 @@ impl Engine {
         let plan = self.plan_of(id.service);
         match (plan.kind, plan.restart) {
             (Kind::Oneshot | Kind::Every(_), _) => {
-                let memory = self.memory_mut(id);
-                memory.failures = 0;
-                memory.hold = None;
+                self.memory_mut(id).failures = 0;
+                self.end_budget_hold(id, "it ended well");
+                self.task_passes(id);
                 (Then::Done, Next::Nothing { why: "done".to_owned() })
             }
             (Kind::Daemon, RestartPolicy::Always) => self.restart_uncharged(id),
@@ -150,6 +151,7 @@ impl Engine {
             self.out.push(Action::Release { replica: id, run });
             self.drop_run(id);
         }
+        self.run_ended_under_fence(id);
         self.memory_mut(id).requested = false;
         let asked = self.at_mut(id).restart.take().is_some();
         if !self.is_wanted(id) {

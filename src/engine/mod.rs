@@ -63,6 +63,7 @@ mod testkit;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -184,6 +185,11 @@ impl Engine {
         self.handle(event);
         self.run_to_rest();
         self.rebalance();
+        // With the last table a proxy that only stayed for it leaves.
+        while !self.dirty.is_empty() {
+            self.run_to_rest();
+            self.rebalance();
+        }
         self.check_shutdown();
         self.review_alerts();
         self.tend_watchdog();
@@ -279,8 +285,9 @@ impl Engine {
     #[must_use]
     pub fn is_implied(&self, decision: &event::Decision) -> bool {
         let whole = decision.replica.and_then(|_| self.service_id(&decision.service));
-        let whole = whole.map(|id| self.service_at(id).decided).unwrap_or_default();
-        (decision.wanted, decision.drained) == (whole.wanted, whole.drained)
+        let whole = whole.map(|id| self.service_at(id).decided.clone()).unwrap_or_default();
+        let same = (decision.wanted, decision.drained, &decision.fence) == (whole.wanted, whole.drained, &whole.fence);
+        same && decision.fences == 0
     }
 
     /// The changes that applying `plan` would bring; nothing is changed.
@@ -293,8 +300,7 @@ impl Engine {
         match event {
             Event::Tick => {}
             Event::Begin { found, decisions, host, fences } => {
-                self.fence.memory = fences.map(|fences| *fences).unwrap_or_default();
-                self.begin(found, decisions, host.map(|host| *host));
+                self.begin(found, decisions, host.map(|host| *host), fences.map(|fences| *fences));
             }
             Event::Spawned { replica, run, pid } => self.spawned(replica, run, pid),
             Event::SpawnFailed { replica, run, ours, error } => self.spawn_failed(replica, run, ours, error),
@@ -324,10 +330,8 @@ impl Engine {
                     self.devices_changed();
                 }
             }
-            Event::Wrote { replica, run, .. } => {
-                self.current(replica, run);
-            }
-            Event::Gauged { gauges } => self.counters.stale_events += gauges.len() as u64,
+            Event::Wrote { replica, run, what, at, result } => self.wrote(replica, run, what, at, result),
+            Event::Gauged { gauges } => self.gauged(gauges),
             Event::ReloadRefused { why } => self.agent_note(Level::Error, NoteKind::ReloadRefused { why }),
             Event::Remark { level, text } => self.agent_note(level, NoteKind::Remark { text }),
         }
@@ -373,13 +377,17 @@ impl Engine {
     fn persist(&mut self) {
         for id in std::mem::take(&mut self.unsaved) {
             if let Some(replica) = self.find(id) {
-                let memory = Box::new(replica.memory.clone());
+                let memory = Arc::new(replica.memory.clone());
                 self.out.push(Action::Persist { replica: id, memory });
             }
         }
         if std::mem::take(&mut self.host.unsaved) {
             let memory = Box::new(self.host_memory());
             self.out.push(Action::PersistHost { memory });
+        }
+        if std::mem::take(&mut self.fence.unsaved) {
+            let memory = Box::new(self.fence.memory.clone());
+            self.out.push(Action::PersistFences { memory });
         }
     }
 

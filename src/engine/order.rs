@@ -80,7 +80,7 @@ impl Engine {
     /// Why this replica, which has a process, must not go on running.
     pub(super) fn must_stop(&self, id: ReplicaId) -> Option<StopWhy> {
         if self.at(id).removed {
-            return Some(StopWhy::Removed);
+            return (!self.keeps_proxy(id)).then_some(StopWhy::Removed);
         }
         if !self.is_wanted(id) {
             return Some(if self.shutdown.is_some() { StopWhy::Shutdown } else { StopWhy::Operator });
@@ -194,6 +194,9 @@ impl Engine {
     pub(super) fn standing(&self, id: ReplicaId) -> Standing {
         let replica = self.at(id);
         let coming = if replica.memory.failures == 0 { Standing::Hopeful } else { Standing::Coming };
+        if replica.memory.fence.is_some() && self.is_away(id) {
+            return Standing::Gone;
+        }
         match &replica.state {
             State::Ready | State::Degraded | State::Done => Standing::Up,
             State::Stopped | State::Failed | State::Stuck { .. } => Standing::Gone,

@@ -88,6 +88,9 @@ pub(super) fn exec_status(shell: &mut Shell, slot: u32, run: u32) {
         Ok(Some(ExecStatus::Failed { step, errno })) => {
             Event::ExecFailed { replica, run, error: format!("{step}: {}", errno.desc()) }
         }
+        Ok(Some(ExecStatus::FailedAt { step, errno, path })) => {
+            Event::ExecFailed { replica, run, error: format!("{step}: {}: {}", gate.path(path), errno.desc()) }
+        }
         Err(error) => Event::ExecFailed { replica, run, error: format!("exec status cannot be read: {error}") },
     };
     if let Some(gate) = live.gate.take() {

@@ -163,6 +163,7 @@ pub(super) fn make_shell(
         stations: BTreeMap::new(),
         slots: Vec::new(),
         mains: BTreeMap::new(),
+        dead: Vec::new(),
         logs: Link::default(),
         checks: Link::default(),
         proxy: Link::default(),
@@ -377,7 +378,7 @@ fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
         }
         station.prepared = true;
         station.hold_pipe(&run_dir);
-        let oom_kills = group.as_mut().map_or(0, Group::oom_kills);
+        let oom_kills = group.as_ref().map_or(0, Group::oom_kills);
         // Only a spawn needs it.
         if let Some(group) = &mut group {
             group.close_directory();

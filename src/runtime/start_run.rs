@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
+
 use super::crash;
 use super::handoff::{self, Channel};
 use super::key::Key;
@@ -24,7 +26,11 @@ use crate::sys::child::Identity;
 use crate::sys::epoll::Interest;
 use crate::sys::group::Group;
 use crate::sys::notify::NotifySocket;
+use crate::sys::spawn::SpawnError;
 use crate::sys::{child, fifo, files, spawn};
+
+/// In [`crate::engine::plan::Process::rlimits`].
+const NPROC: &str = "nproc";
 
 /// Why there is no child.
 #[derive(Debug)]
@@ -76,16 +82,10 @@ fn try_spawn(
     prepare(shell, engine, plan, replica)?;
     let run_dir = shell.directories.run.clone();
     let Some(station) = shell.stations.get(&replica) else { return Err(Failure::ours("station", "missing")) };
-    let (stream, cookie) = (station.stream(), station.cookie.clone());
+    let cookie = station.cookie.clone();
     let notify_path = station.notify.as_ref().map(|_| station.notify_path(&run_dir));
     let output = fifo::open_read_write(&station.pipe(&run_dir))
         .map_err(|error| Failure::ours("cannot open the log pipe", error))?;
-    let ready_text = match &plan.ready {
-        Readiness::Log(text) => Some(text.clone()),
-        Readiness::Started | Readiness::Notify | Readiness::Fd(_) | Readiness::Probe(_) => None,
-    };
-    shell.tell_logs(&ToLogs::RunBegins { stream, run: run.0, ready_text });
-
     let ready = match request::ready_descriptor(plan) {
         Some(number) => {
             let (read, write) = fifo::pipe().map_err(|error| Failure::ours("cannot make the readiness pipe", error))?;
@@ -158,7 +158,18 @@ fn clone_child(
     let Directories { run, state, log } = &shell.directories;
     let knowledge = RoleKnowledge { run, state, log, proxy_user };
     let request = request::build(plan, index, knowledge, &shell.own_user, gifts).map_err(Failure::theirs)?;
-    let made = spawn::spawn(&request);
+    if plan.process.rlimits.contains_key(NPROC) {
+        // A process that is not reaped yet counts for the limit.
+        shell.reap_dead();
+    }
+    let made = match spawn::spawn(&request) {
+        Err(SpawnError::Clone(Errno::EAGAIN)) if !shell.dead.is_empty() => {
+            // The same of a limit of the group, or of all groups.
+            shell.reap_dead();
+            spawn::spawn(&request)
+        }
+        other => other,
+    };
     crash::point("after_clone");
     made.map_err(|error| Failure { ours: error.ours(), why: error.to_string() })
 }
@@ -205,7 +216,10 @@ fn register(
     handoff::keep(shell, replica);
     handoff::tell(shell, replica);
     // INVARIANT: the keeper has the sockets and the order to look for the ready line before anything can be said on them.
-    if plan.ready != Readiness::Started || plan.watchdog.is_some() || !plan.process.listen.is_empty() || has_channels {
+    let keeper_first =
+        plan.ready != Readiness::Started || plan.watchdog.is_some() || !plan.process.listen.is_empty() || has_channels;
+    if keeper_first {
+        tell_begin(shell, plan, replica, run);
         shell.logs.flush();
     }
     // INVARIANT: the record is written before the gate opens, so that no service code ever runs unrecorded.
@@ -216,7 +230,19 @@ fn register(
         log::warn!("service {}: its child was gone before its gate opened: {error}", plan.name);
     }
     crash::point("after_gate");
+    if !keeper_first {
+        tell_begin(shell, plan, replica, run);
+    }
     Ok(())
+}
+
+fn tell_begin(shell: &mut Shell, plan: &ServicePlan, replica: ReplicaId, run: RunId) {
+    let Some(stream) = shell.stations.get(&replica).map(|station| station.stream()) else { return };
+    let ready_text = match &plan.ready {
+        Readiness::Log(text) => Some(text.clone()),
+        Readiness::Started | Readiness::Notify | Readiness::Fd(_) | Readiness::Probe(_) => None,
+    };
+    shell.tell_logs(&ToLogs::RunBegins { stream, run: run.0, ready_text });
 }
 
 /// A child whose end would not be noticed must not run.

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::libc;
 use nix::sys::stat::Mode;
 
@@ -53,8 +53,7 @@ pub struct Usage {
 impl Group {
     pub(super) fn cgroup(path: PathBuf, fallbacks: Fallbacks) -> io::Result<Self> {
         let directory = open_directory(&path)?;
-        let directory = Some(directory);
-        Ok(Self::of(Kind::Cgroup(Cgroup { path, directory, events: None, fallbacks, without_memory: false })))
+        Ok(Self::of(Kind::Cgroup(Cgroup { path, directory: Some(directory), events: None, fallbacks })))
     }
 
     fn of(kind: Kind) -> Self {
@@ -187,10 +186,6 @@ impl Group {
     /// Its limits are those from now on; [`Group::limited`] has them then.
     pub fn set_limited(&mut self, limited: Option<Box<Limited>>) {
         self.limited = limited;
-        if let Kind::Cgroup(group) = &mut self.kind {
-            // The memory controller may be there now.
-            group.without_memory = false;
-        }
     }
 
     /// `None`: it was never limited.
@@ -234,11 +229,11 @@ impl Group {
 
     /// Processes of it that the kernel killed for memory; 0 where the memory controller is not enabled.
     #[must_use]
-    pub fn oom_kills(&mut self) -> u64 {
+    pub fn oom_kills(&self) -> u64 {
         if let Some(counted) = self.limited.as_ref().and_then(|limited| limited.oom_kills()) {
             return counted;
         }
-        match &mut self.kind {
+        match &self.kind {
             Kind::Cgroup(group) => group.oom_kills(),
             Kind::Weak(_) => 0,
         }
@@ -277,15 +272,13 @@ struct Cgroup {
     directory: Option<OwnedFd>,
     events: Option<OwnedFd>,
     fallbacks: Fallbacks,
-    /// The memory controller was not enabled when this was last asked; it is not looked for at every exit.
-    without_memory: bool,
 }
 
 fn open_directory(path: &Path) -> nix::Result<OwnedFd> {
-    open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+    openat(AT_FDCWD, path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// Longer than any `cgroup.events`.
+/// Longer than any `cgroup.events` or `memory.events`.
 const EVENTS_BYTES_MAX: usize = 256;
 
 /// Rounds in which a group without `cgroup.kill` is read again for processes that were forked during the last one.
@@ -307,7 +300,7 @@ impl Cgroup {
         let mut buffer = [0; EVENTS_BYTES_MAX];
         let read = match &self.events {
             Some(events) => nix::sys::uio::pread(events, &mut buffer, 0),
-            None => self.open_events().and_then(|events| nix::unistd::read(&events, &mut buffer)),
+            None => self.open("cgroup.events").and_then(|events| nix::unistd::read(&events, &mut buffer)),
         };
         match read {
             Ok(length) => Ok(number_after(&String::from_utf8_lossy(&buffer[..length]), "populated") == Some(1)),
@@ -316,14 +309,14 @@ impl Cgroup {
         }
     }
 
-    fn open_events(&self) -> nix::Result<OwnedFd> {
-        open(&self.path.join("cgroup.events"), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+    fn open(&self, file: &str) -> nix::Result<OwnedFd> {
+        openat(AT_FDCWD, &self.path.join(file), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
     }
 
     fn watch(&mut self) -> io::Result<BorrowedFd<'_>> {
         let events = match self.events.take() {
             Some(events) => events,
-            None => self.open_events()?,
+            None => self.open("cgroup.events")?,
         };
         let events: &OwnedFd = self.events.insert(events);
         Ok(events.as_fd())
@@ -382,12 +375,10 @@ impl Cgroup {
         Err(Errno::EAGAIN.into())
     }
 
-    fn oom_kills(&mut self) -> u64 {
-        if self.without_memory {
-            return 0;
-        }
-        let text = fs::read_to_string(self.path.join("memory.events"));
-        self.without_memory = text.as_ref().is_err_and(is_gone);
+    fn oom_kills(&self) -> u64 {
+        let mut buffer = [0; EVENTS_BYTES_MAX];
+        let length = self.open("memory.events").and_then(|events| nix::unistd::read(&events, &mut buffer));
+        let text = length.map(|length| String::from_utf8_lossy(&buffer[..length]));
         text.ok().and_then(|text| number_after(&text, "oom_kill")).unwrap_or_default()
     }
 

@@ -6,6 +6,7 @@
 //! which the agent's own group does not take with it when something kills that; else in the agent's own group; else nowhere,
 //! and then containment is weak. Works in a hybrid setup too: killing and freezing need no controller.
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,8 @@ struct Base {
     /// Whether directories can be marked. Where they cannot, everything in `path` counts as ours.
     marks: bool,
     fallbacks: Fallbacks,
+    /// See [`Root::counts_oom_kills`].
+    counts_oom_kills: Cell<bool>,
 }
 
 /// Marks a group as that of one instance of the agent.
@@ -154,6 +157,19 @@ impl Root {
         self.0.as_ref().map(|base| base.path.as_path())
     }
 
+    /// Whether the groups count the kills of the OOM killer: the memory controller was enabled for them at the last look.
+    #[must_use]
+    pub fn counts_oom_kills(&self) -> bool {
+        self.0.as_ref().is_some_and(|base| base.counts_oom_kills.get())
+    }
+
+    /// Somebody may have enabled controllers. To look here once is cheaper than to look for a file in every group at its end.
+    pub fn look_for_controllers(&self) {
+        let Some(base) = &self.0 else { return };
+        let enabled = fs::read_to_string(base.path.join("cgroup.subtree_control")).unwrap_or_default();
+        base.counts_oom_kills.set(enabled.split_ascii_whitespace().any(|controller| controller == "memory"));
+    }
+
     fn base(&self) -> io::Result<&Base> {
         self.0.as_ref().ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "there are no cgroups here"))
     }
@@ -202,7 +218,10 @@ fn detect_in(host: &Surroundings, choice: Choice, instance: &str, fallbacks: Fal
                         path.display()
                     ));
                 }
-                return (Root(Some(Base { path, instance: instance.to_owned(), marks, fallbacks })), notes);
+                let (instance, counts_oom_kills) = (instance.to_owned(), Cell::new(false));
+                let root = Root(Some(Base { path, instance, marks, fallbacks, counts_oom_kills }));
+                root.look_for_controllers();
+                return (root, notes);
             }
             Err(error) => failures.push(format!("{}: {error}", path.display())),
         }
@@ -343,6 +362,25 @@ mod tests {
         let directory = crate::sys::testing::TempDir::new();
         let (root, notes) = detect_in(&host, Choice::Path(directory.path().join("x")), "one", Fallbacks::NONE);
         assert!(root.is_weak() && notes[0].contains("not in a cgroup2 mount"), "{notes:?}");
+    }
+
+    #[test]
+    fn oom_kills_are_counted_while_the_memory_controller_is_enabled() {
+        let directory = crate::sys::testing::TempDir::new();
+        let path = directory.path().to_owned();
+        let (instance, counts_oom_kills) = ("one".to_owned(), Cell::new(false));
+        let base = Base { path: path.clone(), instance, marks: false, fallbacks: Fallbacks::NONE, counts_oom_kills };
+        let root = Root(Some(base));
+        for (enabled, counted) in [("", false), ("cpu memory pids\n", true), ("cpu pids\n", false), ("memory\n", true)]
+        {
+            fs::write(path.join("cgroup.subtree_control"), enabled).unwrap();
+            root.look_for_controllers();
+            assert_eq!(root.counts_oom_kills(), counted, "{enabled}");
+        }
+        let group = Group::cgroup(path.clone(), Fallbacks::NONE).unwrap();
+        assert_eq!(group.oom_kills(), 0);
+        fs::write(path.join("memory.events"), "low 0\nmax 7\noom 4\noom_kill 3\noom_group_kill 1\n").unwrap();
+        assert_eq!(group.oom_kills(), 3);
     }
 
     /// A cgroup of the test below the root of the mount; `None` where we may not make one.

@@ -258,7 +258,7 @@ fn fork_bomb_ends_at_its_number_of_processes() {
 #[test]
 fn memory_hog_is_killed_at_its_limit_and_counted() {
     let Some(mut real) = Real::new("memory", &[Controller::Memory]) else { return };
-    let mut group = real.group(&Limits { memory_max_bytes: Some(16 << 20), ..Limits::default() });
+    let group = real.group(&Limits { memory_max_bytes: Some(16 << 20), ..Limits::default() });
     let (_reader, output) = fifo::pipe().unwrap();
     let before = group.oom_kills();
     let child = start(&inside("x=0123456789abcdef; while :; do x=$x$x; done", &output, &group));

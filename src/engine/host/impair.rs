@@ -9,6 +9,8 @@
 //!
 //! INVARIANT: a group is frozen only while its run is starting or up; whatever ends that thaws it first, for a frozen process cannot obey.
 
+use std::sync::Arc;
+
 use super::note::HostNote;
 use super::plan::OnDiskFailing;
 use super::ties::{Trouble, Troubles};
@@ -172,7 +174,7 @@ impl Engine {
         self.quiet(id);
         self.memory_mut(id).frozen = true;
         self.unsaved.remove(&id);
-        let memory = Box::new(self.at(id).memory.clone());
+        let memory = Arc::new(self.at(id).memory.clone());
         let run = memory.run;
         self.out.push(Action::Persist { replica: id, memory });
         self.out.push(Action::Freeze { replica: id, run, frozen: true });

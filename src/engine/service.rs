@@ -71,7 +71,8 @@ impl State {
 /// Whether a replica may go from one state to another. A restart without delay goes to `Starting` directly.
 pub(super) fn is_legal(from: StateName, to: StateName) -> bool {
     use StateName as S;
-    let after_a_run = matches!(to, S::Backoff | S::Failed | S::Done | S::Starting | S::Waiting);
+    // Stopped: held for how it ended.
+    let after_a_run = matches!(to, S::Backoff | S::Failed | S::Done | S::Starting | S::Waiting | S::Stopped);
     match from {
         S::Adopting => to != S::Adopting,
         // What was done when it was held is done when the hold is over.
@@ -80,8 +81,8 @@ pub(super) fn is_legal(from: StateName, to: StateName) -> bool {
         S::Starting => matches!(to, S::Ready | S::Stopping) || after_a_run,
         S::Ready => matches!(to, S::Degraded | S::Stopping) || after_a_run,
         S::Degraded => matches!(to, S::Ready | S::Stopping) || after_a_run,
-        S::Stopping => matches!(to, S::Stopped | S::Stuck) || after_a_run,
-        S::Stuck => to == S::Stopped || after_a_run,
+        S::Stopping => to == S::Stuck || after_a_run,
+        S::Stuck => after_a_run,
         S::Backoff | S::Failed | S::Done => matches!(to, S::Waiting | S::Starting | S::Stopped),
     }
 }

@@ -137,7 +137,7 @@ mod tests {
         let directory = TempDir::new();
         let here = directory.path();
         save(here, "boot", "one", &memory()).unwrap();
-        save(here, "boot", "one", &FenceMemory { next_id: 7, records: Vec::new() }).unwrap();
+        save(here, "boot", "one", &FenceMemory { next_id: 7, ..FenceMemory::default() }).unwrap();
         let fences = of_earlier_agent::<FenceMemory>(here, "boot", "one").unwrap().unwrap();
         assert_eq!((fences.next_id, of_earlier_agent::<HostMemory>(here, "boot", "one").is_ok()), (7, true));
         assert!(

@@ -292,6 +292,7 @@ mod tests {
         let told: Vec<String> = all.fences.iter().map(|fence| sentence(&fence.service, &fence.fence)).collect();
         expect_test::expect![[r#"
             hold, incomplete (pressure): it stalls for memory; until mainstay unfence api; evidence: mainstay fences 7
-            on probation (restarts): its restart budget was spent; probation ends in 1m; evidence: mainstay fences 6"#]].assert_eq(&told.join("\n"));
+            on probation (restarts): its restart budget was spent; probation ends in 1m; evidence: mainstay fences 6"#]]
+        .assert_eq(&told.join("\n"));
     }
 }

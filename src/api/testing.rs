@@ -60,6 +60,7 @@ fn memory(state: StateName, ago_s: u64) -> Memory {
         spec_hash: 0,
         status_text: None,
         changes: VecDeque::new(),
+        ..Memory::unknown()
     }
 }
 

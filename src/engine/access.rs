@@ -82,6 +82,11 @@ impl Engine {
 
     /// Whether this replica should have a process, were it not for its dependencies.
     pub(super) fn is_wanted(&self, id: ReplicaId) -> bool {
+        self.is_meant_to_run(id) && !self.is_held(id)
+    }
+
+    /// The same but for a fence that holds it.
+    pub(super) fn is_meant_to_run(&self, id: ReplicaId) -> bool {
         let replica = self.at(id);
         let leaving = self.shutdown.is_some() && !self.service_at(id.service).is_role;
         replica.memory.wanted == Wanted::Up && !replica.removed && !leaving
@@ -145,6 +150,7 @@ impl Engine {
             None => self.disarm(id, Timer::State),
         }
         self.arm_period(id);
+        self.arm_probation(id);
         self.note_state(id, to);
         self.touched.insert(id.service);
         self.refresh(id);

@@ -4,7 +4,7 @@
 //! is found of the process follows where to go on; an exit is counted only if the memory has not counted it (`last_exit.run`).
 //! No run of the earlier agent is released here: what is `Gone` has no group any more, or the shell has removed it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Engine;
@@ -12,6 +12,8 @@ use super::access::Because;
 use super::action::{Level, Next, NoteKind};
 use super::ended::Change;
 use super::event::{Decision, Found, FoundProcess, Wanted};
+use super::fence::FenceMemory;
+use super::fence::plan::FenceLevel;
 use super::host::HostMemory;
 use super::host::impair::End;
 use super::memory::{LastExit, Memory};
@@ -25,7 +27,14 @@ use super::types::{Exit, ReplicaId, StateName};
 const START_LEFT_MIN: Duration = Duration::from_secs(1);
 
 impl Engine {
-    pub(super) fn begin(&mut self, found: Vec<Found>, decisions: Vec<Decision>, host: Option<HostMemory>) {
+    pub(super) fn begin(
+        &mut self,
+        found: Vec<Found>,
+        decisions: Vec<Decision>,
+        host: Option<HostMemory>,
+        fences: Option<FenceMemory>,
+    ) {
+        self.remember_fences(fences);
         let knew = host.is_some();
         self.begin_host(host.unwrap_or_default());
         self.apply_decisions(decisions);
@@ -36,6 +45,7 @@ impl Engine {
                 left.insert(id, found);
             }
         }
+        let known: BTreeSet<ReplicaId> = left.keys().copied().collect();
         for (id, found) in left {
             self.adopt(id, found);
         }
@@ -49,6 +59,7 @@ impl Engine {
             self.refresh_summary(service);
         }
         self.resume_ties();
+        self.resume_fences(&known);
         self.quiet_at_begin();
         if knew && self.host.devices_known {
             self.devices_changed();
@@ -62,9 +73,10 @@ impl Engine {
             let Some(service) = self.service_id(&decision.service).filter(|id| !self.service_at(*id).is_role) else {
                 continue;
             };
-            let decided = Decided { wanted: decision.wanted, drained: decision.drained };
+            let Decision { wanted, drained, fence, fences, .. } = decision;
+            let decided = Decided { wanted, drained, fence };
             if decision.replica.is_none() {
-                self.service_mut(service).decided = decided;
+                self.service_mut(service).decided = decided.clone();
             }
             for id in self.replicas_of(service) {
                 let replica = self.at_mut(id);
@@ -72,7 +84,8 @@ impl Engine {
                     (replica.memory.wanted, replica.memory.drained) = (decided.wanted, decided.drained);
                 }
                 if decision.replica == Some(id.index) {
-                    replica.decided = Some(decided);
+                    replica.decided = Some(decided.clone());
+                    replica.memory.fences = fences;
                 }
             }
         }
@@ -166,12 +179,18 @@ impl Engine {
                 self.memory_mut(id).draining_since = draining_since;
                 self.arm(id, Timer::State, by);
             }
-            None => self.enter(id, if state == StateName::Stuck { Phase::Killed } else { Phase::Term }),
+            None => {
+                let kills = state == StateName::Stuck || why.is_fence();
+                self.enter(id, if kills { Phase::Killed } else { Phase::Term });
+            }
         }
     }
 
     fn why_stopping(&self, id: ReplicaId) -> StopWhy {
+        let fence = self.fence_level(id);
         match (self.at(id).memory.requested, self.is_wanted(id)) {
+            (true, _) if fence == Some(FenceLevel::Kill) => StopWhy::Fenced,
+            (false, _) if fence == Some(FenceLevel::Kill) => StopWhy::FencedOnce,
             (true, true) => StopWhy::Restart,
             (true, false) => StopWhy::Operator,
             (false, _) => StopWhy::Resumed,
@@ -184,7 +203,8 @@ impl Engine {
         let (then, because) = self.conclude(id, state, None);
         let why = self.why_stopping(id);
         self.set_state(id, State::Stopping { phase: Phase::Dependents, why, then }, because);
-        self.enter(id, if state == StateName::Stuck { Phase::Killed } else { Phase::Linger });
+        let kills = state == StateName::Stuck || why.is_fence();
+        self.enter(id, if kills { Phase::Killed } else { Phase::Linger });
     }
 
     fn adopt_gone(&mut self, id: ReplicaId, state: StateName, exit: Option<Exit>) {
@@ -192,6 +212,7 @@ impl Engine {
         let (then, because) = if never_ran { (Then::Settle, Because::Told) } else { self.conclude(id, state, exit) };
         let memory = self.memory_mut(id);
         (memory.requested, memory.frozen) = (false, false);
+        self.run_ended_under_fence(id);
         if !self.is_wanted(id) {
             return self.set_state(id, State::Stopped, because);
         }

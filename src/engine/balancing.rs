@@ -131,7 +131,11 @@ impl Engine {
         let Some(service) = self.service_id(service) else {
             return Vec::new();
         };
-        let weight = |id: ReplicaId| weights.get(usize::from(id.index)).copied().unwrap_or(1);
+        let whole = |id: ReplicaId| weights.get(usize::from(id.index)).copied().unwrap_or(1).max(1);
+        // Who is on probation gets a quarter: the others four times as much, as there is nothing below 1.
+        let wary = |id: ReplicaId| self.at(id).memory.probation.is_some();
+        let some_wary = self.replicas_of(service).into_iter().any(wary);
+        let weight = |id| if some_wary && !wary(id) { whole(id).saturating_mul(4) } else { whole(id) };
         let offered = self.replicas_of(service).into_iter().map(|id| (id, self.offered(id)));
         offered
             .filter(|(id, standing)| !self.at(*id).removed || *standing != Standing::Out)
@@ -139,7 +143,7 @@ impl Engine {
                 Some(Backend {
                     name: self.backend_name(id),
                     address: self.address_of(id, plan, socket.as_deref())?,
-                    weight: weight(id).max(1),
+                    weight: weight(id),
                     standing,
                     cut: matches!(self.at(id).state, State::Stopping { phase: Phase::Drain, .. }),
                     run: self.at(id).memory.run.0,
@@ -185,10 +189,19 @@ impl Engine {
             .collect()
     }
 
+    /// Whatever it is, it gets no new connection.
+    fn is_taken_out(&self, id: ReplicaId) -> bool {
+        let memory = &self.at(id).memory;
+        memory.drained
+            || memory.fence.is_some()
+            || (memory.probation.is_some() && self.awaits_probes(id))
+            || self.trouble(id.service).is_some()
+    }
+
     /// What a replica may be given.
     pub(super) fn offered(&self, id: ReplicaId) -> Standing {
         let replica = self.at(id);
-        let leaves = replica.memory.drained || self.trouble(id.service).is_some();
+        let leaves = self.is_taken_out(id);
         let unless_drained = |standing| if leaves { Standing::Draining } else { standing };
         match &replica.state {
             State::Ready => unless_drained(Standing::Up),
@@ -200,6 +213,9 @@ impl Engine {
                 }
             }
             State::Stopping { phase: Phase::Drain, .. } => Standing::Draining,
+            // A process that does not get away keeps its connections open.
+            State::Stopping { why: StopWhy::Fenced | StopWhy::FencedOnce, .. }
+            | State::Stuck { why: StopWhy::Fenced | StopWhy::FencedOnce, .. } => Standing::Fenced,
             State::Adopting
             | State::Stopped
             | State::Waiting { .. }
@@ -222,7 +238,8 @@ impl Engine {
     /// It takes no connections now, and may well do so within moments.
     fn comes_back(&self, id: ReplicaId) -> bool {
         let replica = self.at(id);
-        let may = self.is_wanted(id) && !replica.memory.drained && self.trouble(id.service).is_none();
+        let unfenced = replica.memory.fence.is_none();
+        let may = self.is_wanted(id) && unfenced && !replica.memory.drained && self.trouble(id.service).is_none();
         may && match &replica.state {
             State::Adopting | State::Starting | State::Backoff { .. } | State::Degraded => true,
             State::Waiting { hopeful, .. } => *hopeful,

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Engine;
 use super::action::{Action, Level, NoteKind, Outcome};
 use super::event::{Caller, Decision, Target, Verb, Wanted};
-use super::request::{REQUESTS_MAX, Request};
+use super::fence::plan::FenceLevel::Throttle;
+use super::request::{REQUESTS_MAX, Request, is_for_up};
 use super::service::{Decided, Rolling, State, StopWhy};
 use super::types::{ReplicaId, RequestId, RunId, ServiceId};
 
@@ -19,6 +20,7 @@ impl Engine {
             Ok(found) => found,
             Err(outcome) => return self.out.push(Action::Answer { request, outcome }),
         };
+        let by = caller.text();
         for id in &replicas {
             if target.replica.is_some() || *id == replicas[0] {
                 self.tell_command(*id, target.replica.is_none(), verb, caller.clone());
@@ -55,8 +57,8 @@ impl Engine {
                 self.command_restart(request, target.replica, service, &replicas, verb);
             }
             Verb::Drain | Verb::Undrain => self.command_drain(request, target.replica, service, &replicas, verb),
-            Verb::Fence(level) => self.command_fence(request, target, &replicas, Some(level)),
-            Verb::Unfence => self.command_fence(request, target, &replicas, None),
+            Verb::Fence(level) => self.command_fence(request, by, target, &replicas, Some(level)),
+            Verb::Unfence => self.command_fence(request, by, target, &replicas, None),
         }
     }
 
@@ -94,6 +96,9 @@ impl Engine {
         if found.removed && verb != Verb::Stop {
             return conflict(format!("{name} has left the configuration and is being stopped"));
         }
+        if found.is_role && matches!(verb, Verb::Fence(_)) {
+            return conflict(format!("{name} is part of the agent and is not fenced; `restart` is possible"));
+        }
         let mut replicas = self.replicas_of(service);
         if let Some(index) = target.replica {
             replicas.retain(|id| id.index == index);
@@ -113,7 +118,24 @@ impl Engine {
             let message = format!("service \"{name}\" has no replica {}", target.replica.unwrap_or(0));
             return Err(Outcome::Unknown { message, hint: Some(format!("its replicas are 0 to {last}")) });
         }
+        if is_for_up(verb) {
+            self.without_fenced(name, &mut replicas)?;
+        }
         Ok((service, replicas))
+    }
+
+    /// What is frozen or held is not started over its fence; the others are.
+    fn without_fenced(&self, name: &str, replicas: &mut Vec<ReplicaId>) -> Result<(), Outcome> {
+        let first = replicas.iter().copied().find(|id| self.fence_level(*id).is_some_and(|level| level > Throttle));
+        replicas.retain(|id| self.fence_level(*id).is_none_or(|level| level == Throttle));
+        match first {
+            Some(first) if replicas.is_empty() => {
+                let why = self.why_of(first).unwrap_or_default();
+                let message = format!("{} is fenced ({why}); `mainstay unfence {name}` ends it", self.label(first));
+                Err(Outcome::Conflict { message })
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn command_start(&mut self, request: RequestId, one: Option<u16>, service: ServiceId, replicas: &[ReplicaId]) {
@@ -124,7 +146,7 @@ impl Engine {
         self.start_what_it_needs(request, service);
     }
 
-    fn start_by_operator(&mut self, id: ReplicaId) {
+    pub(super) fn start_by_operator(&mut self, id: ReplicaId) {
         self.pardon(id);
         match self.at(id).state {
             State::Stopped | State::Backoff { .. } | State::Failed => self.ask_restart(id, StopWhy::Restart),
@@ -228,28 +250,34 @@ impl Engine {
     }
 
     /// Changes what is decided, now and on disk. A decision about the whole service goes before those about single replicas.
-    fn resolve_on(&mut self, request: RequestId, service: ServiceId, one: Option<u16>, change: &dyn Fn(&mut Decided)) {
+    pub(super) fn resolve_on(
+        &mut self,
+        request: RequestId,
+        service: ServiceId,
+        one: Option<u16>,
+        change: &dyn Fn(&mut Decided),
+    ) {
         let mut decisions = Vec::new();
         if one.is_none() {
             change(&mut self.service_mut(service).decided);
-            decisions.push((None, self.service_at(service).decided));
+            decisions.push((None, self.service_at(service).decided.clone()));
         }
-        let whole = self.service_at(service).decided;
+        let whole = self.service_at(service).decided.clone();
         for id in self.replicas_of(service) {
             if one.is_some_and(|index| index != id.index) {
                 continue;
             }
             let replica = self.at_mut(id);
-            let mut decided = replica.decided.unwrap_or(whole);
+            let mut decided = replica.decided.clone().unwrap_or_else(|| whole.clone());
             change(&mut decided);
-            if one.is_some() || replica.decided.is_some_and(|before| before != decided) {
-                replica.decided = Some(decided);
+            if one.is_some() || replica.decided.as_ref().is_some_and(|before| *before != decided) {
+                replica.decided = Some(decided.clone());
                 decisions.push((Some(id.index), decided));
             }
-            let before = Decided { wanted: replica.memory.wanted, drained: replica.memory.drained };
-            let mut now = before;
+            let before = (replica.memory.wanted, replica.memory.drained);
+            let mut now = Decided { wanted: before.0, drained: before.1, fence: None };
             change(&mut now);
-            if now != before {
+            if (now.wanted, now.drained) != before {
                 let memory = self.memory_mut(id);
                 (memory.wanted, memory.drained) = (now.wanted, now.drained);
             }
@@ -258,13 +286,18 @@ impl Engine {
         if self.service_at(service).is_role {
             return;
         }
-        let service = self.name(service).to_owned();
-        for (replica, Decided { wanted, drained }) in decisions {
-            self.decide(
-                request,
-                Decision { service: service.clone(), replica, wanted, drained, ..Decision::default() },
-            );
+        for (replica, decided) in decisions {
+            let content = self.decision(service, replica, decided);
+            self.decide(request, content);
         }
+    }
+
+    /// What is written of a service, or of one replica of it.
+    pub(super) fn decision(&self, service: ServiceId, replica: Option<u16>, decided: Decided) -> Decision {
+        let Decided { wanted, drained, fence } = decided;
+        let fences = replica.and_then(|index| self.find(ReplicaId { service, index }));
+        let fences = fences.map_or(0, |replica| replica.memory.fences);
+        Decision { service: self.name(service).to_owned(), replica, wanted, drained, fence, fences }
     }
 }
 

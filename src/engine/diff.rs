@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::action::{Change, Effect};
 use super::balance::plan::{BalancerPlan, Destination, Rules};
+use super::fence::plan::Access;
 use super::host::plan::{AlertPlan, CheckPlan};
 use super::plan::{Kind, Launch, Needs, Plan, ProcessPlan, Readiness, Role, ServicePlan};
 use std::collections::BTreeMap;
@@ -238,6 +239,8 @@ fn born_fields(old: &ServicePlan, new: &ServicePlan) -> Vec<&'static str> {
         ("no_new_privileges", was.no_new_privileges != is.no_new_privileges),
         ("capabilities", was.capabilities != is.capabilities),
         ("listen", was.listen != is.listen),
+        ("can_read", access(was).read != access(is).read),
+        ("can_write", access(was).write != access(is).write),
     ];
     differing(&fields)
 }
@@ -262,8 +265,16 @@ fn live_fields(old: &ServicePlan, new: &ServicePlan) -> Vec<&'static str> {
         ("data", needs.data != new_needs.data),
         ("nics", needs.nics != new_needs.nics),
         ("on_disk_failing", needs.on_disk_failing != new_needs.on_disk_failing),
+        ("resources", old.resources != new.resources),
+        ("fence", old.fence != new.fence),
+        ("priority", old.priority != new.priority),
+        ("min_healthy", old.min_healthy != new.min_healthy),
     ];
     differing(&fields)
+}
+
+fn access(process: &ProcessPlan) -> Access {
+    process.access.as_deref().cloned().unwrap_or_default()
 }
 
 fn differing(fields: &[(&'static str, bool)]) -> Vec<&'static str> {
@@ -273,6 +284,7 @@ fn differing(fields: &[(&'static str, bool)]) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::fence::plan::{Limits, Resources};
     use crate::engine::host::kind::CheckKind;
 
     fn plan(services: &[ServicePlan]) -> Plan {
@@ -298,6 +310,14 @@ mod tests {
         assert_eq!(effect(&|new| new.replicas = 3), (Effect::Start, "replicas 1 -> 3".into()));
         let needs = Needs { data: vec!["/srv".into()], ..Needs::default() };
         assert_eq!(effect(&|new| new.needs = Some(Box::new(needs.clone()))), (Effect::Live, "data".into()));
+        let limits = Limits { pids_max: Some(8), ..Limits::default() };
+        let resources = Resources { limits, required: false };
+        let limited = effect(&|new| new.resources = Some(Box::new(resources.clone())));
+        assert_eq!(limited, (Effect::Live, "resources".into()));
+        assert_eq!(effect(&|new| new.min_healthy = 0), (Effect::Live, "min_healthy".into()));
+        let access = Access { write: Some(vec!["/srv".into()]), ..Access::default() };
+        let walled = effect(&|new| new.process.access = Some(Box::new(access.clone())));
+        assert_eq!(walled, (Effect::Restart, "can_write".into()));
         let both = effect(&|new| {
             new.replicas = 2;
             new.process.umask = 0;

@@ -102,9 +102,9 @@ impl Engine {
         let plan = self.plan_of(id.service);
         match (plan.kind, plan.restart) {
             (Kind::Oneshot | Kind::Every(_), _) => {
-                let memory = self.memory_mut(id);
-                memory.failures = 0;
-                memory.hold = None;
+                self.memory_mut(id).failures = 0;
+                self.end_budget_hold(id, "it ended well");
+                self.task_passes(id);
                 (Then::Done, Next::Nothing { why: "done".to_owned() })
             }
             (Kind::Daemon, RestartPolicy::Always) => self.restart_uncharged(id),
@@ -151,6 +151,7 @@ impl Engine {
             self.out.push(Action::Release { replica: id, run });
             self.drop_run(id);
         }
+        self.run_ended_under_fence(id);
         self.memory_mut(id).requested = false;
         let asked = self.at_mut(id).restart.take().is_some();
         if !self.is_wanted(id) {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Engine;
 use super::event::Wanted;
+use super::fence::show::being;
 use super::note::remaining_text;
 use super::plan::Kind;
 use super::service::{Blocker, Phase, PlanRef, Run, State};
@@ -111,8 +112,12 @@ impl Engine {
     fn why_at(&self, id: ReplicaId, now: Time) -> Option<String> {
         let replica = self.at(id);
         let last_cause = || replica.memory.causes.back().map(|cause| self.without_subject(id, &cause.text));
+        if replica.memory.fence.is_some() && !matches!(replica.state, State::Stuck { .. }) {
+            return self.why_fenced(id, now);
+        }
         Some(match &replica.state {
             State::Ready if replica.memory.drained => self.why_drained(id),
+            State::Ready if replica.memory.probation.is_some() => return self.why_fenced(id, now),
             State::Ready => return self.why_impaired(id).or_else(|| self.why_ejected(id, now)),
             State::Done => return None,
             State::Adopting => "what an earlier agent left is being looked at".to_owned(),
@@ -192,6 +197,9 @@ impl Engine {
             return "gone".to_owned();
         };
         let state = self.at(nearest).memory.state;
+        if let Some(being) = self.fence_level(nearest).map(being) {
+            return being.to_owned();
+        }
         match self.armed(nearest, Timer::State) {
             Some(at) if matches!(state, StateName::Backoff | StateName::Failed) => {
                 format!("{state}, next try in {}", human(at.since(now)))
@@ -231,6 +239,10 @@ impl Engine {
         let period = self.boot_timers.get(TimerKey::Replica(id, Timer::Period));
         let period = period.map(|at| ("next period".to_owned(), now.mono.after(at.since(now.boot))));
         let at = |text: &str| state.map(|at| (text.to_owned(), at));
+        let fence = self.fence_of(id).filter(|_| self.at(id).memory.hold.is_none_or(|hold| hold.next_try.is_none()));
+        if let Some((what, at)) = fence.and_then(|fence| fence.next) {
+            return Some((what.to_owned(), at));
+        }
         match &self.at(id).state {
             State::Starting => at("start timeout"),
             State::Stopping { phase: Phase::Killed | Phase::Inspecting, .. } => at("stuck unless gone"),

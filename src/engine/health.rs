@@ -23,7 +23,7 @@ const FLAPPING_WITHIN: Duration = Duration::from_secs(60);
 /// Between two alive probes at the least, whatever the configuration says.
 const PROBE_PAUSE_LEAST: Duration = Duration::from_millis(10);
 /// After the host slept, a deadline that is over is given this much at most: monotonic time did not pass for the services either.
-const WAKE_GRACE_MAX: Duration = Duration::from_secs(5);
+pub(super) const WAKE_GRACE_MAX: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// The deadlines of a replica that is up.
@@ -39,6 +39,7 @@ impl Engine {
         if let Some(at) = self.forgets_at(id) {
             self.arm(id, Timer::Forget, at);
         }
+        self.arm_probation(id);
     }
 
     pub(super) fn rearm_watchdog(&mut self, id: ReplicaId) {
@@ -147,6 +148,10 @@ impl Engine {
         let next = run.probe_sent.after(every).max(now.after(PROBE_PAUSE_LEAST));
         match result {
             Ok(()) => {
+                self.count_on_probation(id, true);
+                let Some(run) = &mut self.at_mut(id).run else {
+                    return;
+                };
                 run.failures = 0;
                 run.answer = None;
                 run.successes = run.successes.saturating_add(1);
@@ -160,18 +165,28 @@ impl Engine {
                 }
             }
             Err(answer) => {
+                self.count_on_probation(id, false);
+                let excuse = self.excuse(id);
+                let Some(run) = &mut self.at_mut(id).run else {
+                    return;
+                };
                 run.successes = 0;
+                if excuse.is_none() && std::mem::take(&mut run.excused) {
+                    // What it did until now is not held against it.
+                    run.failures = 0;
+                }
                 run.failures = run.failures.saturating_add(1);
                 run.answer = Some(answer.as_str().into());
                 let failures = run.failures;
-                let excused = self.trouble(id.service).is_some();
-                if failures == fall && excused {
-                    self.tell_left_alone(id, &format!("not alive, {failures} probes failed: {answer}"));
-                }
-                if failures >= fall && !excused {
-                    self.tell(id, Level::Warn, NoteKind::NotAlive { failures, answer });
-                    self.begin_stop(id, StopWhy::NotAlive);
-                    return;
+                match excuse {
+                    Some(excuse) if failures >= fall => {
+                        self.leave_alone(id, &format!("not alive, {failures} probes failed: {answer}"), &excuse);
+                    }
+                    None if failures >= fall => {
+                        self.tell(id, Level::Warn, NoteKind::NotAlive { failures, answer });
+                        return self.begin_stop(id, StopWhy::NotAlive);
+                    }
+                    Some(_) | None => {}
                 }
                 self.arm(id, Timer::Probe, next);
                 if !degraded {
@@ -190,8 +205,21 @@ impl Engine {
             // Armed again by the next ping, or when the disk is well.
             return self.tell_left_alone(id, &format!("no WATCHDOG=1 for {}", human(after)));
         }
+        if let Some(excuse) = self.excuse(id) {
+            self.rearm_watchdog(id);
+            return self.leave_alone(id, &format!("no WATCHDOG=1 for {}", human(after)), &excuse);
+        }
         self.tell(id, Level::Warn, NoteKind::WatchdogMissed { after });
         self.begin_stop(id, StopWhy::Watchdog);
+    }
+
+    /// Says once that what would be done to the replica is not, and why.
+    fn leave_alone(&mut self, id: ReplicaId, what: &str, excuse: &str) {
+        let run = self.at_mut(id).run.as_mut();
+        if run.is_some_and(|run| !std::mem::replace(&mut run.excused, true)) {
+            let text = format!("{what}; left alone {excuse}");
+            self.tell(id, Level::Warn, NoteKind::Remark { text });
+        }
     }
 
     pub(super) fn notified(&mut self, id: ReplicaId, run: RunId, message: NotifyMessage) {
@@ -207,7 +235,10 @@ impl Engine {
             NotifyMessage::Reloading | NotifyMessage::Stopping => {}
             NotifyMessage::Status(text) => self.status(id, text),
             NotifyMessage::Errno(number) => self.status(id, format!("errno {number}")),
-            NotifyMessage::Watchdog if up && !frozen => self.rearm_watchdog(id),
+            NotifyMessage::Watchdog if up && !frozen => {
+                current.excused = false;
+                self.rearm_watchdog(id);
+            }
             NotifyMessage::WatchdogTrigger if up && disk_fails => {
                 self.tell_left_alone(id, "asked for a watchdog restart (WATCHDOG=trigger)");
             }
@@ -269,6 +300,7 @@ impl Engine {
             self.timers.set(key, at);
         }
         self.host_stalled(by, suspended, WAKE_GRACE_MAX);
+        self.fences_stalled(by, suspended);
         self.agent_note(Level::Warn, NoteKind::Stalled { by, suspended });
     }
 
@@ -287,8 +319,8 @@ impl Engine {
                 | State::Stuck { .. } => false,
             },
             TimerKey::Replica(_, Timer::Probe | Timer::Watchdog) | TimerKey::Loss(_) | TimerKey::Request(_) => true,
-            // The deadlines of readings are moved where they are kept.
-            TimerKey::Replica(_, Timer::Forget | Timer::Drain | Timer::Period)
+            // The deadlines of readings and of fences are moved where they are kept.
+            TimerKey::Replica(_, Timer::Forget | Timer::Drain | Timer::Period | Timer::Fence | Timer::Hold)
             | TimerKey::Shutdown
             | TimerKey::Host
             | TimerKey::Alerts

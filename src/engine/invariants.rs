@@ -3,9 +3,15 @@
 //! The strongest of these is that nothing was forgotten: every replica is settled again in thought, and must be where it should be. A
 //! missed entry on the worklist, which would be a service that waits for ever, shows here at once.
 
+use std::collections::BTreeSet;
+
 use super::Engine;
 use super::balance::table::Standing as Offer;
 use super::balancing::is_same;
+use super::fence::plan::FenceLevel;
+use super::fence::record::Standing as Fenced;
+use super::fence::records::ENDED_MAX;
+use super::fence::state::Proof;
 use super::memory::Memory;
 use super::plan::{Kind, Readiness};
 use super::service::{Blocker, Counts, Phase, Standing, State, Summary};
@@ -51,11 +57,13 @@ impl Engine {
                 self.check_drain(id);
                 self.check_nothing_forgotten(id);
                 self.check_frozen(id);
+                self.check_fence(id);
             }
         }
         let ends = matches!(self.shutdown, Some(Shutdown::InOrder | Shutdown::Killing));
         assert_eq!(self.timers.get(TimerKey::Shutdown).is_some(), ends, "the deadline of a shutdown");
         self.check_tables();
+        self.check_records();
         self.check_populated();
         self.check_slots();
         self.check_requests();
@@ -249,13 +257,68 @@ impl Engine {
     fn check_frozen(&self, id: ReplicaId) {
         let (replica, label) = (self.at(id), self.label(id));
         if replica.memory.frozen {
-            assert!(self.failing_disk(id.service).is_some(), "{label}: frozen although its disk is well");
+            let fenced = self.fence_level(id) == Some(FenceLevel::Freeze);
+            assert!(fenced || self.failing_disk(id.service).is_some(), "{label}: frozen although its disk is well");
             let runs = replica.run.as_ref().is_some_and(|run| run.spawned && !run.exited);
             let up = matches!(replica.state, State::Starting | State::Ready | State::Degraded);
             assert!(runs && up, "{label}: frozen in {}", replica.memory.state);
         }
         let troubles = self.troubles_of(id.service);
         assert_eq!(self.host.troubles.get(&id.service).cloned().unwrap_or_default(), troubles, "{label}: troubles");
+    }
+
+    fn check_fence(&self, id: ReplicaId) {
+        let (replica, label) = (self.at(id), self.label(id));
+        let (memory, hold) = (&replica.memory, self.boot_timers.get(TimerKey::Replica(id, Timer::Hold)));
+        assert_eq!(hold, memory.fence.as_ref().and_then(|fence| fence.until), "{label}: the end of a hold");
+        let Some(fence) = memory.fence.as_deref() else {
+            if let Some(probation) = &memory.probation {
+                let record = self.fence_record(probation.id);
+                assert_eq!(record.map(|record| record.standing), Some(Fenced::Probation), "{label}: its record");
+            }
+            let on_probation = memory.probation.is_some() && memory.ready_since.is_some() && !memory.frozen;
+            return assert_eq!(self.armed(id, Timer::Fence).is_some(), on_probation, "{label}: its probation's end");
+        };
+        assert!(memory.probation.is_none(), "{label}: fenced, and on probation");
+        let standing = match fence.proof {
+            Proof::Awaited => Fenced::Proving,
+            Proof::Given => Fenced::Proven,
+            Proof::Missing => Fenced::Incomplete,
+        };
+        assert_eq!(self.fence_record(fence.id).map(|record| record.standing), Some(standing), "{label}: its record");
+        let ends = matches!(replica.state, State::Stopping { .. } | State::Stuck { .. });
+        match fence.level {
+            FenceLevel::Throttle => {}
+            FenceLevel::Freeze => assert!(replica.run.is_some(), "{label}: frozen, and nothing runs"),
+            FenceLevel::Kill => assert!(ends, "{label}: killed, in {}", memory.state),
+            FenceLevel::Hold => {
+                let rests = replica.state == State::Stopped && fence.proof == Proof::Given;
+                assert!(rests || ends, "{label}: held, in {}", memory.state);
+            }
+        }
+        assert!(fence.is_by_hand() || memory.fences > 0, "{label}: a fence that is not counted");
+        assert!(fence.until.is_none() || !fence.is_by_hand(), "{label}: a fence by hand has an end");
+        let offered = self.offered(id);
+        assert!(!matches!(offered, Offer::Up | Offer::Degraded), "{label}: fenced, and offered as {offered:?}");
+    }
+
+    fn check_records(&self) {
+        let records = &self.fence.memory.records;
+        let over = |standing| matches!(standing, Fenced::Released | Fenced::Observed);
+        let ended = records.iter().filter(|record| over(record.standing));
+        assert!(ended.count() <= ENDED_MAX, "records of fences pile up");
+        let ids: BTreeSet<u64> = records.iter().map(|record| record.id).collect();
+        assert_eq!(ids.len(), records.len(), "a record's number was given twice");
+        assert!(ids.iter().all(|id| *id < self.fence.memory.next_id), "a record's number is given again");
+        let standing = records.iter().filter(|record| !over(record.standing)).map(|record| record.id);
+        let replicas = || self.services.values().flat_map(|service| service.replicas.values());
+        let known = replicas().flat_map(|replica| {
+            let memory = &replica.memory;
+            let fence = memory.fence.as_ref().map(|fence| fence.id);
+            [fence, memory.probation.as_ref().map(|one| one.id), memory.hold.and_then(|hold| hold.record)]
+        });
+        let known: BTreeSet<u64> = known.flatten().collect();
+        assert_eq!(standing.collect::<BTreeSet<u64>>(), known, "records of fences that stand");
     }
 
     fn check_populated(&self) {

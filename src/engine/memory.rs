@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::Wanted;
+use super::fence::state::{Fence, Probation};
 use super::service::Decided;
 use super::types::{Exit, RunId, StateName, Time};
 
@@ -17,9 +18,20 @@ pub struct Memory {
     /// The operator took it out of its balancers.
     #[serde(default)]
     pub drained: bool,
-    /// Its group is frozen because its disk fails.
+    /// Its group is frozen: because its disk fails, or by its fence.
     #[serde(default)]
     pub frozen: bool,
+    /// Some run of it was given limits: what is in force may not be what an heir's plan says.
+    #[serde(default)]
+    pub limited: bool,
+    /// The fence that stands. Boxed, as few have one; so is the probation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<Box<Fence>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probation: Option<Box<Probation>>,
+    /// How often in a row the agent fenced it.
+    #[serde(default)]
+    pub fences: u32,
     /// As it was when last written.
     pub state: StateName,
     /// The latest run, 0 before the first.
@@ -67,7 +79,7 @@ impl Memory {
     /// What is known of a replica without a record: that it is wanted, and nothing else.
     #[must_use]
     pub fn unknown() -> Self {
-        super::service::fresh_memory(Decided::default(), RunId::default(), 0, Time::default())
+        super::service::fresh_memory(&Decided::default(), RunId::default(), 0, Time::default())
     }
 }
 
@@ -78,6 +90,9 @@ pub struct Hold {
     pub next_try: Option<Time>,
     /// The one try is under way.
     pub half_open: bool,
+    /// Its record among the fences.
+    #[serde(default)]
+    pub record: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

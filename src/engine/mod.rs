@@ -285,8 +285,9 @@ impl Engine {
     #[must_use]
     pub fn is_implied(&self, decision: &event::Decision) -> bool {
         let whole = decision.replica.and_then(|_| self.service_id(&decision.service));
-        let whole = whole.map(|id| self.service_at(id).decided).unwrap_or_default();
-        (decision.wanted, decision.drained) == (whole.wanted, whole.drained)
+        let whole = whole.map(|id| self.service_at(id).decided.clone()).unwrap_or_default();
+        let same = (decision.wanted, decision.drained, &decision.fence) == (whole.wanted, whole.drained, &whole.fence);
+        same && decision.fences == 0
     }
 
     /// The changes that applying `plan` would bring; nothing is changed.
@@ -299,8 +300,7 @@ impl Engine {
         match event {
             Event::Tick => {}
             Event::Begin { found, decisions, host, fences } => {
-                self.fence.memory = fences.map(|fences| *fences).unwrap_or_default();
-                self.begin(found, decisions, host.map(|host| *host));
+                self.begin(found, decisions, host.map(|host| *host), fences.map(|fences| *fences));
             }
             Event::Spawned { replica, run, pid } => self.spawned(replica, run, pid),
             Event::SpawnFailed { replica, run, ours, error } => self.spawn_failed(replica, run, ours, error),
@@ -330,10 +330,8 @@ impl Engine {
                     self.devices_changed();
                 }
             }
-            Event::Wrote { replica, run, .. } => {
-                self.current(replica, run);
-            }
-            Event::Gauged { gauges } => self.counters.stale_events += gauges.len() as u64,
+            Event::Wrote { replica, run, what, at, result } => self.wrote(replica, run, what, at, result),
+            Event::Gauged { gauges } => self.gauged(gauges),
             Event::ReloadRefused { why } => self.agent_note(Level::Error, NoteKind::ReloadRefused { why }),
             Event::Remark { level, text } => self.agent_note(level, NoteKind::Remark { text }),
         }
@@ -386,6 +384,10 @@ impl Engine {
         if std::mem::take(&mut self.host.unsaved) {
             let memory = Box::new(self.host_memory());
             self.out.push(Action::PersistHost { memory });
+        }
+        if std::mem::take(&mut self.fence.unsaved) {
+            let memory = Box::new(self.fence.memory.clone());
+            self.out.push(Action::PersistFences { memory });
         }
     }
 

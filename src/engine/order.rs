@@ -194,6 +194,9 @@ impl Engine {
     pub(super) fn standing(&self, id: ReplicaId) -> Standing {
         let replica = self.at(id);
         let coming = if replica.memory.failures == 0 { Standing::Hopeful } else { Standing::Coming };
+        if replica.memory.fence.is_some() && self.is_away(id) {
+            return Standing::Gone;
+        }
         match &replica.state {
             State::Ready | State::Degraded | State::Done => Standing::Up,
             State::Stopped | State::Failed | State::Stuck { .. } => Standing::Gone,

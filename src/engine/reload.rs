@@ -43,6 +43,7 @@ impl Engine {
     /// Goes over to another plan: what it changes is done, and nothing else is touched.
     pub(super) fn change_plan(&mut self, plan: Plan) {
         let changes = diff::changes(&self.plan, &plan);
+        let limits = self.limits_in_use();
         self.install(plan);
         self.host_replanned();
         self.admit_new();
@@ -61,6 +62,7 @@ impl Engine {
                 }
             }
         }
+        self.change_limits(limits);
         // The edges may be others now.
         for id in self.services.keys().copied().collect::<Vec<_>>() {
             self.refresh_summary(id);
@@ -117,7 +119,7 @@ impl Engine {
         service.spec_hash = spec_hash;
         for number in 0..replicas {
             let last_run = service.last_runs.get(&number).copied().unwrap_or_default();
-            let memory = || fresh_memory(service.decided, last_run, spec_hash, wall);
+            let memory = || fresh_memory(&service.decided, last_run, spec_hash, wall);
             let replica = service.replicas.get_or_insert_with(number, || Replica::new(memory()));
             replica.removed = false;
         }
@@ -178,6 +180,7 @@ impl Engine {
             for id in self.replicas_of(service) {
                 if self.at(id).state == State::Adopting {
                     self.set_state(id, State::Stopped, Because::Told);
+                    self.fence_as_decided(id);
                 }
             }
         }

@@ -13,6 +13,8 @@ use super::Engine;
 use super::action::{Action, Level, NoteKind, Outcome};
 use super::balance::table::Standing;
 use super::event::{Decision, Verb, Wait};
+use super::fence::plan::FenceLevel;
+use super::fence::state::Proof;
 use super::note::remaining_text;
 use super::service::State;
 use super::timers::TimerKey;
@@ -56,21 +58,24 @@ impl Engine {
     }
 
     pub(super) fn persisted(&mut self, decision: u64, result: Result<(), String>) {
-        let Some(request) = self.decisions.remove(&decision) else {
+        let own = self.fence.decisions.remove(&decision);
+        let asked = self.decisions.remove(&decision);
+        if !own && asked.is_none() {
             return self.stale();
-        };
+        }
         if let Err(why) = &result {
             self.agent_note(Level::Warn, NoteKind::NotPersisted { why: why.clone() });
         }
-        let Some(waiting) = self.requests.get_mut(&request) else {
+        let Some(waiting) = asked.and_then(|request| self.requests.get_mut(&request)) else {
             return;
         };
         waiting.decisions.remove(&decision);
         waiting.persisted &= result.is_ok();
-        if waiting.decisions.is_empty() {
+        let service = waiting.service;
+        if let Some(request) = asked.filter(|_| waiting.decisions.is_empty()) {
             self.timers.cancel(TimerKey::Request(request));
         }
-        self.touched.insert(waiting.service);
+        self.touched.insert(service);
     }
 
     pub(super) fn decision_late(&mut self, request: RequestId) {
@@ -142,7 +147,9 @@ impl Engine {
                 Progress::Failed("it left the configuration".to_owned())
             };
         };
-        if let State::Stuck { processes, .. } = &replica.state {
+        if let State::Stuck { processes, .. } = &replica.state
+            && waiting.verb != Verb::Unfence
+        {
             return Progress::Failed(format!("{} is stuck: {}", self.label(id), remaining_text(processes)));
         }
         match waiting.verb {
@@ -151,7 +158,8 @@ impl Engine {
             Verb::Drain if self.offered(id) == Standing::Draining && !self.unfinished(id).is_empty() => {
                 return Progress::NotYet;
             }
-            Verb::Drain | Verb::Undrain | Verb::Fence(_) | Verb::Unfence => return Progress::Reached,
+            Verb::Fence(_) => return self.progress_of_fence(id),
+            Verb::Drain | Verb::Undrain | Verb::Unfence => return Progress::Reached,
             Verb::Start | Verb::RestartRolling | Verb::RestartAtOnce => {}
         }
         let failed = |what: String| Progress::Failed(format!("{} {what}", self.label(id)));
@@ -164,6 +172,21 @@ impl Engine {
             State::Backoff { .. } | State::Failed => failed(format!("is in {}", replica.memory.state)),
             State::Stopped => failed("is stopped".to_owned()),
             State::Stuck { .. } => failed("is stuck".to_owned()),
+        }
+    }
+
+    fn progress_of_fence(&self, id: ReplicaId) -> Progress {
+        match self.fence(id) {
+            Some(fence) if fence.level == FenceLevel::Kill => Progress::NotYet,
+            Some(fence) => match fence.proof {
+                Proof::Given => Progress::Reached,
+                Proof::Awaited => Progress::NotYet,
+                Proof::Missing => {
+                    let why = self.why_of(id).unwrap_or_default();
+                    Progress::Failed(format!("{} is fenced, but that is not proven: {why}", self.label(id)))
+                }
+            },
+            None => Progress::Failed(format!("the fence of {} has ended", self.label(id))),
         }
     }
 
@@ -253,7 +276,7 @@ impl Engine {
 }
 
 /// Waits for replicas to be up.
-fn is_for_up(verb: Verb) -> bool {
+pub(super) fn is_for_up(verb: Verb) -> bool {
     match verb {
         Verb::Start | Verb::RestartRolling | Verb::RestartAtOnce => true,
         Verb::Stop | Verb::Drain | Verb::Undrain | Verb::Fence(_) | Verb::Unfence => false,

@@ -29,11 +29,11 @@ impl Engine {
         let memory = self.memory_mut(id);
         memory.failures = memory.failures.saturating_add(1);
         if policy == RestartPolicy::Never {
-            memory.hold = None;
+            self.end_budget_hold(id, "its restart policy leaves it at that");
             return (Then::Fail, Next::Nothing { why: "its restart policy leaves it at that".to_owned() });
         }
         let Some(budget) = budget else {
-            memory.hold = None;
+            self.end_budget_hold(id, "it has no budget any more");
             return self.restart_later(id);
         };
         let marks = &mut memory.budget_marks;
@@ -47,11 +47,18 @@ impl Engine {
             Some(_) | None if marks.len() >= room => budget.hold,
             Some(_) | None => return self.restart_later(id),
         };
+        if !self.budget_holds(id) {
+            let max = self.plan_of(id.service).backoff.max;
+            return (Then::Backoff { until: now.after(max) }, self.next_restart(id, max));
+        }
+        let memory = self.memory_mut(id);
         let next_try = match budget.then {
             BudgetSpent::Retry => Some(now.after(length)),
             BudgetSpent::Stay => None,
         };
-        memory.hold = Some(Hold { length, next_try, half_open: false });
+        let record = memory.hold.and_then(|hold| hold.record);
+        memory.hold = Some(Hold { length, next_try, half_open: false, record });
+        self.record_budget_hold(id, length);
         (Then::Fail, Next::Hold { until_next_try: next_try.map(|at| at.since(now)) })
     }
 
@@ -101,6 +108,7 @@ impl Engine {
             }
             (Some(_), None) | (None, _) => Because::Told,
         };
+        self.prove_budget_hold(id);
         self.set_state(id, State::Failed, because);
     }
 
@@ -112,6 +120,7 @@ impl Engine {
         hold.half_open = true;
         hold.next_try = None;
         let held = hold.length;
+        self.budget_hold_on_trial(id);
         self.tell(id, Level::Info, NoteKind::HalfOpen { held });
         self.at_mut(id).unasked = true;
         self.try_start(id);
@@ -125,8 +134,9 @@ impl Engine {
         let old = memory.causes.len().saturating_sub(1);
         memory.causes.drain(..old);
         memory.causes.shrink_to_fit();
-        if memory.hold.take().is_some() {
+        if memory.hold.is_some() {
             memory.budget_marks.clear();
+            self.end_budget_hold(id, "it has been ready long enough");
             self.note(id, Level::Info, NoteKind::BudgetRefilled);
         }
         self.refresh(id);
@@ -136,8 +146,8 @@ impl Engine {
     pub(super) fn pardon(&mut self, id: ReplicaId) {
         let memory = self.memory_mut(id);
         memory.failures = 0;
-        memory.hold = None;
         memory.budget_marks.clear();
+        self.end_budget_hold(id, "by an operator");
         if matches!(self.at(id).state, State::Ready | State::Degraded) {
             self.disarm(id, super::timers::Timer::Forget);
         } else {
@@ -151,6 +161,7 @@ impl Engine {
         if let Some(hold) = &mut self.memory_mut(id).hold {
             hold.half_open = true;
             hold.next_try = None;
+            self.budget_hold_on_trial(id);
         }
         let replica = self.at_mut(id);
         replica.was_up = false;

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::action::{Level, NoteKind};
-use super::service::{Rolling, State};
+use super::service::{Rolling, State, StopWhy};
 use super::types::{ReplicaId, ServiceId};
 
 impl Engine {
@@ -43,8 +43,10 @@ impl Engine {
         while let Some(rolling) = self.services.get(&service).and_then(|service| service.rolling.as_ref()) {
             if let Some((index, from)) = rolling.current {
                 let id = ReplicaId { service, index };
+                let away = self.find(id).is_some() && self.is_away(id);
                 match self.find(id).map(|replica| (&replica.state, replica.memory.run > from)) {
                     None | Some((State::Stopped, _)) => {}
+                    Some(_) if away => {}
                     Some((State::Ready | State::Degraded | State::Done, true)) => {}
                     Some((State::Backoff { .. } | State::Failed | State::Stuck { .. }, _)) => {
                         self.service_mut(service).rolling = None;
@@ -77,6 +79,10 @@ impl Engine {
         };
         let from = replica.memory.run;
         if matches!(replica.state, State::Starting | State::Ready | State::Degraded) && self.is_wanted(id) {
+            if self.is_away(id) {
+                // It stands still: restarted when it goes on, and nobody waits for that.
+                return self.ask_restart(id, StopWhy::NewConfig);
+            }
             if let Some(rolling) = &mut self.service_mut(service).rolling {
                 rolling.current = Some((index, from));
             }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{Remaining, Wanted};
+use super::event::{FencedByHand, Remaining, Wanted};
 use super::memory::Memory;
 use super::plan::ServicePlan;
 use super::replicas::Replicas;
@@ -75,7 +75,8 @@ pub(super) fn is_legal(from: StateName, to: StateName) -> bool {
     let after_a_run = matches!(to, S::Backoff | S::Failed | S::Done | S::Starting | S::Waiting | S::Stopped);
     match from {
         S::Adopting => to != S::Adopting,
-        S::Stopped => matches!(to, S::Waiting | S::Starting),
+        // What was done when it was held is done when the hold is over.
+        S::Stopped => matches!(to, S::Waiting | S::Starting | S::Done),
         S::Waiting => matches!(to, S::Stopped | S::Starting),
         S::Starting => matches!(to, S::Ready | S::Stopping) || after_a_run,
         S::Ready => matches!(to, S::Degraded | S::Stopping) || after_a_run,
@@ -133,6 +134,10 @@ pub(super) enum StopWhy {
     Ended,
     /// An earlier agent had begun this stop on account of a failure.
     Resumed,
+    /// Killed by a fence, and held then.
+    Fenced,
+    /// Killed by a fence, and left to the restart policy then.
+    FencedOnce,
 }
 
 impl StopWhy {
@@ -146,9 +151,15 @@ impl StopWhy {
             | Self::RestartWith(_)
             | Self::DiskFailing
             | Self::Shutdown
-            | Self::Removed => true,
-            Self::NotReady | Self::NotAlive | Self::Watchdog | Self::Ended | Self::Resumed => false,
+            | Self::Removed
+            | Self::Fenced => true,
+            Self::NotReady | Self::NotAlive | Self::Watchdog | Self::Ended | Self::Resumed | Self::FencedOnce => false,
         }
+    }
+
+    /// Whether a fence kills: nobody is asked.
+    pub(super) fn is_fence(self) -> bool {
+        matches!(self, Self::Fenced | Self::FencedOnce)
     }
 }
 
@@ -250,12 +261,18 @@ pub(super) struct Run {
     /// Alive probes in a row.
     pub(super) failures: u32,
     pub(super) successes: u32,
+    /// It was left alone, and that was told.
+    pub(super) excused: bool,
     /// The latest answer of a failed probe.
     pub(super) answer: Option<Box<str>>,
     /// WATCHDOG_USEC, where it differs from the plan.
     pub(super) watchdog: Option<Duration>,
     /// Of a run that is being stopped: what it was to its balancers until then.
     pub(super) served: Option<Served>,
+    /// Limits that are not in force, each with its reason.
+    pub(super) refused: Option<Box<[String]>>,
+    /// They have changed since its spawn was decided.
+    pub(super) limits_due: bool,
 }
 
 /// What a replica that was up was to its balancers when its stop began. It serves on until those that need it are gone.
@@ -267,10 +284,11 @@ pub(super) struct Served {
 }
 
 /// What operators decided of a service or a replica; the default is what a configured service is without them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Decided {
     pub(super) wanted: Wanted,
     pub(super) drained: bool,
+    pub(super) fence: Option<Box<FencedByHand>>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -353,11 +371,15 @@ pub(super) struct Rolling {
 }
 
 /// A memory of a replica that was never started.
-pub(super) fn fresh_memory(decided: Decided, run: RunId, spec_hash: u64, wall: Time) -> Memory {
+pub(super) fn fresh_memory(decided: &Decided, run: RunId, spec_hash: u64, wall: Time) -> Memory {
     Memory {
         wanted: decided.wanted,
         drained: decided.drained,
         frozen: false,
+        limited: false,
+        fence: None,
+        probation: None,
+        fences: 0,
         state: StateName::Adopting,
         run,
         since_wall: wall,

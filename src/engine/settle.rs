@@ -58,6 +58,7 @@ impl Engine {
             self.timers.cancel(TimerKey::Replica(id, timer));
             self.boot_timers.cancel(TimerKey::Replica(id, timer));
         }
+        self.forget_fence(id);
         self.unsaved.remove(&id);
         self.forget_state(id);
         let service = self.service_mut(id.service);
@@ -105,6 +106,8 @@ impl Engine {
             Timer::Forget => self.forget_failures(id),
             Timer::Drain => self.drain_by_hand_is_late(id),
             Timer::Period => self.period_begins(id),
+            Timer::Fence => self.fence_timer(id),
+            Timer::Hold => self.hold_over(id),
         }
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::Engine;
 use super::access::Because;
 use super::action::{Action, Level, NoteKind};
+use super::fence::plan::FenceLevel;
 use super::host::impair::End;
 use super::plan::{Kind, Probe, Readiness};
 use super::rng::scale;
@@ -66,13 +67,22 @@ impl Engine {
         let spec_hash = self.service_at(id.service).spec_hash;
         let port = self.plan_of(id.service).port_of(id.index);
         let sockets = self.sockets_of(id);
+        let limited = self.is_born_limited(id);
         let replica = self.at_mut(id);
         debug_assert!(replica.run.is_none(), "a spawn beside a live run");
+        debug_assert!(
+            replica.memory.fence.as_ref().is_none_or(|fence| fence.level == FenceLevel::Throttle),
+            "a spawn of what is fenced"
+        );
         replica.run = Some(Run::default());
         replica.restart = None;
         let unasked = std::mem::take(&mut replica.unasked);
         let was_up = std::mem::take(&mut replica.was_up);
         let memory = &mut replica.memory;
+        memory.limited |= limited;
+        if let Some(probation) = &mut memory.probation {
+            probation.good = 0;
+        }
         memory.run = RunId(memory.run.0 + 1);
         memory.restarts += u32::from(unasked && memory.run != RunId(1));
         memory.started_mono = now.mono;
@@ -146,6 +156,7 @@ impl Engine {
         let level = self.routine_level(id);
         self.note(id, level, NoteKind::Started { run, pid });
         self.signal_again(id);
+        self.limit_newborn(id);
         self.freeze_or_thaw(id);
     }
 
@@ -256,6 +267,10 @@ impl Engine {
     }
 
     pub(super) fn start_timed_out(&mut self, id: ReplicaId) {
+        if self.fence(id).is_some() {
+            // It stands still, or is slow because of us.
+            return self.start_time_anew(id);
+        }
         if self.failing_disk(id.service).is_some() {
             let timeout = self.plan_of(id.service).start_timeout;
             self.tell_left_alone(id, &format!("not ready within {}", human(timeout)));

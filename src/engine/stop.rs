@@ -50,7 +50,10 @@ impl Engine {
             Because::Told
         };
         self.set_state(id, State::Stopping { phase: Phase::Dependents, why, then: Then::Settle }, because);
-        if self.disk_kills(id.service, why) {
+        if why.is_fence() {
+            self.save_now(id);
+        }
+        if why.is_fence() || self.disk_kills(id.service, why) {
             return self.kill_tree(id, self.stop_text(why));
         }
         if !requested || self.dependents_are_down(id) {
@@ -78,6 +81,7 @@ impl Engine {
             | StopWhy::NotReady
             | StopWhy::Ended
             | StopWhy::Resumed => Phase::Term,
+            StopWhy::Fenced | StopWhy::FencedOnce => Phase::Killed,
         }
     }
 
@@ -96,6 +100,7 @@ impl Engine {
             StopWhy::Watchdog => "it missed its watchdog".to_owned(),
             StopWhy::Ended => "its main process ended and left others behind".to_owned(),
             StopWhy::Resumed => "an earlier agent had begun to stop it".to_owned(),
+            StopWhy::Fenced | StopWhy::FencedOnce => "it is fenced".to_owned(),
         }
     }
 
@@ -182,11 +187,9 @@ impl Engine {
         };
         let run = self.at(id).memory.run;
         let note = NoteKind::Stuck { run, processes: processes.clone() };
-        self.set_state(
-            id,
-            State::Stuck { why, then, processes, interval: STUCK_PAUSE_MIN },
-            Because::Note(Level::Error, note),
-        );
+        let state = State::Stuck { why, then, processes: processes.clone(), interval: STUCK_PAUSE_MIN };
+        self.set_state(id, state, Because::Note(Level::Error, note));
+        self.stuck_under_fence(id, &processes);
         self.arm(id, Timer::State, self.now.mono.after(STUCK_PAUSE_MIN));
     }
 
@@ -215,7 +218,10 @@ impl Engine {
         now_there.truncate(KEPT_MAX);
         match &mut self.at_mut(id).state {
             State::Stopping { phase: Phase::Inspecting, .. } => self.become_stuck(id, now_there),
-            State::Stuck { processes, .. } => *processes = now_there,
+            State::Stuck { processes, .. } => {
+                processes.clone_from(&now_there);
+                self.stuck_under_fence(id, &now_there);
+            }
             State::Adopting
             | State::Stopped
             | State::Waiting { .. }

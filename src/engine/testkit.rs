@@ -1,11 +1,14 @@
 //! For the stories in the tests: an engine, a clock, and actions in short words.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Engine;
 use super::action::{Action, Outcome, Whom};
 use super::balance::plan::{Address, BalancerPlan, Delivery, Destination, Rules};
 use super::event::{Caller, Decision, Event, Found, FoundProcess, Target, Verb, Wait};
+use super::fence::gauge::{Gauge, Written, Wrote};
+use super::fence::record::Record;
 use super::host::kind::CheckKind;
 use super::host::{Change, CheckKey, Health};
 use super::memory::Memory;
@@ -18,6 +21,8 @@ pub(super) struct Kit {
     /// The whole of the last step, or of the time that passed.
     pub(super) last: Vec<Action>,
     next_request: u64,
+    /// On disk.
+    decisions: BTreeMap<(String, Option<u16>), Decision>,
 }
 
 pub(super) fn ms(ms: u64) -> Duration {
@@ -85,7 +90,7 @@ impl Kit {
     pub(super) fn begin_on(mono: Time, plan: Plan, begin: Event) -> Self {
         let now = Now { mono, boot: mono, wall: mono, wall_synchronised: true };
         let engine = Engine::new(plan, 1, now);
-        let mut kit = Self { engine, now, last: Vec::new(), next_request: 1 };
+        let mut kit = Self { engine, now, last: Vec::new(), next_request: 1, decisions: BTreeMap::new() };
         kit.step(begin);
         kit
     }
@@ -102,6 +107,11 @@ impl Kit {
 
     pub(super) fn step(&mut self, event: Event) -> Vec<String> {
         self.last = self.engine.step(self.now, event);
+        for action in &self.last {
+            if let Action::Decide { content, .. } = action {
+                self.decisions.insert((content.service.clone(), content.replica), content.clone());
+            }
+        }
         self.words()
     }
 
@@ -138,7 +148,10 @@ impl Kit {
             Action::Forget { replica } => format!("forget {}", name(replica)),
             Action::Decide { content, .. } => {
                 let drained = if content.drained { " drained" } else { "" };
-                format!("decide {} {:?}{drained}", content.service, content.wanted)
+                let fenced = content.fence.as_ref().map(|fence| format!(" fenced {}", fence.level.word()));
+                let fences = if content.fences > 0 { format!(" fences {}", content.fences) } else { String::new() };
+                let fenced = fenced.unwrap_or_default();
+                format!("decide {} {:?}{drained}{fenced}{fences}", content.service, content.wanted)
             }
             Action::Answer { request, outcome } => format!("answer {}: {}", request.0, outcome_word(outcome)),
             Action::Exit { clean } => format!("exit {clean:?}"),
@@ -220,6 +233,56 @@ impl Kit {
         self.next_request += 1;
         let target = Target { service: service.to_owned(), replica, wait, why: None };
         self.step(Event::Command { request, caller: Caller::Agent, verb, target })
+    }
+
+    /// The group of the present run, of which nothing is known.
+    pub(super) fn gauge(&self, name: &str) -> Gauge {
+        Gauge::unknown(self.id(name), self.run(name))
+    }
+
+    pub(super) fn gauged(&mut self, gauge: Gauge) -> Vec<String> {
+        self.step(Event::Gauged { gauges: vec![gauge] })
+    }
+
+    /// The kernel was told of it just now.
+    pub(super) fn wrote(&mut self, name: &str, what: Wrote, method: &str) -> Vec<String> {
+        let (replica, run) = (self.id(name), self.run(name));
+        let written = Written { method: method.to_owned(), processes: 3, refused: Vec::new() };
+        self.step(Event::Wrote { replica, run, what, at: self.now.mono, result: Ok(written) })
+    }
+
+    /// The record of the fence (or of the probation) of a replica.
+    pub(super) fn record(&self, name: &str) -> Record {
+        let id = self.engine.fence_of(self.id(name)).expect("fenced").id;
+        self.engine.fence_record(id).expect("on record").clone()
+    }
+
+    /// As people see it.
+    pub(super) fn word_of(&self, name: &str) -> &'static str {
+        let id = self.id(name);
+        let service = self.engine.service_name(id.service).expect("known").to_owned();
+        let view = self.engine.service(&service, self.now).expect("known");
+        view.replicas.iter().find(|replica| replica.id == id).expect("there").word()
+    }
+
+    /// The next agent takes over in the same boot. `processes`: what is found of each.
+    pub(super) fn heir(&mut self, processes: &[(&str, FoundProcess)]) -> Vec<String> {
+        let found = processes.iter().map(|(name, process)| self.found(name, process.clone())).collect();
+        let fences = Some(Box::new(self.engine.fence.memory.clone()));
+        let decisions = self.decisions.values().cloned().collect();
+        let plan = self.engine.plan().clone();
+        self.engine = Engine::new(plan, 2, self.now);
+        self.step(Event::Begin { found, decisions, host: None, fences })
+    }
+
+    /// The host is booted: of this boot nothing is left but what is on disk.
+    pub(super) fn reboot(&mut self) -> Vec<String> {
+        let decisions = self.decisions.values().cloned().collect();
+        let plan = self.engine.plan().clone();
+        let wall = self.now.wall.after(Duration::from_secs(60));
+        self.now = Now { mono: Time(1_000_000_000), boot: Time(1_000_000_000), wall, ..self.now };
+        self.engine = Engine::new(plan, 3, self.now);
+        self.step(Event::Begin { found: Vec::new(), decisions, host: None, fences: None })
     }
 
     /// The proxy says that a balancer has no connection to this run any more.

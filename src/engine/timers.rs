@@ -34,13 +34,17 @@ pub(super) enum Timer {
     Forget,
     /// An operator who drains the replica waits no longer for its connections to end.
     Drain,
-    /// The next period of an `Every`; the only one on the boot clock.
+    /// The next period of an `Every`; on the boot clock.
     Period,
+    /// The next look at a fence, the end of its step, the end of a probation.
+    Fence,
+    /// A hold is over; on the boot clock.
+    Hold,
 }
 
 impl Timer {
-    pub(super) const ALL: [Self; 6] =
-        [Self::State, Self::Probe, Self::Watchdog, Self::Forget, Self::Drain, Self::Period];
+    pub(super) const ALL: [Self; 8] =
+        [Self::State, Self::Probe, Self::Watchdog, Self::Forget, Self::Drain, Self::Period, Self::Fence, Self::Hold];
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

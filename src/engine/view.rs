@@ -36,7 +36,7 @@ pub struct ReplicaView<'a> {
     pub pending_restart: bool,
     /// An operator took it out of its balancers.
     pub drained: bool,
-    /// Its group is frozen because its disk fails.
+    /// Its group is frozen: because its disk fails, or by its fence.
     pub frozen: bool,
     pub fence: Option<ReplicaFence<'a>>,
     pub limits: LimitsView<'a>,

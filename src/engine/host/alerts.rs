@@ -82,6 +82,29 @@ impl Engine {
         self.host.alerts.due = true;
     }
 
+    /// Something that was not done is told once.
+    pub(in crate::engine) fn alert_of_observation(&mut self, id: ReplicaId, text: String) {
+        let subject = format!("service {}", self.label(id));
+        let service = self.name(id.service).to_owned();
+        for index in 0..self.host.alerts.lanes.len().min(self.plan.alerts.len()) {
+            if self.plan.alerts[index].on.contains(&AlertOn::Fenced) {
+                let body = AlertBody {
+                    event: "fence_observed".to_owned(),
+                    subject: subject.clone(),
+                    state: self.at(id).memory.state.word().to_owned(),
+                    text: format!("{subject}: {text}"),
+                    why: Vec::new(),
+                    services: vec![service.clone()],
+                    at_wall: self.now.wall,
+                    reminder: 0,
+                    suppressed: 0,
+                };
+                self.enqueue_alert(index, body);
+            }
+        }
+        self.host.alerts.due = true;
+    }
+
     /// A replica changes its state.
     pub(in crate::engine) fn note_state(&mut self, id: ReplicaId, to: StateName) {
         let bad = matches!(to, StateName::Failed | StateName::Stuck) && !self.is_reader(id);

@@ -9,14 +9,13 @@
 //!
 //! INVARIANT: a group is frozen only while its run is starting or up; whatever ends that thaws it first, for a frozen process cannot obey.
 
-use std::sync::Arc;
-
 use super::note::HostNote;
 use super::plan::OnDiskFailing;
 use super::ties::{Trouble, Troubles};
 use super::{CheckKey, Health};
 use crate::engine::Engine;
 use crate::engine::action::{Action, Level, Next, Note, NoteKind, Subject};
+use crate::engine::fence::plan::FenceLevel;
 use crate::engine::plan::{Kind, RestartPolicy};
 use crate::engine::service::{State, StopWhy, Then};
 use crate::engine::timers::Timer;
@@ -116,11 +115,12 @@ impl Engine {
         why == StopWhy::DiskFailing && self.policy(service) == OnDiskFailing::Kill
     }
 
-    /// A restart that nobody is waiting for is put off until the disk is well.
+    /// A restart that nobody is waiting for is put off until the disk is well, or the fence thaws it.
     pub(in crate::engine) fn restart_wish(&self, id: ReplicaId) -> Option<StopWhy> {
         let wish = self.at(id).restart?;
         let may_wait = matches!(wish, StopWhy::NewConfig | StopWhy::RestartWith(_));
-        (!may_wait || self.failing_disk(id.service).is_none()).then_some(wish)
+        let frozen = self.fence_level(id) == Some(FenceLevel::Freeze);
+        (!may_wait || (self.failing_disk(id.service).is_none() && !frozen)).then_some(wish)
     }
 
     /// The end of a run, or a start that failed: what the policy says of it, or nothing while the disk is to blame.
@@ -139,7 +139,8 @@ impl Engine {
                 (Then::Settle, Next::Nothing { why })
             }
             (Some(_) | None, End::Good) => self.success(id),
-            (Some(_) | None, End::Bad) => self.failure(id),
+            (Some(_), End::Bad) => self.failure(id),
+            (None, End::Bad) => self.fails_probation(id).unwrap_or_else(|| self.failure(id)),
         }
     }
 
@@ -151,12 +152,14 @@ impl Engine {
         }
     }
 
+    /// By the policy for its disk, or by its fence: the one place that says so.
     fn is_to_be_frozen(&self, id: ReplicaId) -> bool {
         let replica = self.at(id);
         let up = matches!(replica.state, State::Starting | State::Ready | State::Degraded);
         let runs = replica.run.as_ref().is_some_and(|run| run.spawned && !run.exited);
-        let fails = self.failing_disk(id.service).is_some();
-        fails && up && runs && self.policy(id.service) == OnDiskFailing::Freeze
+        let fenced = self.fence_level(id) == Some(FenceLevel::Freeze);
+        let disk = || self.failing_disk(id.service).is_some() && self.policy(id.service) == OnDiskFailing::Freeze;
+        up && runs && (fenced || disk())
     }
 
     pub(in crate::engine) fn freeze_or_thaw(&mut self, id: ReplicaId) {
@@ -173,10 +176,9 @@ impl Engine {
     fn freeze(&mut self, id: ReplicaId) {
         self.quiet(id);
         self.memory_mut(id).frozen = true;
-        self.unsaved.remove(&id);
-        let memory = Arc::new(self.at(id).memory.clone());
-        let run = memory.run;
-        self.out.push(Action::Persist { replica: id, memory });
+        self.arm_probation(id);
+        let run = self.at(id).memory.run;
+        self.save_now(id);
         self.out.push(Action::Freeze { replica: id, run, frozen: true });
     }
 
@@ -211,7 +213,8 @@ impl Engine {
     }
 
     pub(in crate::engine) fn start_time_anew(&mut self, id: ReplicaId) {
-        if self.armed(id, Timer::State).is_some() {
+        let timed = self.plan_of(id.service).kind == Kind::Daemon || self.armed(id, Timer::State).is_some();
+        if timed {
             let timeout = self.plan_of(id.service).start_timeout;
             self.arm(id, Timer::State, self.now.mono.after(timeout));
         }

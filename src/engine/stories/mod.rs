@@ -4,6 +4,7 @@ mod adopt;
 mod alerts;
 mod balance;
 mod commands;
+mod fence;
 mod health;
 mod host;
 mod host_helpers;

@@ -1,0 +1,45 @@
+//! How much the agent may do by itself, and the word on what it does not.
+
+use std::time::Duration;
+
+use super::note::FenceNote;
+use super::plan::FenceLevel;
+use super::record::Standing;
+use super::records::Cause;
+use crate::engine::Engine;
+use crate::engine::action::{Level, NoteKind};
+use crate::engine::types::ReplicaId;
+
+/// Fences that the agent may set by itself on a whole host within [`AUTOMATIC_WITHIN`].
+pub(in crate::engine) const AUTOMATIC_MAX: u32 = 3;
+pub(in crate::engine) const AUTOMATIC_WITHIN: Duration = Duration::from_secs(600);
+/// The same observation of the same replica is not made again so soon.
+const OBSERVED_AGAIN: Duration = Duration::from_secs(600);
+
+impl Engine {
+    /// Nothing is done, and what would have been is on record.
+    pub(in crate::engine) fn observe(&mut self, id: ReplicaId, cause: &Cause, would: FenceLevel, because: &str) {
+        let now = self.now;
+        let observed = &mut self.fence.observed;
+        observed.retain(|(_, _, at)| now.mono.since(*at) < OBSERVED_AGAIN);
+        if observed.iter().any(|(known, trigger, _)| *known == id && *trigger == cause.trigger) {
+            return;
+        }
+        observed.push((id, cause.trigger, now.mono));
+        let record = self.open_record(id, cause, Standing::Observed);
+        if let Some(record) = self.record_mut(record) {
+            record.observed_because = Some(because.to_owned());
+            record.ended = Some((now.wall, "only observed".to_owned()));
+        }
+        let why = cause.why.clone();
+        let note = FenceNote::Observed { id: record, would, why: why.clone(), because: because.to_owned() };
+        self.tell(id, Level::Warn, NoteKind::Fence(note));
+        self.close_record(record, "only observed");
+        self.alert_of_observation(id, format!("would be fenced ({}): {why}; not done: {because}", would.word()));
+    }
+
+    /// A replica that is forgotten was never observed.
+    pub(in crate::engine) fn forget_observed(&mut self, id: ReplicaId) {
+        self.fence.observed.retain(|(known, _, _)| *known != id);
+    }
+}

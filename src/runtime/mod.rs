@@ -15,9 +15,10 @@ mod figures;
 mod freezing;
 mod handoff;
 mod hardware_watchdog;
-mod host_memory;
 pub mod journal;
+mod kept;
 pub mod key;
+mod limiting;
 pub mod links;
 mod listeners;
 pub mod load;
@@ -67,6 +68,8 @@ use shell::Shell;
 use streams::Streams;
 use systemd::Systemd;
 use usage::Usages;
+
+pub use start::group_choice;
 
 use crate::api::server::{Incoming, Server};
 use crate::engine::Engine;

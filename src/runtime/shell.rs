@@ -25,6 +25,7 @@ use crate::engine::memory::Memory;
 use crate::engine::plan::{Role, Stop, User};
 use crate::engine::types::{ReplicaId, RunId, Time};
 use crate::logs::proto::ToLogs;
+use crate::sys::controllers::Controllers;
 use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::group::{Group, Root};
 use crate::sys::{child, host};
@@ -49,6 +50,7 @@ pub struct Shell {
     pub instance: String,
     pub own_user: User,
     pub root: Root,
+    pub controllers: Controllers,
     pub epoll: Epoll,
     pub stations: BTreeMap<ReplicaId, Box<Station>>,
     /// Station by slot; a slot is not reused while the agent lives.

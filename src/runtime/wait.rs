@@ -52,7 +52,8 @@ pub(super) fn main_ended(shell: &mut Shell, slot: u32, run: u32) {
     let Some(main) = live.main.take() else { return };
     let (populated, oom) = match &live.group {
         Some(group) => {
-            let oom_kills = if counts_oom_kills { group.oom_kills() } else { live.oom_kills };
+            let counted = counts_oom_kills || group.limited().is_some();
+            let oom_kills = if counted { group.oom_kills() } else { live.oom_kills };
             let before = std::mem::replace(&mut live.oom_kills, oom_kills);
             (group.populated().unwrap_or(false), oom_kills > before)
         }
@@ -88,6 +89,9 @@ pub(super) fn exec_status(shell: &mut Shell, slot: u32, run: u32) {
         Ok(Some(ExecStatus::Executed)) => Event::Executed { replica, run },
         Ok(Some(ExecStatus::Failed { step, errno })) => {
             Event::ExecFailed { replica, run, error: format!("{step}: {}", errno.desc()) }
+        }
+        Ok(Some(ExecStatus::FailedAt { step, errno, path })) => {
+            Event::ExecFailed { replica, run, error: format!("{step}: {}: {}", gate.path(path), errno.desc()) }
         }
         Err(error) => Event::ExecFailed { replica, run, error: format!("exec status cannot be read: {error}") },
     };

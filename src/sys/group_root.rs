@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
 use super::group::{Group, groups_in, remove_tree};
+use super::mounts::Mounts;
 use super::{Fallbacks, xattr};
 
 /// Where groups shall live.
@@ -28,7 +29,7 @@ pub enum Choice {
     Off,
 }
 
-/// Where groups live.
+/// Where groups live; `None`: nowhere.
 #[derive(Debug)]
 pub struct Root(Option<Base>);
 
@@ -39,6 +40,8 @@ struct Base {
     /// Whether directories can be marked. Where they cannot, everything in `path` counts as ours.
     marks: bool,
     fallbacks: Fallbacks,
+    /// The unit that systemd starts the agent in, from where it moved aside.
+    started_in: Option<PathBuf>,
     /// See [`Root::counts_oom_kills`].
     counts_oom_kills: Cell<bool>,
 }
@@ -48,21 +51,21 @@ const INSTANCE: &str = "mainstay.instance";
 
 /// What the host says about cgroups.
 #[derive(Debug)]
-struct Surroundings {
+pub(super) struct Surroundings {
     /// Mount point of the cgroup2 hierarchy.
-    mount: Option<PathBuf>,
+    pub(super) mount: Option<PathBuf>,
     /// This process's group, relative to the mount; empty at its root.
-    own: PathBuf,
+    pub(super) own: PathBuf,
     /// This process, as `cgroup.procs` takes it: 0 is the writer.
     process: i32,
-    systemd: bool,
+    pub(super) systemd: bool,
 }
 
 impl Surroundings {
-    fn read() -> Self {
+    pub(super) fn read() -> Self {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
         Self {
-            mount: cgroup2_mount(&text("/proc/self/mountinfo")),
+            mount: cgroup2_mount(&Mounts::read().unwrap_or_default()),
             own: own_group(&text("/proc/self/cgroup")),
             process: 0,
             systemd: Path::new("/run/systemd/system").is_dir(),
@@ -71,33 +74,9 @@ impl Surroundings {
 }
 
 /// The mount that shows the hierarchy from its root, the first of several.
-fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let mut fields = mount.split(' ').skip(3);
-        let (root, point) = (fields.next()?, fields.next()?);
-        (filesystem.starts_with("cgroup2 ") && root == "/").then(|| PathBuf::from(unescape(point)))
-    })
-}
-
-/// mountinfo writes blanks and backslashes as `\040`.
-fn unescape(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('\\') {
-        plain.push_str(before);
-        match after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                plain.push(char::from(byte));
-                rest = &after[3..];
-            }
-            None => {
-                plain.push('\\');
-                rest = after;
-            }
-        }
-    }
-    plain + rest
+fn cgroup2_mount(mounts: &Mounts) -> Option<PathBuf> {
+    let whole = mounts.iter().find(|mount| mount.fs_type == "cgroup2" && mount.root == Path::new("/"))?;
+    Some(whole.point.clone())
 }
 
 /// `/../` leads out of our cgroup namespace, where we see no more than its root.
@@ -180,17 +159,9 @@ impl Root {
         self.0.as_ref().map(|base| base.path.as_path())
     }
 
-    /// Enables controllers (`memory`, `pids` ...) for the groups, in the directory that holds ours and in ours. Those that the kernel does not
-    /// offer there are an error: ENOENT.
-    pub fn enable_controllers(&self, controllers: &[&str]) -> io::Result<()> {
-        let base = self.base()?;
-        for directory in base.path.parent().into_iter().chain([base.path.as_path()]) {
-            for controller in controllers {
-                fs::write(directory.join("cgroup.subtree_control"), format!("+{controller}"))?;
-            }
-        }
-        self.look_for_controllers();
-        Ok(())
+    /// systemd starts every agent in this group: once it hands controllers down, no process can be put there.
+    pub(super) fn started_in(&self) -> Option<&Path> {
+        self.0.as_ref()?.started_in.as_deref()
     }
 
     /// Whether the groups count the kills of the OOM killer: the memory controller was enabled for them at the last look.
@@ -236,11 +207,11 @@ impl Base {
 }
 
 fn detect_in(host: &Surroundings, choice: Choice, instance: &str, fallbacks: Fallbacks) -> (Root, Vec<String>) {
-    let (places, mut notes) = match choice {
+    let (places, started_in, mut notes) = match choice {
         Choice::Off => {
             return (Root(None), vec![format!("cgroups are switched off (cgroup: Off): {NOT_PROMISED}")]);
         }
-        Choice::Path(path) => (vec![path], Vec::new()),
+        Choice::Path(path) => (vec![path], None, Vec::new()),
         Choice::Auto { name } => candidates(host, &name),
     };
     let mut failures = Vec::new();
@@ -255,7 +226,7 @@ fn detect_in(host: &Surroundings, choice: Choice, instance: &str, fallbacks: Fal
                     ));
                 }
                 let (instance, counts_oom_kills) = (instance.to_owned(), Cell::new(false));
-                let root = Root(Some(Base { path, instance, marks, fallbacks, counts_oom_kills }));
+                let root = Root(Some(Base { path, instance, marks, fallbacks, started_in, counts_oom_kills }));
                 root.look_for_controllers();
                 return (root, notes);
             }
@@ -269,33 +240,59 @@ fn detect_in(host: &Surroundings, choice: Choice, instance: &str, fallbacks: Fal
     (Root(None), notes)
 }
 
-fn candidates(host: &Surroundings, name: &str) -> (Vec<PathBuf>, Vec<String>) {
+fn candidates(host: &Surroundings, name: &str) -> (Vec<PathBuf>, Option<PathBuf>, Vec<String>) {
+    let Places { paths, unit, undelegated } = places(host, name);
+    let started_in = started_in(host, unit.as_deref());
     let mut notes = Vec::new();
-    let Some(mount) = &host.mount else { return (Vec::new(), notes) };
-    let own = mount.join(&host.own);
-    if let Some(unit) = services_unit(mount, &own) {
-        return (vec![unit.join(name)], notes);
+    if let (Some(unit), Some(mount)) = (&unit, &host.mount)
+        && let Err(error) = move_aside(unit, &mount.join(&host.own), host.process)
+    {
+        notes.push(format!(
+            "the agent cannot move to {}/agent ({error}): no limits for memory and CPU of a service",
+            unit.display()
+        ));
     }
-    if let Some(unit) = delegated_unit(mount, &own) {
-        if let Err(error) = move_aside(&unit, &own, host.process) {
-            notes.push(format!(
-                "the agent cannot move to {}/agent ({error}): no limits for memory and CPU of a service",
-                unit.display()
-            ));
-        }
-        return (vec![unit.join(name)], notes);
-    }
-    let top = mount.join(name);
-    if host.systemd {
+    if let Some(top) = undelegated {
         notes.push(format!(
             "systemd does not know of the groups in {}: give the unit Delegate=yes, or name a delegated directory in cgroup: Path(...)",
             top.display()
         ));
     }
+    (paths, started_in, notes)
+}
+
+/// The unit itself, unless systemd starts the agent in a group below it (`DelegateSubgroup=`).
+pub(super) fn started_in(host: &Surroundings, unit: Option<&Path>) -> Option<PathBuf> {
+    let own = host.mount.as_ref()?.join(&host.own);
+    unit.filter(|unit| **unit == own && host.systemd).map(Path::to_owned)
+}
+
+/// Where groups may lie.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    /// The best first.
+    pub(super) paths: Vec<PathBuf>,
+    /// The agent has to leave this directory for a group below it.
+    pub(super) unit: Option<PathBuf>,
+    /// The first is a directory of systemd's that it has not delegated.
+    undelegated: Option<PathBuf>,
+}
+
+/// Looks for them and changes nothing.
+pub(super) fn places(host: &Surroundings, name: &str) -> Places {
+    let Some(mount) = &host.mount else { return Places::default() };
+    let own = mount.join(&host.own);
+    if let Some(unit) = services_unit(mount, &own) {
+        return Places { paths: vec![unit.join(name)], ..Places::default() };
+    }
+    if let Some(unit) = delegated_unit(mount, &own) {
+        return Places { paths: vec![unit.join(name)], unit: Some(unit), ..Places::default() };
+    }
+    let top = mount.join(name);
     // Our own group may be the root of the mount.
-    let mut places = vec![top, own.join(name)];
-    places.dedup();
-    (places, notes)
+    let mut paths = vec![top.clone(), own.join(name)];
+    paths.dedup();
+    Places { paths, unit: None, undelegated: host.systemd.then_some(top) }
 }
 
 /// A second delegated unit beside ours that holds nothing but groups: `mainstay-services.service` for `mainstay.service`. systemd starts no
@@ -355,15 +352,15 @@ mod tests {
         let mountinfo = "31 1 0:25 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw\n\
                          40 31 0:38 /sub /elsewhere rw - cgroup2 cgroup2 rw\n\
                          41 31 0:38 / /sys/fs/a\\040b rw,relatime shared:4 - cgroup2 cgroup2 rw\n";
-        assert_eq!(cgroup2_mount(mountinfo), Some(PathBuf::from("/sys/fs/a b")));
-        assert_eq!(cgroup2_mount("31 1 0:25 / / rw - ext4 /dev/sda rw\n"), None);
+        let mount = |mountinfo: &str| cgroup2_mount(&Mounts::parse(mountinfo.as_bytes()));
+        assert_eq!(mount(mountinfo), Some(PathBuf::from("/sys/fs/a b")));
+        assert_eq!(mount("31 1 0:25 / / rw - ext4 /dev/sda rw\n"), None);
         assert_eq!(
             own_group("4:memory:/x\n0::/system.slice/mainstay.service\n"),
             Path::new("system.slice/mainstay.service")
         );
         assert_eq!(own_group("0::/../other\n"), Path::new(""));
         assert_eq!(own_group("4:memory:/x\n"), Path::new(""));
-        assert_eq!(unescape("a\\b\\04"), "a\\b\\04");
     }
 
     #[test]
@@ -386,7 +383,8 @@ mod tests {
         let directory = crate::sys::testing::TempDir::new();
         let path = directory.path().to_owned();
         let (instance, counts_oom_kills) = ("one".to_owned(), Cell::new(false));
-        let base = Base { path: path.clone(), instance, marks: false, fallbacks: Fallbacks::NONE, counts_oom_kills };
+        let (marks, fallbacks, started_in) = (false, Fallbacks::NONE, None);
+        let base = Base { path: path.clone(), instance, marks, fallbacks, started_in, counts_oom_kills };
         let root = Root(Some(base));
         for (enabled, counted) in [("", false), ("cpu memory pids\n", true), ("cpu pids\n", false), ("memory\n", true)]
         {

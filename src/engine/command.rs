@@ -270,7 +270,8 @@ impl Engine {
             let replica = self.at_mut(id);
             let mut decided = replica.decided.clone().unwrap_or_else(|| whole.clone());
             change(&mut decided);
-            if one.is_some() || replica.decided.as_ref().is_some_and(|before| *before != decided) {
+            // One that has not changed may not have got to the disk.
+            if one.is_some() || replica.decided.is_some() {
                 replica.decided = Some(decided.clone());
                 decisions.push((Some(id.index), decided));
             }

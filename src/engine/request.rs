@@ -13,6 +13,7 @@ use super::Engine;
 use super::action::{Action, Level, NoteKind, Outcome};
 use super::balance::table::Standing;
 use super::event::{Decision, Verb, Wait};
+use super::fence::by_hand::ends_as;
 use super::fence::plan::FenceLevel;
 use super::fence::state::Proof;
 use super::note::remaining_text;
@@ -288,7 +289,11 @@ fn is_contrary(one: Verb, other: Verb) -> bool {
         Verb::Stop => is_for_up(other),
         Verb::Drain => other == Verb::Undrain,
         Verb::Undrain => other == Verb::Drain,
-        Verb::Fence(_) => is_for_up(other) || other == Verb::Unfence,
+        Verb::Fence(level) => match other {
+            Verb::Fence(later) => ends_as(level) != ends_as(later),
+            Verb::Start | Verb::RestartRolling | Verb::RestartAtOnce | Verb::Unfence => true,
+            Verb::Stop | Verb::Drain | Verb::Undrain => false,
+        },
         Verb::Unfence => matches!(other, Verb::Fence(_)),
         Verb::Start | Verb::RestartRolling | Verb::RestartAtOnce => other == Verb::Stop,
     }

@@ -96,7 +96,7 @@ impl Engine {
 }
 
 /// By hand a kill is a hold.
-fn ends_as(level: FenceLevel) -> FenceLevel {
+pub(in crate::engine) fn ends_as(level: FenceLevel) -> FenceLevel {
     match level {
         FenceLevel::Throttle => FenceLevel::Throttle,
         FenceLevel::Freeze => FenceLevel::Freeze,

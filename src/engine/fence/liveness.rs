@@ -50,6 +50,12 @@ impl Engine {
         edges.requires.iter().chain(wants).copied().find(is_missing)
     }
 
+    /// Whether a check of the whole host fails by its latest reading as well: nobody is killed for what is over.
+    pub(in crate::engine) fn fails_now(&self, kind: CheckKind) -> bool {
+        let key = CheckKey { kind, target: String::new() };
+        self.check_state(kind) == Health::Failing && self.host.is_as_shown(&key)
+    }
+
     /// The state of a check of the whole host.
     pub(in crate::engine) fn check_state(&self, kind: CheckKind) -> Health {
         let key = CheckKey { kind, target: String::new() };

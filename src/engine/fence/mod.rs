@@ -28,7 +28,7 @@ pub mod state;
 pub mod view;
 
 mod budget;
-mod by_hand;
+pub(in crate::engine) mod by_hand;
 mod ladder;
 mod limits;
 mod liveness;

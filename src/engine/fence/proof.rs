@@ -151,7 +151,10 @@ impl Engine {
             return;
         };
         let Some(allowed) = wanted.cpu_max_permille else {
-            return self.prove(id, "the limits were read back");
+            if !self.is_throttle_refused(id) {
+                self.prove(id, "the limits were read back");
+            }
+            return;
         };
         if refused {
             return;
@@ -163,6 +166,19 @@ impl Engine {
         if let Some(proof) = cpu_proof(first, gauge, now, allowed) {
             self.prove(id, &proof);
         }
+    }
+
+    /// Something of the throttle itself is not in force.
+    fn is_throttle_refused(&self, id: ReplicaId) -> bool {
+        let limits = self.throttle(id.service);
+        let set = [
+            (limits.cpu_weight.is_some(), "cpu"),
+            (limits.memory_max_bytes.is_some(), "memory"),
+            (limits.pids_max.is_some(), "pids"),
+            (limits.io_weight.is_some() || !limits.io_max.is_empty(), "io"),
+        ];
+        let is_one = |refused: &String| set.iter().any(|(set, name)| *set && refused.starts_with(name));
+        self.refused(id).iter().any(is_one)
     }
 
     /// Something was written to the kernel for a replica.

@@ -49,7 +49,9 @@ impl Engine {
             Then::Probation => self.begin_probation(id, fence.id, fence.trigger, fence.why, why),
             Then::Free => self.close_record(fence.id, why),
         }
-        if fence.throttled || then == Then::Probation {
+        // Those of a probation before this fence are in force still.
+        let limited = self.at(id).memory.limited;
+        if fence.throttled || limited || then == Then::Probation {
             self.limit_again(id);
         }
         self.freeze_or_thaw(id);

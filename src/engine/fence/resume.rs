@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::FenceMemory;
 use super::plan::FenceLevel;
-use super::record::Standing;
+use super::record::{Record, Standing};
 use super::records::Cause;
 use super::state::Proof;
 use crate::engine::Engine;
@@ -65,6 +65,7 @@ impl Engine {
         };
         let (record, level, awaited) = (fence.id, fence.level, fence.proof == Proof::Awaited);
         self.restore_record(id, record, &cause, Standing::Proving);
+        self.bring_up_to_date(id);
         match level {
             FenceLevel::Throttle | FenceLevel::Freeze => {
                 let at_least = self.now.mono.after(PROOF_LEFT_MIN);
@@ -87,12 +88,39 @@ impl Engine {
         }
     }
 
+    /// The memory of a replica is written before the records: they may be one step behind it.
+    fn bring_up_to_date(&mut self, id: ReplicaId) {
+        let Some(fence) = self.fence(id) else {
+            return;
+        };
+        let (record, level, proof) = (fence.id, fence.level, fence.proof);
+        if self.fence_record(record).and_then(Record::level) != Some(level) {
+            self.add_step(record, level, 0);
+        }
+        let Some(standing) = self.fence_record(record).map(|record| record.standing) else {
+            return;
+        };
+        match proof {
+            Proof::Given if standing != Standing::Proven => self.step_proven(id, "seen by an earlier agent"),
+            Proof::Missing if standing != Standing::Incomplete => {
+                self.step_unproven(id, "not seen by an earlier agent")
+            }
+            Proof::Given | Proof::Missing | Proof::Awaited => {}
+        }
+    }
+
     fn resume_probation(&mut self, id: ReplicaId) {
         if let Some(probation) = self.at(id).memory.probation.as_deref() {
             let why = probation.why.clone();
             let cause =
                 Cause { trigger: probation.trigger, evidence: vec![why.clone()], why, seen: probation.since_wall };
-            self.restore_record(id, probation.id, &cause, Standing::Probation);
+            let record = probation.id;
+            let ended = (probation.since_wall, "released by an earlier agent".to_owned());
+            self.restore_record(id, record, &cause, Standing::Probation);
+            if let Some(record) = self.record_mut(record) {
+                record.standing = Standing::Probation;
+                record.ended.get_or_insert(ended);
+            }
             self.arm_probation(id);
         }
     }
@@ -101,8 +129,14 @@ impl Engine {
         let Some(record) = self.at(id).memory.hold.and_then(|hold| hold.record) else {
             return;
         };
-        let cause = self.budget_cause(id);
-        self.restore_record(id, record, &cause, Standing::Probation);
+        if self.fence_record(record).is_none() {
+            let cause = self.budget_cause(id);
+            self.restore_record(id, record, &cause, Standing::Probation);
+            self.add_step(record, FenceLevel::Hold, 0);
+            if let Some(record) = self.record_mut(record) {
+                record.standing = Standing::Probation;
+            }
+        }
         if self.at(id).memory.state == StateName::Failed {
             if let Some(record) = self.record_mut(record).filter(|record| record.standing == Standing::Probation) {
                 record.standing = Standing::Proving;

@@ -14,8 +14,8 @@ use super::plan::{FenceLevel, Mode, Rung};
 use super::record::Trigger;
 use super::records::Cause;
 use crate::engine::Engine;
+use crate::engine::host::CheckKey;
 use crate::engine::host::kind::CheckKind;
-use crate::engine::host::{CheckKey, Health};
 use crate::engine::types::{ReplicaId, human};
 
 const CPU_FOR: Duration = Duration::from_secs(60);
@@ -123,7 +123,7 @@ impl Engine {
     /// The host's memory fails: somebody has to go, if it is anybody of ours.
     pub(in crate::engine) fn relieve_host(&mut self) {
         let checks = [CheckKind::Memory, CheckKind::PressureMemory];
-        let Some(failing) = checks.into_iter().find(|kind| self.check_state(*kind) == Health::Failing) else {
+        let Some(failing) = checks.into_iter().find(|kind| self.fails_now(*kind)) else {
             return;
         };
         let now = self.now;

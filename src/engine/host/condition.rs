@@ -118,6 +118,11 @@ impl Condition {
         self.state >= Health::Degraded
     }
 
+    /// Whether the latest reading was as bad as what is shown: it is neither pinned nor about to be better.
+    pub(super) fn is_as_shown(&self) -> bool {
+        self.settled == self.state && self.run.good == 0
+    }
+
     /// Whether this reading would be believed at once.
     pub(super) fn turns_at_once(&self, rule: &Rule, verdict: &Verdict) -> bool {
         let fall = if verdict.enter == Health::Failing { rule.fall_failing } else { rule.fall };

@@ -297,6 +297,11 @@ impl HostState {
         }
     }
 
+    /// Whether the latest reading of a check was as bad as what is shown of it.
+    pub(in crate::engine) fn is_as_shown(&self, key: &CheckKey) -> bool {
+        self.checks.get(key).is_none_or(|check| check.condition.is_as_shown())
+    }
+
     /// Tells what a turn of a check's condition means.
     fn turned(&mut self, key: &CheckKey, turn: Turn) {
         let Some(check) = self.checks.get(key) else {

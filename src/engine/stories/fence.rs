@@ -128,6 +128,23 @@ fn a_frozen_replica_keeps_its_state_and_its_deadlines_wait() {
 }
 
 #[test]
+fn a_fence_of_another_level_ends_the_wait_for_the_first() {
+    let mut kit = up(vec![service("api")]);
+    kit.command(FREEZE, "api");
+    kit.persist();
+    let words = kit.command(THROTTLE, "api");
+    assert!(words.iter().any(|word| word.starts_with("answer 1: conflict, a later `fence")), "{words:?}");
+    assert!(!kit.persist().iter().any(|word| word.starts_with("answer 1")));
+    // A kill is a hold: both have what they asked for.
+    kit.command(HOLD, "api");
+    kit.persist();
+    kit.command(KILL, "api");
+    kit.persist();
+    let words = killed(&mut kit, "api");
+    assert!(words.ends_with(&["answer 3: done".to_owned(), "answer 4: done".to_owned()]), "{words:?}");
+}
+
+#[test]
 fn what_does_not_freeze_in_time_is_incomplete_and_looked_at_again() {
     let mut kit = up(vec![service("api")]);
     kit.command(FREEZE, "api");
@@ -264,7 +281,10 @@ fn a_dependent_sees_what_is_held_or_frozen_as_gone_and_what_is_throttled_as_up()
     kit.exit("web", 0);
     assert_eq!((kit.state("web"), kit.why("web").as_str()), (StateName::Waiting, "waiting for db (frozen)"));
     let words = kit.command(Verb::Unfence, "db");
-    assert!(words.ends_with(&["decide db Up", "thaw db/0", "spawn web/0 run 2"].map(str::to_owned)), "{words:?}");
+    assert!(
+        words.ends_with(&["decide db Up", "limit db/0", "thaw db/0", "spawn web/0 run 2"].map(str::to_owned)),
+        "{words:?}"
+    );
     kit.exec("web");
     kit.command(HOLD, "db");
     assert!(kit.words().contains(&"kill db/0".to_owned()), "a kill waits for no dependent");

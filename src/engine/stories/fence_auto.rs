@@ -222,6 +222,20 @@ fn a_hold_goes_by_the_boot_clock_and_over_the_agents_death() {
 }
 
 #[test]
+fn what_is_frozen_by_hand_on_probation_has_all_its_limits_afterwards() {
+    let mut kit = up(vec![ladder(limited("api"), &[Rung::Kill, Rung::Hold])]);
+    readings(&mut kit, "api", 4, bomb);
+    killed(&mut kit, "api");
+    kit.pass(Duration::from_secs(601));
+    kit.exec("api");
+    assert_eq!(kit.engine.limits(kit.id("api")).pids_max, Some(5));
+    kit.command(Verb::Fence(FenceLevel::Freeze), "api");
+    let words = kit.command(Verb::Unfence, "api");
+    assert!(words.contains(&"limit api/0".to_owned()), "it ran with half of them: {words:?}");
+    assert_eq!(kit.engine.limits(kit.id("api")).pids_max, Some(10));
+}
+
+#[test]
 fn a_manual_release_waits_for_an_operator() {
     let plan = ladder(limited("api"), &[Rung::Kill, Rung::Hold]);
     let mut kit = up(vec![with_fence(plan, |fence| fence.release = ReleaseRule::Manual)]);

@@ -76,6 +76,20 @@ fn good_comes_after_five_readings_and_a_minute() {
 }
 
 #[test]
+fn what_is_shown_for_a_while_is_told_from_what_is_so() {
+    let mut story = Story::new();
+    story.reads(1, Ok, Ok);
+    story.reads(3, Failing, Failing);
+    assert!(story.condition.is_as_shown());
+    story.reads(1, Degraded, Failing);
+    assert!(story.condition.is_as_shown(), "between its thresholds");
+    story.reads(1, Ok, Ok);
+    assert!(story.condition.state == Failing && !story.condition.is_as_shown());
+    story.reads(1, Failing, Failing);
+    assert!(story.condition.is_as_shown());
+}
+
+#[test]
 fn failing_becomes_degraded_where_the_good_run_was_not_all_good() {
     let mut story = Story::new();
     story.reads(1, Ok, Ok);

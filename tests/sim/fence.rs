@@ -52,7 +52,8 @@ impl World {
     }
 
     pub(crate) fn limits_refused(&mut self, replica: ReplicaId, run: RunId) {
-        let refused = vec!["cpu_max: no controller".to_owned()];
+        let words = ["cpu_max", "cpu_weight", "memory_max", "pids_max"];
+        let refused = words.map(|word| format!("{word}: no controller")).to_vec();
         let written = Written { method: "cpu.max".to_owned(), processes: 0, refused };
         self.wrote(replica, run, Wrote::Limits, Ok(written));
     }
@@ -177,7 +178,9 @@ impl World {
     pub(crate) fn check_limits(&self, engine: &Engine) {
         for tree in self.trees.values().filter(|tree| tree.main && tree.known && !tree.group.refused) {
             let current = Self::id(engine, &tree.key).filter(|id| engine.current_run(*id) == Some(RunId(tree.run)));
-            if let Some(id) = current {
+            // What stands still or dies gets them when its fence is over.
+            let level = |id| engine.memory(id).and_then(|memory| Some(memory.fence.as_ref()?.level));
+            if let Some(id) = current.filter(|id| level(*id).is_none_or(|level| level == FenceLevel::Throttle)) {
                 assert_eq!(tree.group.limits, engine.limits(id), "{:?}: the limits in force", tree.key);
             }
         }
@@ -222,6 +225,9 @@ impl World {
     /// An operator was told that the fence is over, and that this is on disk.
     pub(crate) fn check_unfenced(&self, target: &Target) {
         let concerns = |replica: Option<u16>| target.replica.is_none() || replica == target.replica;
+        if self.audit.has_left(&target.service) {
+            return;
+        }
         let left = self.decisions.iter().find(|((service, replica), decision)| {
             *service == target.service && concerns(*replica) && decision.fence.is_some()
         });

@@ -350,7 +350,6 @@ impl Sim {
             for name in self.plan.services.iter().map(|plan| plan.name.clone()).collect::<Vec<_>>() {
                 self.ask(Verb::Start, Target { service: name, replica: None, wait: Wait::Outcome, why: None });
             }
-            self.world.audit.read.clear();
             let end = self.world.now.mono.after(CALM / 2);
             while self.world.now.mono < end {
                 self.advance(end);
@@ -458,6 +457,9 @@ fn run(seed: u64, print: bool) {
         sim.calm();
     }
     sim.shut_down();
+    if print {
+        println!("seen: {:#?}", sim.world.audit.seen);
+    }
 }
 
 fn number(name: &str) -> Option<u64> {

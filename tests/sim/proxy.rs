@@ -203,7 +203,8 @@ fn check_offer(engine: &Engine, now: Now, table: &Table, backend: &Backend) {
         Standing::Degraded => (replica.state == StateName::Degraded || waits) && !out,
         Standing::Draining => drains || out || tried || (!leads && (up || waits)),
         Standing::Out => !matches!(replica.state, StateName::Ready | StateName::Degraded),
-        Standing::Fenced => fenced && matches!(replica.state, StateName::Stopping | StateName::Stuck),
+        // It is cut off until it is gone, also when the fence is lifted meanwhile.
+        Standing::Fenced => matches!(replica.state, StateName::Stopping | StateName::Stuck),
     };
     assert!(is_so, "{} offers {backend:?} while it is {}: {last:?}", table.balancer, replica.state);
     assert!(backend.standing == Standing::Out || replica.memory.run.0 == backend.run, "an old run: {backend:?}");

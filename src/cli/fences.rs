@@ -316,8 +316,8 @@ mod tests {
         let all = all();
         let told: Vec<String> = all.fences.iter().map(|fence| sentence(&fence.service, &fence.fence)).collect();
         expect_test::expect![[r#"
-            hold, incomplete (pressure): it stalls for memory; until mainstay unfence api; evidence: mainstay fences 7
-            on probation (restarts): its restart budget was spent; probation ends in 1m; evidence: mainstay fences 6"#]]
+            hold, incomplete (pressure) since 2026-11-22T07:59:40Z; until mainstay unfence api; evidence: mainstay fences 7
+            on probation (restarts) since 2026-11-22T07:59:40Z; probation ends in 1m; evidence: mainstay fences 6"#]]
         .assert_eq(&told.join("\n"));
     }
 }

@@ -72,6 +72,9 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), SampleError>
     Sample::start(options)?.serve()
 }
 
+/// Between two looks whether everything that was accepted is answered.
+const FINISH_PAUSE: Duration = Duration::from_millis(5);
+
 /// What is due later. The order decides between things due at the same instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Task {
@@ -112,6 +115,8 @@ impl Sample {
             answer_after: options.answer_after,
             die_after: options.die_after,
             asked: std::sync::atomic::AtomicU64::new(0),
+            leaving: http::Leaving::new()
+                .map_err(|source| SampleError::Step { step: "make what ends accepting", source })?,
         });
         let mut sample =
             Self { options, state, signals, due: BinaryHeap::new(), started, stopping: false, _hoard: hoard };
@@ -201,9 +206,19 @@ impl Sample {
                 self.pet_watchdog();
                 Ok(())
             }
+            Task::Exit if self.still_serves() => {
+                self.after(FINISH_PAUSE, Task::Exit);
+                Ok(())
+            }
             Task::Exit => self.end(0),
             Task::Crash => self.crash(),
         }
+    }
+
+    /// One that takes its time to stop finishes what it has accepted.
+    fn still_serves(&self) -> bool {
+        let ends_in_time = self.stopping && !self.options.slow_stop.is_zero();
+        ends_in_time && self.state.open.load(Ordering::Relaxed) > 0
     }
 
     fn listen(&self) -> Result<(), SampleError> {
@@ -212,6 +227,7 @@ impl Sample {
             let state = Arc::clone(&self.state);
             std::thread::spawn(move || match listener {
                 Source::Listener(listener) => http::serve(&listener, &state),
+                Source::Shared(listener) => http::serve_shared(&listener, &state),
                 Source::Channel(channel) => {
                     if let Err(error) = handoff::serve(channel, &state) {
                         say(&format!("{}: takes no more connections: {error}", state.name));
@@ -266,6 +282,7 @@ impl Sample {
                 if self.options.notify {
                     notify("STOPPING=1");
                 }
+                self.state.leaving.begin();
                 self.after(self.options.slow_stop, Task::Exit);
             }
         }
@@ -310,6 +327,8 @@ fn block_signals() -> io::Result<SignalFd> {
 #[derive(Debug)]
 enum Source {
     Listener(Listener),
+    /// Others accept from it as well.
+    Shared(Listener),
     /// A socket over which they come accepted.
     Channel(OwnedFd),
 }
@@ -343,7 +362,7 @@ fn listeners(listen: &Listen) -> Result<Vec<Source>, SampleError> {
                 .map(|(descriptor, name)| match sys::inherited::take(descriptor) {
                     Ok(Some(socket)) if name == handoff::FD_NAME => Ok(Source::Channel(socket)),
                     Ok(Some(socket)) => Listener::inherited(socket)
-                        .map(Source::Listener)
+                        .map(Source::Shared)
                         .map_err(|error| SampleError::ListenFd(format!("descriptor {descriptor}: {error}"))),
                     Ok(None) => Err(SampleError::ListenFd(format!("descriptor {descriptor} is not open"))),
                     Err(error) => Err(SampleError::ListenFd(format!("descriptor {descriptor}: {error}"))),

@@ -17,6 +17,8 @@ use mainstay::engine::plan::{Probe, Readiness, expand};
 mod balancers;
 #[path = "config/checks.rs"]
 mod checks;
+#[path = "config/isolation.rs"]
+mod isolation;
 
 /// A host of our own below a temporary directory, removed at the end.
 struct Host {
@@ -43,7 +45,9 @@ impl Host {
         for program in ["usr/bin/true", "usr/bin/sh", "usr/bin/sleep", "usr/bin/install", "bin/sh"] {
             host.file(program, 0o755, "");
         }
-        fs::create_dir_all(host.root.join("var/lib/postgresql")).unwrap();
+        for directory in ["var/lib/postgresql", "lib"] {
+            fs::create_dir_all(host.root.join(directory)).unwrap();
+        }
         host
     }
 
@@ -219,19 +223,6 @@ fn every_mistake_of_a_service_is_found_at_once() {
             error test.ron:2:220 services[0].stop.signal: expected a text in quotes (write "TERM")
             error test.ron:2:234 services[0].alive: the key `probe` is missing
             error test.ron:2:268 services[0].no_new_privileges: expected true or false
-        "#]],
-    );
-}
-
-#[test]
-fn what_is_not_built_yet_is_refused_by_name() {
-    keys_of_service(
-        "resources: (cpu_max: \"150%\"), priority: 0, min_healthy: 1, fence: (ladder: [Throttle(cpu_max: \"10%\"), Kill], step: \"10s\", release: After(\"10m\"))",
-        &expect![[r#"
-            error test.ron:2:12 services[0].resources: `resources` is not built yet (remove it; this version has no such capability)
-            error test.ron:2:41 services[0].priority: `priority` is not built yet (remove it; this version has no such capability)
-            error test.ron:2:57 services[0].min_healthy: `min_healthy` is not built yet (remove it; this version has no such capability)
-            error test.ron:2:67 services[0].fence: `fence` is not built yet (remove it; this version has no such capability)
         "#]],
     );
 }
@@ -797,9 +788,12 @@ fn shipped(name: &str) -> String {
 }
 
 #[test]
-fn the_demo_passes_as_any_user_without_a_word() {
+fn the_demos_pass_as_any_user_without_a_word() {
     let host = Host::new();
+    host.file("/dev/null", 0o666, "");
     for uid in [0, 900, 4321] {
+        let fencing = load_text("fencing.ron", &shipped("fencing.ron"), &host.context(uid));
+        assert_eq!(short(&fencing, &host.root), "accepted\n");
         let loaded = load_text("demo", DEMO, &host.context(uid)).unwrap_or_else(|found| panic!("{}", found[0]));
         assert_eq!(loaded.warnings, []);
         let own: Vec<&str> = loaded.plan.services.iter().map(|service| service.process.command[0].as_str()).collect();
@@ -908,6 +902,10 @@ fn an_explanation_shows_what_will_be_run() {
           env                KEY=*** PORT=***
           rlimits.core       soft 0, hard 0
           capabilities       NET_RAW
+          min_healthy        1 of 2
+          fence              Throttle (cpu_max 10%), Freeze, Kill, Hold, 10s each
+          release            after 10m, doubling up to 2h, then 5m on probation
+          triggers           liveness, restarts, no cpu, pids, pressure, host_memory
           logs               files of 10MiB, 5 kept, no limit of lines
 
         service once
@@ -919,6 +917,10 @@ fn an_explanation_shows_what_will_be_run() {
           stop               SIGTERM, after 10s SIGKILL
           user               the agent's own
           umask              0o022
+          min_healthy        1 of 1: what is well is not fenced by itself
+          fence              Throttle (cpu_max 10%), Freeze, Kill, Hold, 10s each
+          release            after 10m, doubling up to 2h, then 5m on probation
+          triggers           liveness, restarts, no cpu, pids, pressure, host_memory
           logs               files of 10MiB, 5 kept, no limit of lines
     "#]]
     .assert_eq(&explain(&host.load_text(text).unwrap().plan));

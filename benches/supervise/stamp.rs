@@ -4,6 +4,8 @@
 //! `stamp start FILE SLOT [fd=N]`         stamp, say ready on descriptor N, wait for a signal
 //! `stamp exit FILE SLOT`                 stamp, exit with code 7
 //! `stamp tree FILE SLOT`                 stamp; a child that ignores TERM in the same process group; a grandchild in its own session
+//! `stamp many FILE SLOT COUNT`           stamp; COUNT processes in all, every other one in a session of its own, each stamping
+//! `stamp bomb FILE SLOT COUNT`           stamp; as nobody, forks wherever it can for ever; RLIMIT_NPROC keeps it to COUNT at a time
 //! `stamp flood FILE SLOT LINES [fd=N]`   stamp; after a second write LINES lines of 128 bytes, 64 KiB a call
 //! `stamp lines FILE SLOT COUNTS RATE [fd=N]`  stamp; RATE numbered lines of 128 bytes a second, counted in a file of COUNTS
 //!
@@ -32,7 +34,10 @@ const O_APPEND: c_int = 0o2000;
 const O_CLOEXEC: c_int = 0o2_000_000;
 const CLOCK_MONOTONIC: c_int = 1;
 const SIGTERM: c_int = 15;
+const SIGCHLD: c_int = 17;
 const SIG_IGN: usize = 1;
+const RLIMIT_NPROC: c_int = 6;
+const NOBODY: c_uint = 65_534;
 const PROT_READ_WRITE: c_int = 3;
 const MAP_SHARED: c_int = 1;
 
@@ -53,6 +58,9 @@ unsafe extern "C" {
     fn getpid() -> c_int;
     fn fork() -> c_int;
     fn setsid() -> c_int;
+    fn setresgid(real: c_uint, effective: c_uint, saved: c_uint) -> c_int;
+    fn setresuid(real: c_uint, effective: c_uint, saved: c_uint) -> c_int;
+    fn setrlimit(resource: c_int, limit: *const [u64; 2]) -> c_int;
     fn signal(number: c_int, handler: usize) -> usize;
     fn pause() -> c_int;
     fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
@@ -152,6 +160,8 @@ pub extern "C" fn main(count: c_int, list: *const *const c_char) -> c_int {
         b"start" => rest(),
         b"exit" => die(EXIT_CODE),
         b"tree" => tree(stamps),
+        b"many" => many(stamps, words.number(4)),
+        b"bomb" => bomb(words.number(4)),
         b"flood" => flood(stamps, words.number(4)),
         b"lines" => lines(stamps.slot, words.get(4), words.number(5)),
         _ => die(100),
@@ -175,6 +185,41 @@ fn tree(stamps: Stamps) -> ! {
     }
     unsafe { waitpid(middle, std::ptr::null_mut(), 0) };
     rest()
+}
+
+fn many(stamps: Stamps, count: u64) -> ! {
+    for number in 1..count {
+        if unsafe { fork() } == 0 {
+            if number % 2 == 0 {
+                unsafe { setsid() };
+            }
+            stamps.put(OWN_SESSION, now());
+            rest();
+        }
+    }
+    rest()
+}
+
+fn bomb(count: u64) -> ! {
+    let limit = [count, count];
+    unsafe {
+        signal(SIGCHLD, SIG_IGN);
+        if setrlimit(RLIMIT_NPROC, &raw const limit) != 0 || setresgid(NOBODY, NOBODY, NOBODY) != 0 || setresuid(NOBODY, NOBODY, NOBODY) != 0 {
+            die(105);
+        }
+    }
+    loop {
+        match unsafe { fork() } {
+            // A child is as bad as its parent, in a session of its own.
+            0 => unsafe { setsid() },
+            // No more at the moment: somebody may die.
+            -1 => {
+                sleep(1_000_000);
+                0
+            }
+            _ => 0,
+        };
+    }
 }
 
 /// Writes `value` in decimal, right-aligned and padded with zeros, over `field`.

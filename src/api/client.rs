@@ -142,6 +142,14 @@ impl Client {
         self.send("POST", target, Some(body), timeout)
     }
 
+    /// Takes something back; otherwise as [`Client::post`].
+    ///
+    /// # Errors
+    /// The agent cannot be asked.
+    pub fn delete(&self, target: &str, body: &str, timeout: Option<Duration>) -> Result<Pending, ClientError> {
+        self.send("DELETE", target, Some(body), timeout)
+    }
+
     /// A stream of lines. `timeout`: for its beginning, and for each line of a stream that has an end.
     ///
     /// # Errors

@@ -34,6 +34,8 @@ pub enum Code {
     ServiceFailed,
     /// The present state forbids the verb.
     ServiceConflict,
+    /// There is no record of this number.
+    FenceUnknown,
     ConfigInvalid,
     ConnectionsTooMany,
     /// The agent cannot answer this now (its logs role is away, it is shutting down).
@@ -41,7 +43,7 @@ pub enum Code {
 }
 
 impl Code {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::RequestInvalid,
         Self::RequestTooLarge,
         Self::RequestTimeout,
@@ -53,6 +55,7 @@ impl Code {
         Self::ServiceUnknown,
         Self::ServiceFailed,
         Self::ServiceConflict,
+        Self::FenceUnknown,
         Self::ConfigInvalid,
         Self::ConnectionsTooMany,
         Self::AgentUnavailable,
@@ -73,6 +76,7 @@ impl Code {
             Self::ServiceUnknown => "service.unknown",
             Self::ServiceFailed => "service.failed",
             Self::ServiceConflict => "service.conflict",
+            Self::FenceUnknown => "fence.unknown",
             Self::ConfigInvalid => "config.invalid",
             Self::ConnectionsTooMany => "connections.too_many",
             Self::AgentUnavailable => "agent.unavailable",
@@ -85,7 +89,7 @@ impl Code {
         match self {
             Self::RequestInvalid | Self::RequestTimeout => 400,
             Self::RequestOrigin | Self::RequestHost | Self::SocketReadOnly => 403,
-            Self::PathUnknown | Self::ServiceUnknown => 404,
+            Self::PathUnknown | Self::ServiceUnknown | Self::FenceUnknown => 404,
             Self::MethodNotAllowed => 405,
             Self::ServiceConflict => 409,
             Self::RequestTooLarge => 413,

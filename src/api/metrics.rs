@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 
 use super::balancers::Balancer;
 use super::render::UsageOf;
-use super::{metrics_balancers, metrics_host};
+use super::{metrics_balancers, metrics_fences, metrics_host};
 use crate::engine::action::{Next, Note, NoteKind};
+use crate::engine::fence::view::FencesView;
 use crate::engine::host::readings::Readings;
 use crate::engine::host::view::CheckView;
 use crate::engine::types::{Exit, StateName};
-use crate::engine::view::{Counters, ServiceView};
+use crate::engine::view::{Counters, ReplicaView, ServiceView};
 
 /// Why a replica was started again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +54,7 @@ pub struct Tally {
     restarts: BTreeMap<String, BTreeMap<Reason, u64>>,
     /// What the agent holds against a replica whose end is still to come.
     pending: BTreeMap<(String, u16), Reason>,
+    fences: metrics_fences::Over,
     pub notes: u64,
 }
 
@@ -72,8 +74,10 @@ impl Tally {
             NoteKind::HalfOpen { .. } => return self.add(key.0, Reason::HalfOpen),
             NoteKind::Removed if subject.replica.is_none() => {
                 self.restarts.remove(&key.0);
+                self.fences.forget(&key.0);
                 return self.pending.retain(|(service, _), _| *service != key.0);
             }
+            NoteKind::Fence(fence) => return self.fences.count(note, fence),
             // A new run: nothing is held against it.
             NoteKind::Started { .. } => {
                 self.pending.remove(&key);
@@ -89,7 +93,6 @@ impl Tally {
             | NoteKind::Stopped { .. }
             | NoteKind::Balance(_)
             | NoteKind::Host(_)
-            | NoteKind::Fence(_)
             | NoteKind::Done { .. }
             | NoteKind::Stuck { .. }
             | NoteKind::Unstuck { .. }
@@ -147,6 +150,7 @@ pub struct Agent<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Host<'a> {
     pub checks: &'a [CheckView],
+    pub fences: &'a FencesView<'a>,
     pub readings: &'a Readings,
 }
 
@@ -166,6 +170,7 @@ pub fn text(
     restarts(&mut out, views, tally);
     of_services(&mut out, views);
     of_processes(&mut out, views, usage);
+    metrics_fences::text(&mut out, views, host.fences, &tally.fences);
     metrics_balancers::text(&mut out, balancers);
     metrics_host::text(&mut out, host.checks, host.readings);
     out
@@ -232,13 +237,16 @@ fn about_agent(out: &mut String, tally: &Tally, agent: &Agent<'_>) {
     }
 }
 
+/// The words of `ReplicaView::word` that are no state of the engine.
+const FENCED: [&str; 3] = ["throttled", "frozen", "held"];
+
 fn states(out: &mut String, views: &[ServiceView<'_>]) {
     let name = "mainstay_service_state";
     family(out, name, "gauge", "1 for the state that the service is in, 0 for the others.");
     for view in views {
-        for state in StateName::ALL {
-            let labels = [("service", view.plan.name.as_str()), ("state", state.word())];
-            sample(out, name, &labels, u8::from(view.state == state));
+        for state in StateName::ALL.iter().map(|state| state.word()).chain(FENCED) {
+            let labels = [("service", view.plan.name.as_str()), ("state", state)];
+            sample(out, name, &labels, u8::from(view.word == state));
         }
     }
 }
@@ -262,8 +270,9 @@ fn of_services(out: &mut String, views: &[ServiceView<'_>]) {
     let gauges: [(&str, &str, GaugeOf); 6] = [
         ("mainstay_service_wanted", "Whether some replica is wanted up.", |view| Some(i64::from(view.wanted))),
         ("mainstay_service_replicas", "Replicas configured.", |view| i64::try_from(view.replicas.len()).ok()),
-        ("mainstay_service_replicas_ready", "Replicas that are ready.", |view| {
-            i64::try_from(view.replicas.iter().filter(|one| one.state == StateName::Ready).count()).ok()
+        ("mainstay_service_replicas_ready", "Replicas that are ready, throttled ones too.", |view| {
+            let ready = |one: &&ReplicaView<'_>| matches!(one.word(), "ready" | "throttled");
+            i64::try_from(view.replicas.iter().filter(ready).count()).ok()
         }),
         ("mainstay_service_flapping", "Whether some replica changes its state again and again.", |view| {
             Some(i64::from(view.replicas.iter().any(|one| one.flapping)))

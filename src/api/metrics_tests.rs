@@ -3,9 +3,11 @@ use std::time::Duration;
 
 use expect_test::expect;
 
-use super::super::testing::{World, usage};
+use super::super::testing::{World, fence_records, fences_view, usage};
 use super::*;
 use crate::engine::action::{Level, Subject};
+use crate::engine::fence::note::FenceNote;
+use crate::engine::fence::plan::FenceLevel;
 use crate::engine::types::RunId;
 
 fn note(replica: u16, kind: NoteKind) -> Note {
@@ -22,7 +24,9 @@ fn again() -> Next {
 
 fn no_host() -> Host<'static> {
     static NOTHING: std::sync::LazyLock<Readings> = std::sync::LazyLock::new(Readings::default);
-    Host { checks: &[], readings: &NOTHING }
+    static NO_FENCES: FencesView<'static> =
+        FencesView { active: Vec::new(), past: Vec::new(), automatic_used: 0, automatic_max: 3 };
+    Host { checks: &[], fences: &NO_FENCES, readings: &NOTHING }
 }
 
 fn agent() -> Agent<'static> {
@@ -105,6 +109,9 @@ fn the_text_has_one_state_a_service_and_the_names_of_the_interface() {
         mainstay_service_state{service="api",state="failed"} 0
         mainstay_service_state{service="api",state="stuck"} 0
         mainstay_service_state{service="api",state="adopting"} 0
+        mainstay_service_state{service="api",state="throttled"} 0
+        mainstay_service_state{service="api",state="frozen"} 0
+        mainstay_service_state{service="api",state="held"} 0
         # HELP mainstay_service_restarts_total Restarts that nobody had asked for, since this agent began.
         # TYPE mainstay_service_restarts_total counter
         mainstay_service_restarts_total{service="api",reason="exit"} 0
@@ -115,7 +122,7 @@ fn the_text_has_one_state_a_service_and_the_names_of_the_interface() {
         # HELP mainstay_service_replicas Replicas configured.
         # TYPE mainstay_service_replicas gauge
         mainstay_service_replicas{service="api"} 2
-        # HELP mainstay_service_replicas_ready Replicas that are ready.
+        # HELP mainstay_service_replicas_ready Replicas that are ready, throttled ones too.
         # TYPE mainstay_service_replicas_ready gauge
         mainstay_service_replicas_ready{service="api"} 1
         # HELP mainstay_service_flapping Whether some replica changes its state again and again.
@@ -133,6 +140,18 @@ fn the_text_has_one_state_a_service_and_the_names_of_the_interface() {
         # HELP mainstay_service_memory_bytes Memory of the present processes.
         # TYPE mainstay_service_memory_bytes gauge
         mainstay_service_memory_bytes{service="api"} 5242880
+        # HELP mainstay_fence_active Replicas that are fenced now, by level, and those on probation; absent where there is none.
+        # TYPE mainstay_fence_active gauge
+        # HELP mainstay_fences_total Fences that were set since this agent began, and those it found.
+        # TYPE mainstay_fences_total counter
+        # HELP mainstay_fences_observed_total Fences that were only told: dry runs, and what would have gone too far.
+        # TYPE mainstay_fences_observed_total counter
+        # HELP mainstay_service_limit_cpu_ratio CPUs that the present processes may use.
+        # TYPE mainstay_service_limit_cpu_ratio gauge
+        # HELP mainstay_service_limit_memory_bytes Memory that the present processes may have.
+        # TYPE mainstay_service_limit_memory_bytes gauge
+        # HELP mainstay_service_limit_pids Processes and threads that there may be.
+        # TYPE mainstay_service_limit_pids gauge
     "##]]
     .assert_eq(&text(&world.views()[..1], &tally, &usage, &agent(), &[], &no_host()));
 }
@@ -168,4 +187,41 @@ fn labels_are_escaped() {
     let mut out = String::new();
     sample(&mut out, "x", &[("a", "back\\slash \"quoted\"\nline")], 1);
     assert_eq!(out, "x{a=\"back\\\\slash \\\"quoted\\\"\\nline\"} 1\n");
+}
+
+#[test]
+fn fences_are_counted_once_while_they_stand_and_when_they_are_over() {
+    let records = fence_records();
+    let view = fences_view(&records);
+    let mut tally = Tally::default();
+    for record in &records[1..] {
+        let subject = Subject { service: record.service.clone(), replica: None };
+        let kind = NoteKind::Fence(FenceNote::Closed { record: Box::new(record.clone()) });
+        tally.count(&Note { level: Level::Debug, subject: Some(subject), kind });
+    }
+    let observed =
+        FenceNote::Observed { id: 5, would: FenceLevel::Throttle, why: String::new(), because: String::new() };
+    tally.count(&note(0, NoteKind::Fence(observed)));
+    let world = World::new();
+    let mut views = world.views();
+    views[0].replicas[0].limits.wanted.cpu_max_permille = Some(1_250);
+    views[0].replicas[1].limits.wanted.cpu_max_permille = Some(1_250);
+    views[4].replicas[0].limits.wanted.memory_max_bytes = Some(1 << 20);
+    let mut out = String::new();
+    metrics_fences::text(&mut out, &views, &view, &tally.fences);
+    let samples: Vec<&str> = out.lines().filter(|line| !line.starts_with('#')).collect();
+    expect![[r#"
+        mainstay_fence_active{service="api",level="hold"} 1
+        mainstay_fence_active{service="web",level="probation"} 1
+        mainstay_fences_total{service="api",trigger="operator"} 1
+        mainstay_fences_total{service="api",trigger="pressure"} 1
+        mainstay_fences_total{service="web",trigger="restarts"} 2
+        mainstay_fences_observed_total{service="api"} 1
+        mainstay_service_limit_cpu_ratio{service="api"} 1.250
+        mainstay_service_limit_memory_bytes{service="@logs"} 1048576"#]]
+    .assert_eq(&samples.join("\n"));
+    tally.fences.forget("api");
+    out.clear();
+    metrics_fences::text(&mut out, &views, &view, &tally.fences);
+    assert!(!out.contains("observed_total{service=\"api\""), "{out}");
 }

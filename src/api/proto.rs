@@ -6,6 +6,8 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use super::fences::{Limits, ReplicaFence};
+
 /// A lower-case word; the agent sends constants, a client may meet new ones.
 pub type Word = Cow<'static, str>;
 
@@ -92,8 +94,10 @@ pub struct Replica {
     pub memory_bytes: Option<u64>,
     /// Null until releases exist.
     pub release: Option<String>,
-    /// Null until fences exist.
-    pub fence: Option<String>,
+    pub fence: Option<ReplicaFence>,
+    /// Null where there are none.
+    #[serde(default)]
+    pub limits: Option<Limits>,
     pub wanted: bool,
     pub flapping: bool,
     /// Runs with an older configuration than the accepted one.
@@ -101,7 +105,7 @@ pub struct Replica {
     /// An operator took it out of its balancers.
     #[serde(default)]
     pub drained: bool,
-    /// Its processes stand still because its disk fails.
+    /// Its processes stand still, because its disk fails or because it is fenced.
     #[serde(default)]
     pub frozen: bool,
     pub port: Option<u16>,
@@ -164,6 +168,8 @@ pub struct ReplicaStory {
     /// From the first symptom to the present state.
     pub chain: Vec<Link>,
     pub next: Option<NextStep>,
+    #[serde(default)]
+    pub fence: Option<ReplicaFence>,
     /// Of the latest run that ended.
     pub last_lines: Vec<String>,
 }

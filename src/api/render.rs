@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::error::{ApiError, Code};
+use super::fences;
 use super::http::Response;
 use super::proto::{
     Change, Config, Done, Edge, LastExit, Link, NextStep, Reloaded, Replica, ReplicaStory, Service, ServiceDetail,
@@ -12,6 +13,7 @@ use super::route::Roles;
 use super::time::rfc3339_ns;
 use crate::engine::action::{self, Effect, Level, Outcome};
 use crate::engine::event::{Wait, Wanted};
+use crate::engine::fence::plan::FenceLevel;
 use crate::engine::memory;
 use crate::engine::plan::{Kind, Launch, Listen, Plan};
 use crate::engine::types::{Exit, Now, ReplicaId, StateName, Time};
@@ -49,7 +51,7 @@ impl Stamp {
     }
 
     /// What is due at a monotonic instant.
-    fn next(&self, next: Option<&(String, Time)>) -> Option<NextStep> {
+    pub(super) fn next(&self, next: Option<&(String, Time)>) -> Option<NextStep> {
         let (what, due) = next?;
         let wait = due.since(self.now.mono);
         Some(NextStep { what: what.clone(), at: rfc3339_ns(self.now.wall.after(wait).0), in_ms: ms(wait) })
@@ -95,7 +97,7 @@ fn service(view: &ServiceView<'_>, usage: UsageOf<'_>, stamp: &Stamp) -> Service
     });
     Service {
         name: view.plan.name.clone(),
-        state: view.state.word().into(),
+        state: view.word.into(),
         health: health(view).into(),
         wanted: view.wanted,
         why: view.why.clone(),
@@ -111,8 +113,8 @@ fn replica(view: &ServiceView<'_>, one: &ReplicaView<'_>, usage: UsageOf<'_>, st
     let usage = if one.pid.is_some() { usage(one.id) } else { Usage::default() };
     Replica {
         replica: one.id.index,
-        state: one.state.word().into(),
-        health: if one.memory.wanted == Wanted::Up { replica_health(one.state).word() } else { "unknown" }.into(),
+        state: one.word().into(),
+        health: if one.memory.wanted == Wanted::Up { replica_health(one).word() } else { "unknown" }.into(),
         pid: one.pid,
         run: one.memory.run.0,
         since_ms: since_ms(one, stamp),
@@ -121,7 +123,8 @@ fn replica(view: &ServiceView<'_>, one: &ReplicaView<'_>, usage: UsageOf<'_>, st
         cpu_percent: usage.cpu_percent.map(|percent| (percent * 10.0).round() / 10.0),
         memory_bytes: usage.memory_bytes,
         release: None,
-        fence: None,
+        fence: one.fence.as_ref().map(|fence| fences::replica_fence(fence, stamp)),
+        limits: fences::limits(&one.limits),
         wanted: one.memory.wanted == Wanted::Up,
         flapping: one.flapping,
         pending_restart: one.pending_restart,
@@ -145,7 +148,7 @@ fn story(view: &ServiceView<'_>, all: &[ServiceView<'_>], stamp: &Stamp, depth_l
     let blockers = blocking.filter_map(|edge| all.iter().find(|other| other.plan.name == edge.to));
     Story {
         service: view.plan.name.clone(),
-        state: view.state.word().into(),
+        state: view.word.into(),
         wanted: view.wanted,
         why: view.why.clone(),
         impaired: view.impaired.clone(),
@@ -161,11 +164,12 @@ fn replica_story(one: &ReplicaView<'_>, stamp: &Stamp) -> ReplicaStory {
     let chain = one.memory.causes.iter();
     ReplicaStory {
         replica: one.id.index,
-        state: one.state.word().into(),
+        state: one.word().into(),
         since_ms: since_ms(one, stamp),
         why: one.why.clone(),
         chain: chain.map(|cause| Link { at: rfc3339_ns(cause.at_wall.0), text: cause.text.clone() }).collect(),
         next: stamp.next(one.next.as_ref()),
+        fence: one.fence.as_ref().map(|fence| fences::replica_fence(fence, stamp)),
         last_lines: one.last_lines.to_vec(),
     }
 }
@@ -291,8 +295,8 @@ fn is_role(view: &ServiceView<'_>) -> bool {
 /// `ok` only when every wanted replica is up (or done) and has the disks and NICs that it needs; `unknown` while that is being found out or nothing is wanted.
 fn health(view: &ServiceView<'_>) -> &'static str {
     let wanted = view.replicas.iter().filter(|one| one.memory.wanted == Wanted::Up);
-    let worst = wanted.map(|one| replica_health(one.state)).max();
-    let some_ready = view.replicas.iter().any(|one| one.state == StateName::Ready);
+    let worst = wanted.map(replica_health).max();
+    let some_ready = view.replicas.iter().any(|one| replica_health(one) == Health::Ok);
     match worst {
         None => "unknown",
         Some(Health::Failing) if some_ready => Health::Degraded.word(),
@@ -320,7 +324,16 @@ impl Health {
     }
 }
 
-fn replica_health(state: StateName) -> Health {
+fn replica_health(one: &ReplicaView<'_>) -> Health {
+    match one.fence.and_then(|fence| fence.level) {
+        Some(FenceLevel::Freeze | FenceLevel::Hold) => return Health::Failing,
+        Some(FenceLevel::Throttle) => return state_health(one.state).max(Health::Degraded),
+        Some(FenceLevel::Kill) | None => {}
+    }
+    state_health(one.state)
+}
+
+fn state_health(state: StateName) -> Health {
     match state {
         StateName::Ready | StateName::Done => Health::Ok,
         StateName::Degraded => Health::Degraded,

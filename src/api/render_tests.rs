@@ -49,6 +49,7 @@ fn a_service_has_the_fields_of_the_interface() {
                   "memory_bytes": null,
                   "release": null,
                   "fence": null,
+                  "limits": null,
                   "wanted": true,
                   "flapping": true,
                   "pending_restart": false,
@@ -109,6 +110,7 @@ fn why_follows_the_blocking_edge_to_the_first_cause() {
               "why": null,
               "chain": [],
               "next": null,
+              "fence": null,
               "last_lines": []
             }
           ],
@@ -140,6 +142,7 @@ fn why_follows_the_blocking_edge_to_the_first_cause() {
                     "at": "2026-11-22T08:00:00.800Z",
                     "in_ms": 800
                   },
+                  "fence": null,
                   "last_lines": [
                     "cannot open the data file"
                   ]

@@ -1,11 +1,15 @@
 //! Which request a head and a body mean, and who may make it: paths, methods, queries, bodies. Pure.
 
+mod fence;
+
 use serde::Deserialize;
 
 use super::error::{ApiError, Code};
 use super::http::Head;
 use super::time;
 use crate::engine::event::{Verb, Wait};
+
+pub use fence::WHY_BYTES_MAX;
 
 /// Services that one request for logs may name.
 pub const LOG_TARGETS_MAX: usize = 64;
@@ -32,7 +36,9 @@ pub enum Request {
     Events { since: EventsSince, tail: Option<u64>, follow: bool },
     Config,
     Reload { dry_run: bool },
-    Verb { service: String, replica: Option<u16>, verb: Verb, wait: Wait },
+    Verb { service: String, replica: Option<u16>, verb: Verb, wait: Wait, why: Option<String> },
+    Fences,
+    FenceRecord { id: u64 },
     Balancers,
     Checks,
     Host,
@@ -75,6 +81,8 @@ impl Request {
             | Self::Why { .. }
             | Self::Balancers
             | Self::Checks
+            | Self::Fences
+            | Self::FenceRecord { .. }
             | Self::Host
             | Self::Metrics => true,
             // What services say may hold anything, and on disk it is not for everybody either.
@@ -91,11 +99,12 @@ impl Request {
 }
 
 /// The links that `GET /v1` lists.
-pub const LINKS: [&str; 9] = [
+pub const LINKS: [&str; 10] = [
     "/v1/host",
     "/v1/services",
     "/v1/balancers",
     "/v1/checks",
+    "/v1/fences",
     "/v1/events",
     "/v1/config",
     "/metrics",
@@ -123,8 +132,11 @@ pub fn route(head: &Head, body: &[u8], socket: Socket) -> Result<Request, ApiErr
 }
 
 fn read_only() -> ApiError {
-    ApiError::new(Code::SocketReadOnly, "read.sock answers GET of services, checks, balancers, host and metrics only")
-        .hint("use mainstay.sock as root or as a member of the admin group")
+    ApiError::new(
+        Code::SocketReadOnly,
+        "read.sock answers GET of services, checks, balancers, fences, host and metrics only",
+    )
+    .hint("use mainstay.sock as root or as a member of the admin group")
 }
 
 fn find(head: &Head, path: &str, query: &mut Query, body: &[u8]) -> Result<Request, ApiError> {
@@ -148,6 +160,10 @@ fn find(head: &Head, path: &str, query: &mut Query, body: &[u8]) -> Result<Reque
         }
         ["v1", "balancers"] => get(head, Request::Balancers),
         ["v1", "checks"] => get(head, Request::Checks),
+        ["v1", "fences"] => get(head, Request::Fences),
+        ["v1", "fences", "records", id] => fence::record(head, id),
+        ["v1", "fences", name] => fence::set(head, name, None, body),
+        ["v1", "fences", name, "replicas", index] => fence::set(head, name, Some(index), body),
         ["v1", "host"] => get(head, Request::Host),
         ["v1", "events"] => events(head, query),
         ["v1", "config"] => get(head, Request::Config),
@@ -267,7 +283,7 @@ fn verb(head: &Head, service: &str, replica: Option<u16>, word: &str, body: &[u8
         (_, None) => Verb::Stop,
     };
     let wait = if options.wait.unwrap_or(true) { Wait::Outcome } else { Wait::Decision };
-    Ok(Request::Verb { service: service.to_owned(), replica, verb, wait })
+    Ok(Request::Verb { service: service.to_owned(), replica, verb, wait, why: None })
 }
 
 /// The parameters after `?`; what is left over in the end is an error.

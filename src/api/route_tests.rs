@@ -1,4 +1,5 @@
 use super::*;
+use crate::engine::fence::plan::FenceLevel;
 
 fn ask(method: &str, target: &str, body: &str, socket: Socket) -> Result<Request, ApiError> {
     let head = Head {
@@ -31,6 +32,8 @@ fn every_path_of_the_interface_is_found() {
     assert_eq!(get("/v1/config"), Request::Config);
     assert_eq!(get("/v1/balancers"), Request::Balancers);
     assert_eq!(get("/v1/checks"), Request::Checks);
+    assert_eq!(get("/v1/fences"), Request::Fences);
+    assert_eq!(get("/v1/fences/records/7"), Request::FenceRecord { id: 7 });
     assert_eq!(get("/v1/host"), Request::Host);
     assert_eq!(get("/metrics"), Request::Metrics);
     assert_eq!(get("/healthz"), Request::Healthz);
@@ -43,7 +46,7 @@ fn every_path_of_the_interface_is_found() {
 #[test]
 fn verbs_carry_replica_and_options() {
     let verb = |target: &str, body: &str| ask("POST", target, body, Socket::Admin).unwrap();
-    let request = |replica, verb, wait| Request::Verb { service: "api".to_owned(), replica, verb, wait };
+    let request = |replica, verb, wait| Request::Verb { service: "api".to_owned(), replica, verb, wait, why: None };
     assert_eq!(verb("/v1/services/api/start", "{}"), request(None, Verb::Start, Wait::Outcome));
     assert_eq!(verb("/v1/services/api/stop", ""), request(None, Verb::Stop, Wait::Outcome));
     assert_eq!(
@@ -104,6 +107,11 @@ fn wrong_methods_say_which_is_right() {
         ("HEAD", "/metrics", "GET"),
         ("GET", "/v1/services/api/stop", "POST"),
         ("GET", "/v1/config/reload", "POST"),
+        ("POST", "/v1/fences", "GET"),
+        ("DELETE", "/v1/fences/records/1", "GET"),
+        ("GET", "/v1/fences/api", "POST, DELETE"),
+        ("PUT", "/v1/fences/api/replicas/1", "POST, DELETE"),
+        ("DELETE", "/v1/services/api/stop", "POST"),
     ] {
         let error = ask(method, target, "", Socket::Admin).unwrap_err();
         assert_eq!((error.code, error.allow), (Code::MethodNotAllowed, Some(allow)), "{method} {target}");
@@ -118,6 +126,44 @@ fn wrong_methods_say_which_is_right() {
 }
 
 #[test]
+fn fences_are_set_and_lifted() {
+    let ok = |method: &str, target: &str, body: &str| ask(method, target, body, Socket::Admin).unwrap();
+    let request = |service: &str, replica, verb, wait, why: Option<&str>| Request::Verb {
+        service: service.to_owned(),
+        replica,
+        verb,
+        wait,
+        why: why.map(str::to_owned),
+    };
+    let hold = Verb::Fence(FenceLevel::Hold);
+    assert_eq!(ok("POST", "/v1/fences/api", ""), request("api", None, hold, Wait::Outcome, None));
+    assert_eq!(ok("POST", "/v1/fences/records", "{}"), request("records", None, hold, Wait::Outcome, None));
+    for level in FenceLevel::ALL {
+        let body = format!("{{\"level\":\"{}\",\"why\":\" it eats \",\"wait\":false}}", level.word());
+        let asked = request("api", Some(2), Verb::Fence(level), Wait::Decision, Some("it eats"));
+        assert_eq!(ok("POST", "/v1/fences/api/replicas/2", &body), asked);
+    }
+    assert_eq!(ok("DELETE", "/v1/fences/api", ""), request("api", None, Verb::Unfence, Wait::Outcome, None));
+    assert_eq!(
+        ok("DELETE", "/v1/fences/api/replicas/0", "{\"wait\":false, \"why\": \"\"}"),
+        request("api", Some(0), Verb::Unfence, Wait::Decision, None)
+    );
+    let long = format!("{{\"why\":\"{}\"}}", "x".repeat(WHY_BYTES_MAX + 1));
+    for (method, target, body) in [
+        ("POST", "/v1/fences/api", "{\"level\":\"Hold\"}"),
+        ("POST", "/v1/fences/api", "{\"why\":\"two\\nlines\"}"),
+        ("POST", "/v1/fences/api", long.as_str()),
+        ("POST", "/v1/fences/api", "{\"leve\":\"hold\"}"),
+        ("DELETE", "/v1/fences/api", "{\"level\":\"hold\"}"),
+        ("POST", "/v1/fences/api/replicas/x", ""),
+        ("GET", "/v1/fences/records/x", ""),
+    ] {
+        assert_eq!(refused(method, target, body), Code::RequestInvalid, "{method} {target} {body}");
+    }
+    assert_eq!(refused("POST", "/v1/fences/", ""), Code::PathUnknown);
+}
+
+#[test]
 fn verbs_need_the_json_content_type() {
     let head = Head {
         method: "POST".to_owned(),
@@ -128,6 +174,12 @@ fn verbs_need_the_json_content_type() {
         body_bytes: 0,
     };
     assert_eq!(route(&head, b"", Socket::Admin).unwrap_err().code, Code::RequestInvalid);
+    let fence = Head { target: "/v1/fences/api".to_owned(), ..head };
+    assert_eq!(route(&fence, b"", Socket::Admin).unwrap_err().code, Code::RequestInvalid);
+    // No web page can send this without being asked about first.
+    let lift = Head { method: "DELETE".to_owned(), ..fence };
+    assert!(route(&lift, b"", Socket::Admin).is_ok());
+    assert_eq!(route(&lift, b"{}", Socket::Admin).unwrap_err().code, Code::RequestInvalid);
 }
 
 #[test]
@@ -138,6 +190,8 @@ fn the_read_socket_shows_services_and_metrics_only() {
         "/v1/services/api/why",
         "/v1/balancers",
         "/v1/checks",
+        "/v1/fences",
+        "/v1/fences/records/1",
         "/v1/host",
         "/metrics",
     ] {
@@ -152,6 +206,8 @@ fn the_read_socket_shows_services_and_metrics_only() {
         ("POST", "/v1/services/api/stop"),
         ("POST", "/v1/config/reload"),
         ("DELETE", "/v1/services"),
+        ("POST", "/v1/fences/api"),
+        ("DELETE", "/v1/fences/api"),
     ] {
         assert_eq!(
             ask(method, target, "{}", Socket::Read).unwrap_err().code,

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use super::balancers::{Backend, BackendCounters, Balancer, BalancerCounters, Latency, Listener};
 use super::render::{Stamp, Usage};
-use crate::engine::event::Wanted;
-use crate::engine::fence::view::LimitsView;
+use crate::engine::event::{Remaining, Wanted};
+use crate::engine::fence::plan::FenceLevel;
+use crate::engine::fence::record::{Record, Standing, StepTaken, Trigger};
+use crate::engine::fence::view::{FencesView, LimitsView, ReplicaFence};
 use crate::engine::host::Health;
 use crate::engine::host::kind::CheckKind;
 use crate::engine::host::plan::Band;
@@ -357,4 +359,103 @@ pub(crate) fn readings() -> Readings {
         throttled: Some(9),
     }));
     readings
+}
+
+/// `api/1` is held and incomplete, `web/0` is on probation, `job/0` was observed only.
+pub(crate) fn fence_records() -> Vec<Record> {
+    let at = |ago_ms: u64| Time(WALL.0 - ago_ms * 1_000_000);
+    let step = |level, ago_ms: u64, written_us: u64, proven_us: Option<u64>, method: &str, proof: &str| StepTaken {
+        level,
+        decided: at(ago_ms),
+        written: Some(Time(at(ago_ms).0 + written_us * 1_000)),
+        written_after_us: Some(written_us),
+        proven: proven_us.map(|us| Time(at(ago_ms).0 + us * 1_000)),
+        proven_after_us: proven_us,
+        method: method.to_owned(),
+        proof: proof.to_owned(),
+        processes_before: 12,
+        processes_after: proven_us.map(|_| 0),
+    };
+    let held = Record {
+        id: 7,
+        service: "api".to_owned(),
+        replica: 1,
+        run: RunId(3),
+        trigger: Trigger::Pressure,
+        evidence: vec!["memory full avg10 62.1 %, 51.0 %".to_owned(), "812 pages scanned in 10s".to_owned()],
+        fault_seen: at(30_000),
+        standing: Standing::Incomplete,
+        observed_because: None,
+        steps: vec![
+            step(FenceLevel::Kill, 20_000, 180, Some(4_300), "cgroup.kill", "populated 0"),
+            step(FenceLevel::Hold, 5_000, 90, None, "no start", "1 process is left"),
+        ],
+        left: vec!["front".to_owned()],
+        left_at: Some(at(20_001)),
+        remaining: vec![Remaining {
+            pid: 812,
+            comm: "api".to_owned(),
+            state: 'D',
+            wchan: "folio_wait_bit_common".to_owned(),
+            devices: vec!["dm-0".to_owned()],
+        }],
+        ended: None,
+    };
+    let quiet = Record { steps: Vec::new(), left: Vec::new(), left_at: None, remaining: Vec::new(), ..held.clone() };
+    let probation = Record {
+        id: 6,
+        service: "web".to_owned(),
+        replica: 0,
+        trigger: Trigger::Restarts,
+        evidence: vec!["10 restarts within 10m".to_owned()],
+        standing: Standing::Probation,
+        steps: vec![step(FenceLevel::Hold, 600_000, 0, Some(0), "no start", "no start")],
+        ..quiet.clone()
+    };
+    let observed = Record {
+        id: 5,
+        service: "job".to_owned(),
+        replica: 0,
+        trigger: Trigger::Cpu,
+        evidence: vec!["throttled in 98 % of the periods for 1m".to_owned()],
+        standing: Standing::Observed,
+        observed_because: Some("cpu is a dry run".to_owned()),
+        ..quiet.clone()
+    };
+    let released = Record {
+        id: 4,
+        trigger: Trigger::Operator,
+        evidence: vec!["root (pid 99, mainstay): it eats the cake".to_owned()],
+        standing: Standing::Released,
+        steps: vec![step(FenceLevel::Freeze, 3_600_000, 50, Some(7_000), "cgroup.freeze", "frozen 1")],
+        ended: Some((at(3_000_000), "by an operator".to_owned())),
+        ..quiet
+    };
+    vec![held, probation, observed, released]
+}
+
+pub(crate) fn fences_view(records: &[Record]) -> FencesView<'_> {
+    let [held, probation, past @ ..] = records else { panic!("the records of this file") };
+    let fence = |record: &'static str, id, level, standing, trigger, next| ReplicaFence {
+        id,
+        level,
+        standing,
+        trigger,
+        why: record,
+        since_wall: Time(WALL.0 - 20_000_000_000),
+        next,
+    };
+    let next = Some(("probation ends", Time(160_000_000_000)));
+    FencesView {
+        active: vec![
+            (
+                held,
+                fence("it stalls for memory", 7, Some(FenceLevel::Hold), Standing::Incomplete, Trigger::Pressure, None),
+            ),
+            (probation, fence("its restart budget was spent", 6, None, Standing::Probation, Trigger::Restarts, next)),
+        ],
+        past: past.iter().collect(),
+        automatic_used: 1,
+        automatic_max: 3,
+    }
 }

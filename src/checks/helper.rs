@@ -14,6 +14,7 @@ use super::{AGENTLESS_MAX, ChecksError};
 use crate::engine::host::watch::{Missing, Order, Source};
 use crate::sys::epoll::{Epoll, Ready};
 use crate::sys::packet::PacketListener;
+use crate::sys::text::Settling;
 
 /// Below the run directory.
 const SENSORS_SOCKET: &str = "roles/sensors.sock";
@@ -101,12 +102,14 @@ impl Helper {
     /// Returns when an agent orders it, or when none has been there for too long.
     pub(super) fn run(mut self) -> Result<(), ChecksError> {
         let mut ready = Vec::with_capacity(READY_MAX);
+        let mut settling = Settling::begin();
         loop {
             let now = Instant::now();
             if self.agents.leave_at().is_some_and(|at| at <= now) {
                 return Ok(());
             }
             let timeout = self.wake_at().map(|at| at.saturating_duration_since(now));
+            let timeout = settling.before_sleep(timeout);
             self.epoll.wait(&mut ready, timeout).map_err(|source| ChecksError::Loop { step: "wait", source })?;
             for event in &ready {
                 match event.key {

@@ -9,6 +9,7 @@ use super::proto::{FromChecks, ToChecks};
 use super::watch::{Settings, Watch, keys};
 use crate::sys::epoll::{Epoll, Ready};
 use crate::sys::packet::PacketListener;
+use crate::sys::text::Settling;
 
 /// Events taken from the kernel at once.
 const READY_MAX: usize = 64;
@@ -49,6 +50,7 @@ impl Server {
     /// Returns when an agent orders it, or when none has been there for too long.
     pub(super) fn run(mut self) -> Result<(), ChecksError> {
         let mut ready = Vec::with_capacity(READY_MAX);
+        let mut settling = Settling::begin();
         loop {
             let now = Instant::now();
             self.probes.end_late(now, &self.epoll, &mut self.agents);
@@ -60,6 +62,7 @@ impl Server {
                 return Ok(());
             }
             let timeout = self.next_deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let timeout = settling.before_sleep(timeout);
             self.epoll.wait(&mut ready, timeout).map_err(|source| ChecksError::Loop { step: "wait", source })?;
             for event in &ready {
                 match event.key {

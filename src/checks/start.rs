@@ -59,13 +59,11 @@ pub(super) fn listen(run_dir: &Path, socket: &str) -> Result<PacketListener, Che
     PacketListener::bind(&path, 0o600).map_err(|source| ChecksError::Listen { path, source })
 }
 
-/// Tells the agent, and gives back the memory of the start.
+/// Tells the agent.
 pub(super) fn tell_ready(ready: Option<OwnedFd>) -> Result<(), ChecksError> {
     if let Some(ready) = ready {
         File::from(ready).write_all(b"\n").map_err(ChecksError::Ready)?;
     }
-    // Only memory: without it, the code of the start stays mapped.
-    let _ = sys::text::forget_code();
     Ok(())
 }
 

@@ -39,6 +39,11 @@ impl UsageError {
         usage("--follow has no end that would complete a JSON document; use -o ndjson")
     }
 
+    /// For `--level`.
+    pub(super) fn bad_level(text: &str, levels: &str) -> Self {
+        usage(format!("no level {text:?}; there are {levels}"))
+    }
+
     /// For `--since`.
     pub(super) fn bad_time(text: &str) -> Self {
         usage(format!("--since needs a time ago such as 10m, or an instant such as 2026-11-22T08:00:00Z, not {text:?}"))

@@ -12,6 +12,7 @@ mod completions;
 mod doctor;
 mod events;
 pub mod exit;
+mod fences;
 mod help;
 mod host;
 mod internal;

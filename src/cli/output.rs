@@ -42,9 +42,10 @@ impl Look {
         let sgr = match word {
             "ready" | "done" | "ok" | "up" | "start" | "live" => "32",
             "starting" | "stopping" | "waiting" | "adopting" | "backoff" | "degraded" | "draining" | "ejected"
-            | "warn" | "restart" => "33",
-            "failed" | "stuck" | "failing" | "out" | "fenced" | "fail" | "error" | "stop" => "31",
-            "stopped" | "unknown" | "absent" | "debug" | "unchanged" => "2",
+            | "warn" | "restart" | "throttled" | "proving" | "probation" | "observed" => "33",
+            "failed" | "stuck" | "frozen" | "held" | "incomplete" | "failing" | "out" | "fenced" | "fail" | "error"
+            | "stop" => "31",
+            "stopped" | "unknown" | "absent" | "debug" | "unchanged" | "released" => "2",
             _ => "",
         };
         if self.colour && !sgr.is_empty() { format!("\x1b[{sgr}m{text}\x1b[0m") } else { text.to_owned() }
@@ -139,6 +140,16 @@ pub(super) fn human_ms(ms: u64) -> String {
     crate::engine::types::human(Duration::from_millis(ms))
 }
 
+/// `900us`, `1.2ms`, `2.5s`.
+#[must_use]
+pub(super) fn short_us(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us}us"),
+        1_000..1_000_000 => format!("{}.{}ms", us / 1_000, us % 1_000 / 100),
+        _ => format!("{}.{}s", us / 1_000_000, us % 1_000_000 / 100_000),
+    }
+}
+
 /// `512`, `4.0K`, `5.2M`, `1.5G`.
 #[must_use]
 pub(super) fn size(bytes: u64) -> String {
@@ -161,6 +172,7 @@ mod tests {
     fn figures_are_short() {
         let sizes = [0, 1_023, 1_024, 5_242_880, 1_610_612_736, u64::MAX].map(size);
         assert_eq!(sizes, ["0", "1023", "1.0K", "5.0M", "1.5G", "16777215.9T"]);
+        assert_eq!([900, 1_250, 2_500_000].map(short_us), ["900us", "1.2ms", "2.5s"]);
         assert_eq!([900, 59_999, 60_000, 7_200_000, 864_000_000].map(age), ["900ms", "59s", "1m", "2h", "10d"]);
     }
 

@@ -1,10 +1,10 @@
 //! `mainstay status`: every service in a table, or some of them in detail.
 
 use super::args::{Format, Invocation, target};
-use super::ask;
 use super::exit::{CliError, Exit};
 use super::output::{self, Look, age, clean, human_ms, size};
 use super::table::ROLES;
+use super::{ask, fences};
 use crate::api::client::{self, Access, Client, ClientError};
 use crate::api::error::{Code, ErrorDetail};
 use crate::api::proto::{LastExit, Replica, Service, ServiceDetail, Services};
@@ -164,12 +164,12 @@ fn describe(service: &Service, more: &ServiceDetail, look: &Look) -> String {
         field("needs", &edges.collect::<Vec<_>>().join(", "));
     }
     for replica in &service.replicas {
-        describe_replica(&mut out, replica, look);
+        describe_replica(&mut out, service, replica, look);
     }
     out
 }
 
-fn describe_replica(out: &mut String, replica: &Replica, look: &Look) {
+fn describe_replica(out: &mut String, service: &Service, replica: &Replica, look: &Look) {
     let state = look.paint(&replica.state, &replica.state);
     out.push_str(&format!("  replica {}: {state} for {}", replica.replica, human_ms(replica.since_ms)));
     if let Some(pid) = replica.pid {
@@ -186,6 +186,19 @@ fn describe_replica(out: &mut String, replica: &Replica, look: &Look) {
         (None, Some(bytes)) => line(format!("uses {}B of memory", size(bytes))),
         (Some(percent), None) => line(format!("uses {percent:.1}% of a CPU")),
         (None, None) => {}
+    }
+    if let Some(limits) = &replica.limits {
+        if let Some(text) = fences::limits_text(limits) {
+            line(format!("limits: {text}"));
+        }
+        for refused in &limits.refused {
+            line(format!("not in force: {refused}"));
+        }
+    }
+    if let Some(fence) = &replica.fence {
+        let several = service.replicas.len() > 1;
+        let name = if several { format!("{}/{}", service.name, replica.replica) } else { service.name.clone() };
+        line(format!("fence {}: {}", fence.id, fences::sentence(&name, fence)));
     }
     if let Some(status) = &replica.status {
         line(format!("says: {status}"));

@@ -4,8 +4,8 @@
 use super::args::Invocation;
 use super::exit::{CliError, Exit};
 use super::{
-    balancers, check, checks, completions, doctor, events, help, logs, man, metrics, reload, replay, run, status, tree,
-    verbs, why,
+    balancers, check, checks, completions, doctor, events, fences, help, logs, man, metrics, reload, replay, run,
+    status, tree, verbs, why,
 };
 
 use crate::engine::host::kind::CheckKind;
@@ -93,6 +93,14 @@ pub const TIMEOUT: Opt =
     valued("timeout", None, "TIME", Offer::Nothing, "give up waiting after this (exit code 7); default 10m");
 pub const ALL_AT_ONCE: Opt =
     switch("all-at-once", None, "every replica at the same time instead of one after the other");
+pub const LEVEL: Opt = valued(
+    "level",
+    None,
+    "LEVEL",
+    Offer::Words(&["throttle", "freeze", "kill", "hold"]),
+    "throttle, freeze, kill or hold (the default); after kill too nothing starts again",
+);
+pub const WHY: Opt = valued("why", None, "TEXT", Offer::Nothing, "the reason, kept with the fence and in the journal");
 pub const DRY_RUN: Opt = switch("dry-run", None, "show what would be done, and do nothing");
 pub const ROLES: Opt = switch("roles", None, "show the agent's own processes as well");
 pub const ONCE: Opt = switch("once", None, "read everything now, without an agent");
@@ -112,8 +120,11 @@ const KINDS: [&str; CheckKind::ALL.len()] = {
     words
 };
 
+/// The command that shows the evidence, for sentences that name it.
+pub const FENCES: &str = "fences";
+
 /// In the order of the help.
-pub const COMMANDS: [Command; 22] = [
+pub const COMMANDS: [Command; 25] = [
     Command {
         name: "run",
         usage: "run [--config FILE]",
@@ -180,6 +191,38 @@ pub const COMMANDS: [Command; 22] = [
         &[&NO_WAIT, &TIMEOUT, &OUTPUT],
         "give drained replicas connections again",
     ),
+    Command {
+        details: "The agent does the least that the level needs, waits for its proof (nothing runs, everything stands still, the limit bites) and \
+                  never lifts it by itself. A fenced replica leaves its balancers first. Exit code 1 when it cannot be proven: a process \
+                  that the kernel does not let die, for example; mainstay fences ID names it. The decision is kept over a reboot.",
+        ..verb(
+            verbs::fence,
+            "fence",
+            "fence NAME[/replica].. [--level LEVEL] [--why TEXT]",
+            &[&LEVEL, &WHY, &NO_WAIT, &TIMEOUT, &OUTPUT],
+            "throttle, freeze, kill or hold services, and prove it",
+        )
+    },
+    Command {
+        details: "Also of fences that the agent has set, and of a spent restart budget. What is wanted up starts at once, without probation.",
+        ..verb(
+            verbs::unfence,
+            "unfence",
+            "unfence NAME[/replica]..",
+            &[&WHY, &NO_WAIT, &TIMEOUT, &OUTPUT],
+            "lift the fence of services, whoever set it",
+        )
+    },
+    Command {
+        name: FENCES,
+        usage: "fences [NAME|ID]",
+        arguments: Arguments::AtMostOne,
+        offer: Offer::Services,
+        options: &[&OUTPUT],
+        summary: "show what is and was fenced, or the evidence of one",
+        details: "An ID shows what was seen, decided, written and proven, with the times between. Exit code 3 while something is fenced.",
+        run: fences::run,
+    },
     Command {
         name: "balancers",
         usage: "balancers [NAME]",

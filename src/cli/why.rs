@@ -4,7 +4,7 @@ use super::args::{Format, Invocation};
 use super::exit::{CliError, Exit};
 use super::output::{self, Look, clean, human_ms};
 use super::status::line;
-use super::{ask, checks};
+use super::{ask, checks, fences};
 use crate::api::checks::Checks;
 use crate::api::client::{self, ANSWER_TIMEOUT, Access, Client};
 use crate::api::proto::{Event, ReplicaStory, Story, Why};
@@ -79,7 +79,7 @@ fn tell(story: &Story, depth: usize, look: &Look) -> String {
     let why = story.why.as_ref().map_or_else(String::new, |why| format!(": {}", clean(why)));
     let mut out = format!("{indent}{} is {state}{wanted}{why}\n", story.service);
     for replica in &story.replicas {
-        tell_replica(&mut out, replica, story.replicas.len() > 1, &indent, look);
+        tell_replica(&mut out, replica, story, &indent, look);
     }
     for blocker in &story.blocked_by {
         out.push_str(&format!("{indent}  held back by:\n"));
@@ -88,7 +88,8 @@ fn tell(story: &Story, depth: usize, look: &Look) -> String {
     out
 }
 
-fn tell_replica(out: &mut String, replica: &ReplicaStory, several: bool, indent: &str, look: &Look) {
+fn tell_replica(out: &mut String, replica: &ReplicaStory, story: &Story, indent: &str, look: &Look) {
+    let (several, service) = (story.replicas.len() > 1, story.service.as_str());
     if several {
         out.push_str(&format!("{indent}  replica {}\n", replica.replica));
     }
@@ -98,6 +99,10 @@ fn tell_replica(out: &mut String, replica: &ReplicaStory, several: bool, indent:
     let state = look.paint(&replica.state, &replica.state);
     let why = replica.why.as_ref().map_or_else(String::new, |why| format!(": {}", clean(why)));
     out.push_str(&format!("{indent}  {:24}  {state} for {}{why}\n", "now", human_ms(replica.since_ms)));
+    if let Some(fence) = &replica.fence {
+        let name = if several { format!("{service}/{}", replica.replica) } else { service.to_owned() };
+        out.push_str(&format!("{indent}  {:24}  {}\n", format!("fence {}", fence.id), fences::sentence(&name, fence)));
+    }
     if let Some(next) = &replica.next {
         out.push_str(&format!("{indent}  {:24}  {} (in {})\n", next.at, clean(&next.what), human_ms(next.in_ms)));
     }
@@ -122,6 +127,7 @@ mod tests {
             why: None,
             chain: Vec::new(),
             next: None,
+            fence: None,
             last_lines: Vec::new(),
         }
     }

@@ -4,6 +4,7 @@ use std::fmt::{Display, Write};
 
 mod balancer;
 mod host;
+mod isolation;
 
 use super::values::{duration_text, share_text, size_text};
 use crate::engine::balance::plan::BalancerPlan;
@@ -117,6 +118,7 @@ fn service(service: &ServicePlan, out: &mut Lines) {
     if let Some(needs) = &service.needs {
         host::needs(needs, out);
     }
+    isolation::isolation(service, out);
     let rate = service.logs.lines_per_second.map_or("no limit of lines".to_owned(), |rate| format!("{rate} lines/s"));
     out.line(
         "logs",

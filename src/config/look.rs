@@ -95,6 +95,23 @@ impl Look {
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 
+    /// CPUs that are online; `None` where the kernel does not say.
+    pub(super) fn cpus(&self) -> Option<u32> {
+        let text = fs::read_to_string(self.real(Path::new("/sys/devices/system/cpu/online"))).ok()?;
+        let count = |range: &str| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            last.parse::<u32>().ok()?.checked_sub(first.parse().ok()?)?.checked_add(1)
+        };
+        Some(text.trim().split(',').filter_map(count).fold(0, u32::saturating_add)).filter(|cpus| *cpus > 0)
+    }
+
+    /// All memory of the host; `None` where the kernel does not say.
+    pub(super) fn memory_bytes(&self) -> Option<u64> {
+        let text = fs::read_to_string(self.real(Path::new("/proc/meminfo"))).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1_024)
+    }
+
     /// Where something is mounted, by the kernel's list and without asking the file systems; empty where it is not there.
     pub(super) fn mount_points(&self) -> Vec<PathBuf> {
         let list = fs::read_to_string(self.real(Path::new("/proc/self/mountinfo"))).unwrap_or_default();

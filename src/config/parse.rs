@@ -183,6 +183,7 @@ fn place(error: &SpannedError, text: &str, start: usize, end: usize) -> (usize, 
         | ron::Error::ExpectedString
         | ron::Error::ExpectedMap
         | ron::Error::ExpectedOption
+        | ron::Error::ExpectedIdentifier
         | ron::Error::ExpectedStructLike => (first.min(text.len()), true),
         _ => (end.min(text.len()), false),
     }
@@ -230,6 +231,9 @@ fn sentence(error: &ron::Error, there: &str) -> (String, Option<String>) {
         }
         ron::Error::ExpectedDifferentStructName { .. } => {
             ("expected round brackets, such as (key: value)".to_owned(), None)
+        }
+        ron::Error::ExpectedIdentifier if there.starts_with('"') => {
+            ("expected a word, not a text in quotes".to_owned(), None)
         }
         ron::Error::ExpectedStringEnd => ("the text ends inside of quotes: one is not closed".to_owned(), None),
         ron::Error::ExpectedComma => ("expected a comma before this".to_owned(), None),

@@ -4,15 +4,17 @@
 mod alert;
 mod balancer;
 mod check;
+mod isolation;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::values::{Dur, Env, Limit, NotBuilt, Share, Size};
+use super::values::{Dur, Env, Limit, Share, Size};
 
 pub(super) use alert::{Alert, On};
 pub(super) use balancer::{Balancer, Delivery, NoneLeft, Replay};
 pub(super) use check::{Band, Check, Level, Target, kind_name};
+pub(super) use isolation::{Fence, IoMax, Limits, Release, Resources, Rung};
 
 /// `agent: (..)`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -82,21 +84,25 @@ pub(super) struct Service {
     pub(super) alive: Option<Alive>,
     pub(super) watchdog: Option<Dur>,
     pub(super) stop: Stop,
-    pub(super) resources: Option<NotBuilt>,
+    /// `None`: no limit.
+    pub(super) resources: Option<Resources>,
     pub(super) rlimits: Rlimits,
     pub(super) oom_score_adj: i32,
     pub(super) nice: i32,
     pub(super) no_new_privileges: bool,
     pub(super) capabilities: Option<Vec<String>>,
+    /// `None`: not restricted.
+    pub(super) can_read: Option<Vec<String>>,
+    pub(super) can_write: Option<Vec<String>>,
     pub(super) listen: Vec<String>,
     pub(super) logs: Logs,
     pub(super) data: Vec<String>,
     pub(super) nics: Vec<String>,
     /// `None`: Leave.
     pub(super) on_disk_failing: Option<OnDiskFailing>,
-    pub(super) priority: Option<NotBuilt>,
-    pub(super) min_healthy: Option<NotBuilt>,
-    pub(super) fence: Option<NotBuilt>,
+    pub(super) priority: i32,
+    pub(super) min_healthy: u32,
+    pub(super) fence: Fence,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -224,18 +230,6 @@ pub(super) struct Logs {
     pub(super) lines_per_second: Option<u32>,
 }
 
-impl Service {
-    /// Keys of capabilities that are not built yet, and whether they are given.
-    pub(super) fn not_built(&self) -> [(&'static str, bool); 4] {
-        [
-            ("resources", self.resources.is_some()),
-            ("priority", self.priority.is_some()),
-            ("min_healthy", self.min_healthy.is_some()),
-            ("fence", self.fence.is_some()),
-        ]
-    }
-}
-
 impl Rlimits {
     /// The limits that are given, by their names.
     pub(super) fn given(&self) -> impl Iterator<Item = (&'static str, Limit)> {
@@ -277,6 +271,11 @@ pub fn keys() -> Vec<(&'static str, &'static [&'static str])> {
         ("services.stop", keys_of::<Stop>()),
         ("services.rlimits", keys_of::<Rlimits>()),
         ("services.logs", keys_of::<Logs>()),
+        ("services.resources", keys_of::<Resources>()),
+        ("services.resources.io_max", keys_of::<IoMax>()),
+        ("services.fence", keys_of::<Fence>()),
+        ("services.fence.ladder", keys_of::<Limits>()),
+        ("services.fence.triggers", keys_of::<isolation::Triggers>()),
         ("balancers", keys_of::<Balancer>()),
         ("balancers.replay", keys_of::<balancer::Unanswered>()),
         ("balancers.eject", keys_of::<balancer::Eject>()),
@@ -288,7 +287,7 @@ pub fn keys() -> Vec<(&'static str, &'static [&'static str])> {
 }
 
 /// Keys that are known only to be refused.
-pub const NOT_BUILT: [&str; 5] = ["copies", "resources", "priority", "min_healthy", "fence"];
+pub const NOT_BUILT: [&str; 1] = ["copies"];
 
 fn keys_of<T: DeserializeOwned>() -> &'static [&'static str] {
     match ron::from_str::<T>("(no_such_key: 0)") {
@@ -376,14 +375,16 @@ impl Default for Service {
             nice: 0,
             no_new_privileges: false,
             capabilities: None,
+            can_read: None,
+            can_write: None,
             listen: Vec::new(),
             logs: Logs::default(),
             data: Vec::new(),
             nics: Vec::new(),
             on_disk_failing: None,
-            priority: None,
-            min_healthy: None,
-            fence: None,
+            priority: 0,
+            min_healthy: 1,
+            fence: Fence::default(),
         }
     }
 }

@@ -37,10 +37,6 @@ pub(super) struct Rate {
     pub(super) within: Duration,
 }
 
-/// Any value of a key whose capability is not built yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NotBuilt;
-
 const UNITS: [(&str, u64); 8] = [
     ("ns", 1),
     ("us", 1_000),
@@ -321,12 +317,6 @@ impl<'de> Visitor<'de> for Pairs<String, String> {
 impl<'de> Deserialize<'de> for Env {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         input.deserialize_map(Pairs(PhantomData))
-    }
-}
-
-impl<'de> Deserialize<'de> for NotBuilt {
-    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        IgnoredAny::deserialize(input).map(|_| Self)
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! `Note` is the one source of the agent's log line, the event journal, the metrics, `why` and the tests.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,7 +26,7 @@ pub enum Action {
     Spawn {
         replica: ReplicaId,
         run: RunId,
-        memory: Box<Memory>,
+        memory: Arc<Memory>,
     },
     /// Send a signal through the pidfd (and SIGCONT after one that should end it).
     Signal {
@@ -66,7 +67,7 @@ pub enum Action {
     /// Write what must survive the agent's death (the identity is the shell's to add).
     Persist {
         replica: ReplicaId,
-        memory: Box<Memory>,
+        memory: Arc<Memory>,
     },
     /// The replica left the configuration: remove its record, its pipe, its sockets.
     Forget {

@@ -4,8 +4,10 @@
 //! (it drains then, and nobody is asked to wait for it). A table is handed out when
 //! something of it changes that matters to the proxy; the time since when a backend is ready moves by itself and does not.
 //!
-//! A replica that drains stays in the table of a balancer that does not lead to it any more (removed, or turned to another service)
-//! until the proxy has said that its last connection ended: only then does a removed balancer leave.
+//! A replica that drains, or will because it is to be stopped, stays in the table of a balancer that does not lead to it any more
+//! (removed, or turned to another service) until the proxy has said that its last connection ended: only then does a removed balancer
+//! leave. Where the replicas are to share the balancer's socket, those that do not have it yet go on taking connections from the proxy, each
+//! until it is its turn to be restarted. The proxy itself stays for as long as there is a table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -20,7 +22,7 @@ use super::action::{Action, Level, Note, NoteKind};
 use super::balance::note::BalanceNote;
 use super::balance::plan::{Address, BalancerPlan, Delivery, Destination, Rules};
 use super::balance::table::{Backend, Standing, Table};
-use super::plan::expand;
+use super::plan::{Launch, Role, expand};
 use super::service::{Phase, State, StopWhy, Then};
 use super::types::{ReplicaId, ServiceId, Time, human};
 
@@ -82,6 +84,7 @@ impl Engine {
                 !by.is_empty()
             });
             self.out.splice(0..0, actions);
+            self.release_proxy();
         }
     }
 
@@ -108,8 +111,8 @@ impl Engine {
         let mut backends = plan.map(|plan| self.backends_of(plan, now)).unwrap_or_default();
         let present: BTreeSet<String> = backends.iter().map(|backend| backend.name.clone()).collect();
         let before = told.iter().flat_map(|table| &table.backends);
-        let leaving = before.filter(|backend| !present.contains(&backend.name) && self.still_drains(balancer, backend));
-        backends.extend(leaving.map(|backend| Backend { standing: Standing::Draining, cut: true, ..backend.clone() }));
+        let gone = before.filter(|backend| !present.contains(&backend.name));
+        backends.extend(gone.filter_map(|backend| self.leaving(balancer, backend, now)));
         let (delivery, rules) = match (plan, told) {
             (Some(plan), _) => (plan.delivery, plan.rules.clone()),
             (None, Some(told)) if !backends.is_empty() => (told.delivery, told.rules.clone()),
@@ -144,7 +147,7 @@ impl Engine {
                     standing,
                     cut: matches!(self.at(id).state, State::Stopping { phase: Phase::Drain, .. }),
                     run: self.at(id).memory.run.0,
-                    ready_for: self.serving_since(id).map(|since| now.since(since)).unwrap_or_default(),
+                    ready_for: self.ready_for(id, now),
                 })
             })
             .collect()
@@ -225,10 +228,11 @@ impl Engine {
         }
     }
 
-    fn serving_since(&self, id: ReplicaId) -> Option<Time> {
+    fn ready_for(&self, id: ReplicaId, now: Time) -> Duration {
         let replica = self.at(id);
         let served = replica.run.as_ref().and_then(|run| run.served);
-        replica.memory.ready_since.or(served.and_then(|served| served.ready_since))
+        let since = replica.memory.ready_since.or(served.and_then(|served| served.ready_since));
+        since.map(|since| now.since(since)).unwrap_or_default()
     }
 
     /// It takes no connections now, and may well do so within moments.
@@ -246,13 +250,65 @@ impl Engine {
         }
     }
 
-    fn still_drains(&self, balancer: &str, backend: &Backend) -> bool {
-        let Some(id) = self.replica_of_backend(&backend.name) else {
+    /// What a backend is to a balancer that does not lead to it any more; `None` once nothing of it is left there.
+    fn leaving(&self, balancer: &str, backend: &Backend, now: Time) -> Option<Backend> {
+        let id = self.replica_of_backend(&backend.name)?;
+        let replica = self.at(id);
+        let lives = replica.run.as_ref().is_some_and(|run| !run.exited);
+        if !lives || replica.memory.run.0 != backend.run || replica.emptied.contains(balancer) {
+            return None;
+        }
+        let (stays, cut) = match replica.state {
+            State::Ready | State::Degraded => (self.has_pending_restart(id), false),
+            State::Stopping { phase: Phase::Dependents, .. } => (self.offered(id) != Standing::Out, false),
+            State::Stopping { phase: Phase::Drain, .. } => (true, true),
+            State::Stopping {
+                phase: Phase::Abort | Phase::Term | Phase::Linger | Phase::Killed | Phase::Inspecting,
+                ..
+            }
+            | State::Adopting
+            | State::Stopped
+            | State::Waiting { .. }
+            | State::Starting
+            | State::Backoff { .. }
+            | State::Failed
+            | State::Done
+            | State::Stuck { .. } => (false, false),
+        };
+        let shares = self.sharer(balancer) == Some(id.service);
+        let standing = if shares { self.offered(id) } else { Standing::Draining };
+        stays.then(|| Backend { standing, cut, ready_for: self.ready_for(id, now), ..backend.clone() })
+    }
+
+    /// The service whose replicas inherit the sockets of this balancer.
+    fn sharer(&self, balancer: &str) -> Option<ServiceId> {
+        let plan = self.balancer_plan(balancer).filter(|plan| !plan.has_table())?;
+        self.service_id(plan.service()?)
+    }
+
+    /// Whether the proxy goes on accepting from the sockets of a balancer that its replicas are to share from now on: while there is one
+    /// that takes connections, and until the first of them is about to be replaced by a run that accepts by itself.
+    #[must_use]
+    pub fn accepts_meanwhile(&self, balancer: &str) -> bool {
+        let (Some(service), Some(table)) = (self.sharer(balancer), self.told.get(balancer)) else {
             return false;
         };
-        let replica = self.at(id);
-        let drains = matches!(replica.state, State::Stopping { phase: Phase::Drain, .. });
-        drains && replica.memory.run.0 == backend.run && !replica.emptied.contains(balancer)
+        let has = |id: ReplicaId| table.backends.iter().any(|backend| backend.name == self.backend_name(id));
+        let takes = |backend: &Backend| matches!(backend.standing, Standing::Up | Standing::Degraded);
+        self.replicas_of(service).into_iter().all(has) && table.backends.iter().any(takes)
+    }
+
+    /// Whether connections go through the proxy although no balancer of the plan needs it any more.
+    pub(super) fn keeps_proxy(&self, id: ReplicaId) -> bool {
+        self.plan_of(id.service).launch == Launch::Role(Role::Proxy) && !self.told.is_empty()
+    }
+
+    /// The last table is gone: a proxy that only stayed for it may leave.
+    fn release_proxy(&mut self) {
+        let proxy = self.names.get(Role::Proxy.service_name()).copied();
+        if let Some(proxy) = proxy.filter(|proxy| self.told.is_empty() && self.service_at(*proxy).removed) {
+            self.mark(proxy);
+        }
     }
 
     /// `api/0`

@@ -49,7 +49,7 @@ impl Engine {
             return BTreeSet::new();
         }
         let replica = self.at(id);
-        let mut names: BTreeSet<String> = self.balancers_of(id.service).map(|plan| plan.name.clone()).collect();
+        let mut names = self.leading(id);
         if matches!(replica.state, State::Stopping { .. }) {
             let name = self.backend_name(id);
             let told = self.told.values().filter(|table| table.backends.iter().any(|backend| backend.name == name));
@@ -78,7 +78,25 @@ impl Engine {
                 self.touched.insert(drained.service);
                 self.all_drained(drained);
             }
+            self.forget_where_it_leaves(drained);
         }
+    }
+
+    /// In balancers that do not lead to it any more, nothing of it is left.
+    fn forget_where_it_leaves(&mut self, id: ReplicaId) {
+        let (name, leading) = (self.backend_name(id), self.leading(id));
+        let tables = self.told.values().filter(|table| !leading.contains(&table.balancer));
+        let having = tables.filter(|table| table.backends.iter().any(|backend| backend.name == name));
+        let left: Vec<String> = having.map(|table| table.balancer.clone()).collect();
+        if !left.is_empty() {
+            self.at_mut(id).emptied.extend(left);
+            self.rebalance_later(id.service);
+        }
+    }
+
+    /// The names of the balancers that lead to it.
+    pub(super) fn leading(&self, id: ReplicaId) -> BTreeSet<String> {
+        self.balancers_of(id.service).map(|plan| plan.name.clone()).collect()
     }
 
     /// Whether a stop has connections to wait for.
@@ -117,7 +135,7 @@ impl Engine {
             let mut backends = table.backends.iter();
             backends.any(|one| one.name == name && one.run == run.0 && one.standing == Standing::Draining)
         });
-        if !drains || self.offered(id) != Standing::Draining || self.at(id).emptied.contains(balancer) {
+        if !drains || self.at(id).emptied.contains(balancer) {
             return self.stale();
         }
         self.at_mut(id).emptied.insert(balancer.to_owned());
@@ -206,11 +224,19 @@ impl Engine {
         self.note(id, Level::Warn, NoteKind::Balance(note));
     }
 
-    /// What balancers said of a drain does not hold for the next one.
+    /// What balancers said of a drain does not hold for the next one, unless they do not lead to the replica any more: those give it nothing.
     pub(super) fn forget_what_was_emptied(&mut self, service: ServiceId) {
         for id in self.replicas_of(service) {
-            if !self.at(id).emptied.is_empty() && self.offered(id) != Standing::Draining {
-                self.at_mut(id).emptied.clear();
+            if self.at(id).emptied.is_empty() {
+                continue;
+            }
+            match self.offered(id) {
+                Standing::Draining => {}
+                Standing::Up | Standing::Degraded => {
+                    let leading = self.leading(id);
+                    self.at_mut(id).emptied.retain(|balancer| !leading.contains(balancer));
+                }
+                Standing::Out | Standing::Fenced => self.at_mut(id).emptied.clear(),
             }
         }
     }

@@ -45,7 +45,8 @@ impl Engine {
         let success = !oom && exec_error.is_none() && self.is_good_end(id, exit);
         let after = now.mono.since(replica.memory.started_mono);
         self.memory_mut(id).last_exit = Some(LastExit { exit, oom, run, at_wall: now.wall });
-        let (then, next) = if requested {
+        // A proxy that only stayed for its connections is not started again either.
+        let (then, next) = if requested || self.at(id).removed {
             (Then::Settle, self.next_after_request(id))
         } else {
             self.judge_end(id, if success { End::Good } else { End::Bad })

@@ -248,7 +248,7 @@ impl Engine {
             assert!(!self.unfinished(id).is_empty(), "{label}: drains, but nobody has a connection");
         }
         assert!(
-            replica.emptied.is_empty() || self.offered(id) == Offer::Draining,
+            self.offered(id) == Offer::Draining || replica.emptied.is_disjoint(&self.leading(id)),
             "{label}: emptied, but not draining"
         );
         let by_hand = self.armed(id, Timer::Drain).is_some();

@@ -63,6 +63,7 @@ mod testkit;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -184,6 +185,11 @@ impl Engine {
         self.handle(event);
         self.run_to_rest();
         self.rebalance();
+        // With the last table a proxy that only stayed for it leaves.
+        while !self.dirty.is_empty() {
+            self.run_to_rest();
+            self.rebalance();
+        }
         self.check_shutdown();
         self.review_alerts();
         self.tend_watchdog();
@@ -376,7 +382,7 @@ impl Engine {
     fn persist(&mut self) {
         for id in std::mem::take(&mut self.unsaved) {
             if let Some(replica) = self.find(id) {
-                let memory = Box::new(replica.memory.clone());
+                let memory = Arc::new(replica.memory.clone());
                 self.out.push(Action::Persist { replica: id, memory });
             }
         }

@@ -80,7 +80,7 @@ impl Engine {
     /// Why this replica, which has a process, must not go on running.
     pub(super) fn must_stop(&self, id: ReplicaId) -> Option<StopWhy> {
         if self.at(id).removed {
-            return Some(StopWhy::Removed);
+            return (!self.keeps_proxy(id)).then_some(StopWhy::Removed);
         }
         if !self.is_wanted(id) {
             return Some(if self.shutdown.is_some() { StopWhy::Shutdown } else { StopWhy::Operator });

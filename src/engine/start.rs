@@ -5,6 +5,7 @@
 //!
 //! Proof of readiness that arrives before the news of the exec (they come through different descriptors) counts for both.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
@@ -98,7 +99,7 @@ impl Engine {
         let timeout = self.plan_of(id.service).start_timeout;
         self.arm(id, Timer::State, now.mono.after(timeout));
         self.unsaved.remove(&id);
-        let memory = Box::new(self.at(id).memory.clone());
+        let memory = Arc::new(self.at(id).memory.clone());
         self.out.push(Action::Spawn { replica: id, run, memory });
         if was_up {
             self.restart_followers(id.service);

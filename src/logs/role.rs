@@ -22,6 +22,7 @@ use super::streams::{Moment, Outlet, READ_BYTES, Streams};
 use super::wake::Waker;
 use super::{LogsError, RoleArguments, rfc3339};
 use crate::sys::epoll::{Epoll, Interest, Ready};
+use crate::sys::text::Settling;
 
 const READY_MAX: usize = 64;
 const READS_PER_TURN: usize = 4;
@@ -164,11 +165,11 @@ impl Role {
 
     /// Works until the agent says quit.
     pub(super) fn work(mut self) -> Result<(), LogsError> {
-        // Only memory: without it, the code of the start stays mapped.
-        let _ = crate::sys::text::forget_code();
+        let mut settling = Settling::begin();
         let mut ready = Vec::with_capacity(READY_MAX);
         loop {
             let timeout = self.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+            let timeout = settling.before_sleep(timeout);
             let waited = self.epoll.wait(&mut ready, timeout);
             waited.map_err(|source| LogsError::Kernel { what: "wait for events", source })?;
             let now = self.now();

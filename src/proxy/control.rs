@@ -285,7 +285,11 @@ impl Control {
 
     fn unwatch(&mut self, delivery: Delivery, listener: &Arc<Listener>) {
         match delivery {
-            Delivery::Proxy => self.shared.tell(&Command::Unlisten { listener: Arc::clone(listener) }),
+            Delivery::Proxy => {
+                self.shared.tell(&Command::Unlisten { listener: Arc::clone(listener) });
+                // INVARIANT: no connection is accepted from it under a table that is told later, which may have no backend for it.
+                self.shared.wait_for_workers();
+            }
             Delivery::HandOff => self.handoffs.unlisten(listener),
             Delivery::Shared => {}
         }
@@ -293,18 +297,19 @@ impl Control {
 
     fn apply(&mut self, table: Table, now: Time) {
         let delivery = table.delivery;
+        let entry = self.registry.entry(&table.balancer);
+        let before = entry.and_then(|entry| entry.known.as_ref()).map(|known| known.1);
+        let mut moved: Vec<Arc<Listener>> = Vec::new();
+        if before != Some(delivery) {
+            moved.extend(entry.iter().flat_map(|entry| &entry.listeners).map(|named| Arc::clone(&named.what)));
+        }
+        if let Some(before) = before {
+            moved.iter().for_each(|listener| self.unwatch(before, listener));
+        }
         let applied = self.registry.apply(table, now);
         let balancer = applied.balancer;
-        if applied.before != Some(delivery) {
-            let entry = self.registry.entry(balancer.name());
-            let listeners: Vec<Arc<Listener>> =
-                entry.iter().flat_map(|entry| &entry.listeners).map(|named| Arc::clone(&named.what)).collect();
-            for listener in listeners {
-                if let Some(before) = applied.before {
-                    self.unwatch(before, &listener);
-                }
-                self.watch(&balancer, delivery, listener);
-            }
+        for listener in moved {
+            self.watch(&balancer, delivery, listener);
         }
         if applied.before.is_some() {
             self.shared.tell(&Command::Changed { balancer: Arc::clone(&balancer) });

@@ -31,6 +31,8 @@ use crate::sys::wake::Wake;
 const NOTICES_MAX: usize = 4_096;
 /// Finished connections whose line the access log has not taken yet; what comes beyond is lost and counted.
 const FINISHED_MAX: usize = 4_096;
+/// For the answer of a worker.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A balancer, from its first table until its last connection has ended.
 #[derive(Debug)]
@@ -221,6 +223,10 @@ pub enum Command {
     Resume {
         balancer: Arc<Balancer>,
     },
+    /// Say that everything before this is done.
+    Answer {
+        to: Sender<()>,
+    },
     /// Reset everything and end the thread.
     Quit,
 }
@@ -374,6 +380,21 @@ impl Shared {
     pub fn tell(&self, command: &Command) {
         for mailbox in &self.mailboxes {
             mailbox.put(Order::Command(command.clone()));
+        }
+    }
+
+    /// Waits until every worker has done what it was told, and has taken the connections that others had passed to it by then. Not longer
+    /// than [`ANSWER_PATIENCE`]: a worker never waits for anything, but may have ended.
+    pub(super) fn wait_for_workers(&self) {
+        // Those on the way from one worker to another are behind the first question, so they are before the second.
+        for _ in 0..2 {
+            let (to, answers) = crossbeam_channel::bounded(self.mailboxes.len());
+            self.tell(&Command::Answer { to });
+            for _ in &self.mailboxes {
+                if answers.recv_timeout(ANSWER_PATIENCE).is_err() {
+                    return;
+                }
+            }
         }
     }
 

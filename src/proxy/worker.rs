@@ -261,6 +261,9 @@ impl Worker {
                 self.reopen(number);
                 self.to_wake.push(number);
             }
+            Command::Answer { to } => {
+                let _ = to.try_send(());
+            }
             // Taken out before.
             Command::Quit => {}
         }

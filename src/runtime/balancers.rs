@@ -82,7 +82,8 @@ impl Known<'_> {
             Destination::Backends(_) => None,
         };
         let service = views.iter().find(|view| Some(&view.plan.name) == to.as_ref());
-        let backends = match (table, service) {
+        // The proxy's table of replicas that are to share the socket is on its way out.
+        let backends = match (table.filter(|_| plan.has_table()), service) {
             (Some(table), _) => {
                 table.backends.iter().map(|backend| self.backend(plan, backend, stats, service)).collect()
             }

@@ -14,6 +14,7 @@ use super::links::{Importance, Link};
 use super::pace::Pace;
 use super::shell::Shell;
 use super::sockets;
+use crate::engine::Engine;
 use crate::engine::action::Level;
 use crate::engine::balance::plan::{Address, Delivery};
 use crate::engine::event::Event;
@@ -36,6 +37,8 @@ pub struct Listeners {
     open: BTreeMap<Place, OwnedFd>,
     /// With the latest reason.
     failed: BTreeMap<Place, String>,
+    /// Shared by replicas from now on, but the proxy accepts from them until a replica does.
+    lent: BTreeSet<Place>,
     pace: Pace,
 }
 
@@ -58,13 +61,15 @@ impl Listeners {
 pub(super) fn settle(shell: &mut Shell, plan: &Plan, now: Time) {
     let wanted = places(plan);
     shell.listeners.failed.retain(|place, _| wanted.contains(place));
+    shell.listeners.lent.retain(|place| !wanted.contains(place));
     let gone = shell.listeners.open.extract_if(.., |place, _| !wanted.contains(place));
     let mut freed: BTreeMap<Address, OwnedFd> = BTreeMap::new();
     for ((balancer, address), socket) in gone.collect::<Vec<_>>() {
         shell.logs.send(&ToLogs::Drop { key: key(&balancer, &address) }, Importance::Current);
-        shell.proxy.send(&ToProxy::Unlisten { balancer, address: address.clone() }, Importance::Current);
-        freed.insert(address, socket);
+        freed.insert(address.clone(), socket);
+        shell.listeners.lent.insert((balancer, address));
     }
+    take_back(shell, |(balancer, address)| !shares(plan, balancer, address));
     for place in wanted {
         if shell.listeners.open.contains_key(&place) || shell.listeners.failed.contains_key(&place) {
             continue;
@@ -87,6 +92,25 @@ pub(super) fn settle(shell: &mut Shell, plan: &Plan, now: Time) {
             remove_name(&address);
         }
     }
+}
+
+/// The proxy accepts no more from sockets whose replicas are about to. To be called before the tables of the same step are handed out:
+/// whoever was accepted finds a backend.
+pub(super) fn settle_lent(shell: &mut Shell, engine: &Engine) {
+    if !shell.listeners.lent.is_empty() {
+        take_back(shell, |(balancer, _)| !engine.accepts_meanwhile(balancer));
+    }
+}
+
+fn take_back(shell: &mut Shell, which: impl Fn(&Place) -> bool) {
+    for (balancer, address) in shell.listeners.lent.extract_if(.., |place| which(place)) {
+        shell.proxy.send(&ToProxy::Unlisten { balancer, address }, Importance::Current);
+    }
+}
+
+fn shares(plan: &Plan, balancer: &str, address: &Address) -> bool {
+    let mut named = plan.balancers.iter().filter(|plan| plan.name == balancer);
+    named.any(|plan| plan.delivery == Delivery::Shared && plan.listen.contains(address))
 }
 
 /// The socket at this address that replicas have shared until now. Those that still run go on accepting until they are restarted.

@@ -15,9 +15,10 @@ mod figures;
 mod freezing;
 mod handoff;
 mod hardware_watchdog;
-mod host_memory;
 pub mod journal;
+mod kept;
 pub mod key;
+mod limiting;
 pub mod links;
 mod listeners;
 pub mod load;
@@ -68,6 +69,8 @@ use streams::Streams;
 use systemd::Systemd;
 use usage::Usages;
 
+pub use start::group_choice;
+
 use crate::api::server::{Incoming, Server};
 use crate::engine::Engine;
 use crate::engine::action::{Action, Cleanness, Note};
@@ -77,6 +80,7 @@ use crate::sys::clock::{self, BootTimer};
 use crate::sys::epoll::{Interest, Ready};
 use crate::sys::files::Lock;
 use crate::sys::signal::Signals;
+use crate::sys::text::Settling;
 
 /// What the command line says.
 #[derive(Clone, Debug, Default)]
@@ -115,14 +119,10 @@ fn now() -> Now {
     }
 }
 
-/// What ran for the start alone needs no memory any more, and what the start has put on the heap need not be copied for each child. Where that
-/// fails, both only cost what they did.
-fn settle_memory() {
+/// What is on the heap need not be copied for each child. Where that fails, it only costs what it did.
+fn settle_heap() {
     if let Err(error) = crate::sys::heap::keep_from_children() {
         log::debug!("agent: cannot keep its heap from its children: {error}");
-    }
-    if let Err(error) = crate::sys::text::forget_code() {
-        log::debug!("agent: cannot give back the code of its start: {error}");
     }
 }
 
@@ -159,6 +159,8 @@ struct Agent {
     untold: Vec<Note>,
     /// A child was just let go, mostly on this very CPU: what would wake the roles waits until it has become its program, or until then.
     tell_at: Option<Time>,
+    /// Children were spawned since the heap was last kept from them.
+    heap_grows: bool,
     /// The last turn ended with that child: what was left of it comes in the next one.
     cut_short: bool,
     /// The sockets of balancers are to follow a new plan.
@@ -170,6 +172,7 @@ struct Agent {
     /// More orphans may wait than one turn reaps.
     orphans_wait: bool,
     end: Option<End>,
+    settling: Settling,
     /// When the last turn began, and how far the boot clock was ahead of the monotonic one.
     turn_began: Time,
     asleep_ns: u64,
@@ -213,12 +216,14 @@ impl Agent {
             deferred: Vec::new(),
             untold: Vec::new(),
             tell_at: None,
+            heap_grows: true,
             cut_short: false,
             plan_changed: false,
             connecting: Connecting::default(),
             asked: VecDeque::new(),
             orphans_wait: true,
             end: None,
+            settling: Settling::begin(),
             turn_began: now.mono,
             asleep_ns: now.boot.0.saturating_sub(now.mono.0),
             _lock: lock,
@@ -254,10 +259,14 @@ impl Agent {
             }
             let before = now().mono;
             let timeout = self.timeout(before);
-            if starting && timeout.is_none_or(|timeout| timeout >= AT_REST) {
-                starting = false;
-                settle_memory();
+            if self.heap_grows && timeout.is_none_or(|timeout| timeout >= AT_REST) {
+                self.heap_grows = false;
+                settle_heap();
+                if std::mem::take(&mut starting) {
+                    self.settling.again();
+                }
             }
+            let timeout = self.settling.before_sleep(timeout);
             self.shell.epoll.wait(&mut ready, timeout).map_err(RunError::Wait)?;
             self.notice_stall(before, timeout);
             // First, so that a long row of spawns keeps nothing back for longer than its first turn.

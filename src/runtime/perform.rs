@@ -7,8 +7,9 @@ use super::crash;
 use super::freezing;
 use super::handoff;
 use super::hardware_watchdog;
-use super::host_memory;
+use super::kept;
 use super::key::Key;
+use super::limiting;
 use super::links::Importance;
 use super::probes;
 use super::record;
@@ -21,15 +22,15 @@ use super::station::RestingGroup;
 use crate::engine::Engine;
 use crate::engine::action::{Action, Cleanness, Note, Whom};
 use crate::engine::event::{Event, Remaining};
-use crate::engine::host::HostMemory;
+use crate::engine::fence::gauge::{Written, Wrote};
 use crate::engine::plan::Role;
 use crate::engine::types::{ReplicaId, RunId, SIGKILL, SIGTERM};
 use crate::logs::proto::{Settings, ToLogs};
 use crate::proxy::proto::ToProxy;
 use crate::sys::child;
 use crate::sys::epoll::Interest;
-use crate::sys::group::Freezer;
-use crate::sys::process;
+use crate::sys::group::{Freezer, Group};
+use crate::sys::{open_devices, process};
 
 /// SIGCONT: a stopped process does not see the signal that should end it.
 const SIGCONT: i32 = 18;
@@ -51,7 +52,7 @@ pub(super) fn perform(shell: &mut Shell, engine: &Engine, answers: &mut Answers,
     match action {
         Action::Spawn { replica, run, memory } => start_run::spawn(shell, engine, replica, run, &memory),
         Action::Signal { replica, run, signal, whom } => send_signal(shell, engine, replica, run, signal, whom),
-        Action::KillTree { replica, run } => kill_tree(shell, replica, run),
+        Action::KillTree { replica, run } => kill_tree(shell, engine, replica, run),
         Action::Inspect { replica, run } => inspect(shell, replica, run),
         Action::Release { replica, run } => release(shell, replica, run),
         Action::Probe { replica, run, generation, probe, timeout } => {
@@ -81,24 +82,20 @@ pub(super) fn perform(shell: &mut Shell, engine: &Engine, answers: &mut Answers,
         Action::Unbalance { balancer } => shell.proxy.send(&ToProxy::Remove { balancer }, Importance::Current),
         Action::Answer { request, outcome } => answers.answer(request, outcome),
         Action::Watch { role } => roles::watch(shell, engine, role),
-        Action::PersistHost { memory } => keep_host(shell, &memory),
+        Action::PersistHost { memory } => kept::keep(shell, &*memory),
         Action::Alert { alert, plan, body } => alerts::start(shell, engine, alert, plan, *body),
         Action::Freeze { replica, run, frozen } => {
             let freezer = if frozen { Freezer::Frozen } else { Freezer::Thawed };
-            freezing::freeze(shell, engine, replica, run, freezer);
+            freezing::freeze_for_engine(shell, engine, replica, run, freezer);
         }
-        Action::Limit { .. } | Action::Gauge { .. } | Action::PersistFences { .. } => {}
+        Action::Limit { replica, run } => limiting::limit(shell, engine, replica, run),
+        Action::Gauge { runs } => limiting::gauge(shell, &runs),
+        Action::PersistFences { memory } => kept::keep(shell, &*memory),
         Action::Pet => hardware_watchdog::pet(shell, engine.plan(), super::now().mono),
         Action::Note(note) => return Asked::Tell(note),
         Action::Exit { clean } => return Asked::Exit(clean),
     }
     Asked::Nothing
-}
-
-fn keep_host(shell: &Shell, memory: &HostMemory) {
-    if let Err(error) = host_memory::save(&shell.directories.run, &shell.boot_id, &shell.instance, memory) {
-        log::warn!("agent: cannot keep what is known of the host: {error}; a restart of the agent would forget it");
-    }
 }
 
 fn send_signal(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId, signal: i32, whom: Whom) {
@@ -110,8 +107,8 @@ fn send_signal(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunI
         return roles::quit_or_idle(shell, engine, role);
     }
     if signal != SIGKILL {
-        // A frozen process does not see the signal that should end it.
-        freezing::freeze(shell, engine, replica, run, Freezer::Thawed);
+        // A frozen process does not see the signal that should end it. An error was told.
+        let _ = freezing::freeze(shell, engine, replica, run, Freezer::Thawed);
     }
     let Some(live) = shell.stations.get_mut(&replica).and_then(|station| station.live_run(run)) else { return };
     match whom {
@@ -135,16 +132,27 @@ fn send_signal(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunI
     }
 }
 
-fn kill_tree(shell: &mut Shell, replica: ReplicaId, run: RunId) {
+fn kill_tree(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId) {
     let Some(live) = shell.stations.get_mut(&replica).and_then(|station| station.live_run(run)) else { return };
     live.killing = true;
-    if let Some(group) = &live.group
-        && let Err(error) = group.kill()
-    {
+    let fenced = engine.is_fenced(replica);
+    let processes = if fenced { live.group.as_ref().map_or(0, limiting::count) } else { 0 };
+    let killed = live.group.as_ref().map(Group::kill);
+    if let Some(Err(error)) = &killed {
         log::warn!("agent: cannot kill the group of replica {replica:?}: {error}; killing its main process");
     }
     if let Some(main) = &live.main {
         let _ = child::signal(main.pidfd.as_fd(), SIGKILL);
+    }
+    if fenced {
+        let written = |method: &str| Written { method: method.to_owned(), processes, refused: Vec::new() };
+        let result = match killed {
+            Some(Ok(method)) => Ok(written(method)),
+            Some(Err(error)) => Err(error.to_string()),
+            None => Ok(written("SIGKILL")),
+        };
+        let at = super::now().mono;
+        shell.events.push_back(Event::Wrote { replica, run, what: Wrote::Kill, at, result });
     }
 }
 
@@ -166,7 +174,7 @@ fn inspect(shell: &mut Shell, replica: ReplicaId, run: RunId) {
             comm: info.comm,
             state: info.state,
             wchan: info.wchan,
-            devices: Vec::new(),
+            devices: if info.state == 'D' { open_devices::of(info.pid) } else { Vec::new() },
         })
         .collect();
     shell.events.push_back(Event::TreeRemains { replica, run, processes });

@@ -80,6 +80,7 @@ impl Agent {
         // It may be reaped as an orphan.
         self.orphans_wait = true;
         self.systemd.reloaded();
+        self.settling.again();
         Some(asked)
     }
 

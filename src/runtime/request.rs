@@ -6,8 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::handoff;
-use crate::engine::plan::{Launch, Readiness, Role, ServicePlan, User, expand};
+use crate::engine::fence::plan::Access;
+use crate::engine::plan::{Launch, Readiness, Role, ServicePlan, User, Words, expand};
 use crate::sys::host;
+use crate::sys::landlock::{Refuse, Wall};
+use crate::sys::limits::Limited;
 use crate::sys::rlimit::Resource;
 use crate::sys::spawn::{Credentials, SpawnRequest};
 
@@ -31,6 +34,7 @@ pub(super) struct Gifts<'a> {
     pub ready: Option<(&'a OwnedFd, i32)>,
     pub notify_path: Option<&'a Path>,
     pub group: Option<BorrowedFd<'a>>,
+    pub limited: Option<&'a Limited>,
     pub cookie: String,
 }
 
@@ -96,8 +100,49 @@ pub(super) fn build<'a>(
         no_new_privileges: plan.process.no_new_privileges,
         capabilities: plan.process.capabilities.clone(),
         cgroup: gifts.group,
+        joins: joins(gifts.limited)?,
+        wall: plan.process.access.as_ref().map(|access| wall(plan, index, access, &words)).transpose()?.flatten(),
         new_session: true,
     })
+}
+
+/// The groups of other hierarchies that the child enters.
+fn joins(limited: Option<&Limited>) -> Result<Vec<CString>, String> {
+    let groups = limited.map(Limited::groups).unwrap_or_default();
+    groups.into_iter().map(|group| c_string(&group.join("cgroup.procs").to_string_lossy())).collect()
+}
+
+/// Devices that every program may expect to write to.
+const EVERYBODYS: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+
+/// What the service may reach. Beside what it names: the devices of everybody, its own directory, its log (which it may open anew as
+/// /dev/stderr), and its command. A wall that cannot be built is no start: nobody would notice that it is missing.
+fn wall(plan: &ServicePlan, index: u16, access: &Access, words: &Words) -> Result<Option<Box<Wall>>, String> {
+    let refuse = match (&access.read, &access.write) {
+        (Some(_), Some(_)) => Refuse::Both,
+        (Some(_), None) => Refuse::Reading,
+        (None, Some(_)) => Refuse::Writing,
+        (None, None) => return Ok(None),
+    };
+    let mut wall = Wall::new(refuse).ok_or(
+        "can_read and can_write need Landlock, which this kernel does not have: boot one that was built with CONFIG_SECURITY_LANDLOCK and \
+         has landlock in lsm=, or remove them",
+    )?;
+    for path in access.write.iter().flatten() {
+        wall.allow_writing(c_string(&expand(path, words))?);
+    }
+    for path in access.read.iter().flatten() {
+        wall.allow_reading(c_string(&expand(path, words))?);
+    }
+    if let Some(command) = plan.process.command.first() {
+        wall.allow_reading(c_string(&expand(command, words))?);
+    }
+    for path in EVERYBODYS {
+        wall.allow_writing_if_there(c_string(path)?);
+    }
+    wall.allow_writing(c_string(&words.service_dir)?);
+    wall.allow_writing(c_string(&format!("{}/log/{}.{index}", words.run_dir, plan.name))?);
+    Ok(Some(Box::new(wall)))
 }
 
 /// The hidden command of a role: `role logs --run-dir R --state-dir S --log-dir L`, `role checks --run-dir R`,
@@ -120,12 +165,7 @@ fn role_arguments(role: Role, knowledge: RoleKnowledge<'_>) -> Vec<String> {
 }
 
 /// A clean environment: the variables of the plan, those that every login has, and those of the protocols in use.
-fn environment(
-    plan: &ServicePlan,
-    words: &crate::engine::plan::Words,
-    own: &User,
-    gifts: &Gifts<'_>,
-) -> Result<Vec<CString>, String> {
+fn environment(plan: &ServicePlan, words: &Words, own: &User, gifts: &Gifts<'_>) -> Result<Vec<CString>, String> {
     let user = plan.process.user.as_deref().unwrap_or(own);
     let mut environment = Environment::default();
     let everybodys = [

@@ -15,13 +15,14 @@ use crate::api::http::{CONTENT_METRICS, CONTENT_TEXT, Response};
 use crate::api::render::{Applied, Stamp};
 use crate::api::route::{EventsSince, LINKS, LogTarget, Request, Roles, Socket};
 use crate::api::server::{ConnectionId, Incoming, Server};
-use crate::api::{checks, host, metrics, proto, render};
+use crate::api::{checks, fences, host, metrics, proto, render};
 use crate::config::Diagnostic;
 use crate::engine::Engine;
 use crate::engine::action::{Change, Outcome};
 use crate::engine::balance::plan::Delivery;
 use crate::engine::event::{Caller, Event, Target, Verb, Wait};
 use crate::engine::types::{Now, RequestId, StateName};
+use crate::engine::view::ServiceView;
 use crate::logs::proto::{Serve, StreamFilter};
 use crate::sys::packet::Peer;
 use crate::sys::process;
@@ -140,8 +141,10 @@ impl Desk<'_> {
                 };
                 return self.stream(connection, Serve::Events { since_seq, since_unix_ms, tail, follow });
             }
-            Request::Verb { service, replica, verb, wait } => {
-                let target = Target { service, replica, wait, why: None };
+            Request::Fences => Ok(Response::json(200, &fences::fences(&self.engine.fences(self.now), &self.stamp()))),
+            Request::FenceRecord { id } => self.fence_record(id),
+            Request::Verb { service, replica, verb, wait, why } => {
+                let target = Target { service, replica, wait, why };
                 return self.verb(connection, verb, target, &peer);
             }
             Request::Reload { dry_run } => {
@@ -263,6 +266,15 @@ impl Desk<'_> {
         Ok(Response::json(200, &why))
     }
 
+    fn fence_record(&self, id: u64) -> Result<Response, ApiError> {
+        let unknown = || {
+            let error = ApiError::new(Code::FenceUnknown, format!("no record of a fence {id}"));
+            error.hint("mainstay fences lists them; older ones are in mainstay events")
+        };
+        let record = self.engine.fence_record(id).ok_or_else(unknown)?;
+        Ok(Response::json(200, &fences::evidence(record, &self.stamp())))
+    }
+
     fn config(&self) -> Response {
         Response::json(200, &render::config(self.engine.plan(), &config_name(self.about), &self.stamp()))
     }
@@ -283,7 +295,8 @@ impl Desk<'_> {
         };
         let balancers = self.balancers(figures).all();
         let checks = self.engine.checks(self.now);
-        let host = metrics::Host { checks: &checks, readings: self.engine.readings() };
+        let fences = self.engine.fences(self.now);
+        let host = metrics::Host { checks: &checks, fences: &fences, readings: self.engine.readings() };
         let usages = &*self.usages;
         let tally = self.shell.journal.tally();
         let text = metrics::text(&views, tally, &|replica| usages.of(replica), &agent, &balancers, &host);
@@ -293,11 +306,8 @@ impl Desk<'_> {
     /// Ready when everything that is wanted is well.
     fn readyz(&self) -> Response {
         let views = self.engine.services(self.now);
-        let waiting: Vec<&str> = views
-            .iter()
-            .filter(|view| view.wanted && !matches!(view.state, StateName::Ready | StateName::Done))
-            .map(|view| view.plan.name.as_str())
-            .collect();
+        let waiting: Vec<&str> =
+            views.iter().filter(|view| view.wanted && !is_well(view)).map(|view| view.plan.name.as_str()).collect();
         match waiting.is_empty() {
             true => Response::text(200, CONTENT_TEXT, "ready\n".to_owned()),
             false => Response::text(503, CONTENT_TEXT, format!("not ready: {}\n", waiting.join(" "))),
@@ -354,6 +364,11 @@ pub(super) fn reload_response(result: Result<&[Change], &[Diagnostic]>, stamp: &
             ApiError::new(Code::ConfigInvalid, text.join("\n")).hint("nothing was changed").response()
         }
     }
+}
+
+/// Fenced as it may be, it does what it is there for.
+fn is_well(view: &ServiceView<'_>) -> bool {
+    matches!(view.state, StateName::Ready | StateName::Done) && !matches!(view.word, "frozen" | "held")
 }
 
 fn config_name(about: &About) -> String {

@@ -1,7 +1,7 @@
 //! The shell's state: everything the agent holds of the outside world. The engine knows none of it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,9 +25,10 @@ use crate::engine::memory::Memory;
 use crate::engine::plan::{Role, Stop, User};
 use crate::engine::types::{ReplicaId, RunId, Time};
 use crate::logs::proto::ToLogs;
+use crate::sys::controllers::Controllers;
 use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::group::{Group, Root};
-use crate::sys::host;
+use crate::sys::{child, host};
 
 /// Directories of this agent; fixed for its life.
 #[derive(Clone, Debug)]
@@ -37,6 +38,8 @@ pub struct Directories {
     pub log: PathBuf,
 }
 
+/// Main processes that have ended for which room is kept.
+const DEAD_KEPT: usize = 8;
 /// Between two tries to remove groups that are busy for long.
 const BURY_DELAY_MAX: Duration = Duration::from_secs(5);
 
@@ -47,12 +50,15 @@ pub struct Shell {
     pub instance: String,
     pub own_user: User,
     pub root: Root,
+    pub controllers: Controllers,
     pub epoll: Epoll,
     pub stations: BTreeMap<ReplicaId, Box<Station>>,
     /// Station by slot; a slot is not reused while the agent lives.
     pub slots: Vec<ReplicaId>,
     /// Main processes by pid: what the reaper of orphans leaves alone.
     pub mains: BTreeMap<i32, ReplicaId>,
+    /// Main processes whose exit is known and that are not reaped yet: to take one away costs as much as a tenth of the spawn that follows.
+    pub dead: Vec<OwnedFd>,
     pub logs: Link,
     pub checks: Link,
     pub proxy: Link,
@@ -159,6 +165,20 @@ impl Shell {
     /// Sends to the logs role what only matters now.
     pub fn tell_logs(&mut self, message: &ToLogs) {
         self.logs.send(message, Importance::Current);
+    }
+
+    /// Takes away the main processes that have ended; their pidfds are closed by [`Shell::forget_dead`].
+    pub fn reap_dead(&self) {
+        for pidfd in &self.dead {
+            child::bury(pidfd.as_fd());
+        }
+    }
+
+    /// The end of the main processes that have ended.
+    pub fn forget_dead(&mut self) {
+        self.reap_dead();
+        self.dead.clear();
+        self.dead.shrink_to(DEAD_KEPT);
     }
 
     /// Removes a group, now or (while the kernel is still busy with it) later.

@@ -17,8 +17,9 @@ use super::figures::Inquiry;
 use super::freezing;
 use super::handoff;
 use super::hardware_watchdog::{self, HardwareWatchdog};
-use super::host_memory;
 use super::journal::Journal;
+use super::kept;
+use super::limiting;
 use super::links::{Gone, Importance, Link};
 use super::listeners::{self, Listeners};
 use super::load::{self, Accepted, Answer, Kept, Refused};
@@ -45,6 +46,7 @@ use crate::engine::event::{Event, FoundProcess};
 use crate::engine::plan::{CgroupPlan, Plan, Role, User};
 use crate::engine::types::ReplicaId;
 use crate::logs::proto::{FromLogs, ToLogs};
+use crate::sys::controllers::Controllers;
 use crate::sys::files::{self, Durability, Lock, LockError};
 use crate::sys::group::{Choice, Group, Root};
 use crate::sys::signal::Signals;
@@ -90,15 +92,14 @@ pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
     let mut recorder = super::recorder::Recorder::start(&shell.directories.run, &engine);
     let found = adopted.iter().map(|one| one.found.clone()).collect();
     let server = Server::bind(&shell.directories.run, engine.plan().agent.admin_gid).map_err(RunError::Api)?;
-    let (host, ignored) = match host_memory::of_earlier_agent(&shell.directories.run, &shell.boot_id, &shell.instance) {
-        Ok(host) => (host, None),
-        Err(why) => (None, Some(why)),
-    };
-    let begin = Event::Begin { found, decisions, host, fences: None };
+    let mut ignored = Vec::new();
+    let (host, fences) = (kept::recall(&shell, &mut ignored), kept::recall(&shell, &mut ignored));
+    let begin = Event::Begin { found, decisions, host, fences };
     let actions = engine.step(now, begin.clone());
     recorder.record(&engine, now, begin, &actions);
     take_over(&mut shell, &engine, adopted);
     freezing::thaw_adopted(&mut shell, &engine, &actions);
+    limiting::settle_adopted(&mut shell, &engine);
     for text in remarks.into_iter().chain(left_alone).chain(ignored) {
         shell.events.push_back(Event::Remark { level: Level::Warn, text });
     }
@@ -141,7 +142,9 @@ pub(super) fn make_shell(
 ) -> Result<(Shell, Vec<String>), RunError> {
     let boot_id = clock::boot_id().map_err(setup("the boot id"))?;
     let instance = instance_id(&directories.run)?;
-    let (root, mut limits) = Root::detect(group_choice(cgroup, &directories.run), &instance);
+    let choice = group_choice(cgroup, &directories.run);
+    let (root, mut limits) = Root::detect(choice.clone(), &instance);
+    let controllers = Controllers::detect(&choice, &root);
     if host::uid() != 0 {
         limits.push("not root: services run as this user, and user, group and capabilities cannot be set".to_owned());
     }
@@ -155,10 +158,12 @@ pub(super) fn make_shell(
         instance,
         own_user: own_user(),
         root,
+        controllers,
         epoll: epoll::Epoll::new().map_err(setup("epoll"))?,
         stations: BTreeMap::new(),
         slots: Vec::new(),
         mains: BTreeMap::new(),
+        dead: Vec::new(),
         logs: Link::default(),
         checks: Link::default(),
         proxy: Link::default(),
@@ -278,7 +283,8 @@ fn instance_id(run_dir: &Path) -> Result<String, RunError> {
 }
 
 /// `mainstay` for the default directory, else `mainstay-` and 8 hex digits of the path's hash (FNV-1a).
-fn group_choice(plan: &CgroupPlan, run_dir: &Path) -> Choice {
+#[must_use]
+pub fn group_choice(plan: &CgroupPlan, run_dir: &Path) -> Choice {
     match plan {
         CgroupPlan::Off => Choice::Off,
         CgroupPlan::Path(path) => Choice::Path(path.clone()),
@@ -372,7 +378,7 @@ fn take_over(shell: &mut Shell, engine: &Engine, adopted: Vec<Adopted>) {
         }
         station.prepared = true;
         station.hold_pipe(&run_dir);
-        let oom_kills = group.as_mut().map_or(0, Group::oom_kills);
+        let oom_kills = group.as_ref().map_or(0, Group::oom_kills);
         // Only a spawn needs it.
         if let Some(group) = &mut group {
             group.close_directory();

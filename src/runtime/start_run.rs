@@ -2,9 +2,12 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
+
 use super::crash;
 use super::handoff::{self, Channel};
 use super::key::Key;
+use super::limiting;
 use super::perform;
 use super::record::Process;
 use super::request::{self, Gifts, RoleKnowledge};
@@ -14,6 +17,7 @@ use super::sockets;
 use super::station::{Live, Main, RestingGroup};
 use crate::engine::Engine;
 use crate::engine::event::Event;
+use crate::engine::fence::gauge::Written;
 use crate::engine::memory::Memory;
 use crate::engine::plan::{Readiness, ServicePlan};
 use crate::engine::types::{ReplicaId, RunId};
@@ -22,7 +26,11 @@ use crate::sys::child::Identity;
 use crate::sys::epoll::Interest;
 use crate::sys::group::Group;
 use crate::sys::notify::NotifySocket;
+use crate::sys::spawn::SpawnError;
 use crate::sys::{child, fifo, files, spawn};
+
+/// In [`crate::engine::plan::Process::rlimits`].
+const NPROC: &str = "nproc";
 
 /// Why there is no child.
 #[derive(Debug)]
@@ -46,15 +54,22 @@ impl Failure {
 pub(super) fn spawn(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId, memory: &Memory) {
     let Some(plan) = engine.service_plan(replica.service) else { return };
     shell.station(replica, &plan.name, plan.stop);
-    let event = match try_spawn(shell, engine, plan, replica, run, memory) {
-        Ok(pid) => Event::Spawned { replica, run, pid },
+    match try_spawn(shell, engine, plan, replica, run, memory) {
+        Ok((pid, written)) => {
+            shell.events.push_back(Event::Spawned { replica, run, pid });
+            if let Some(written) = written {
+                limiting::tell(shell, replica, run, written);
+            }
+        }
         Err(failure) => {
             shell.write_record(replica, memory);
-            Event::SpawnFailed { replica, run, ours: failure.ours, error: failure.why }
+            shell.events.push_back(Event::SpawnFailed { replica, run, ours: failure.ours, error: failure.why });
         }
-    };
-    shell.events.push_back(event);
+    }
 }
+
+/// The child's pid, and its limits if one of them is not in force.
+type Born = (i32, Option<Written>);
 
 fn try_spawn(
     shell: &mut Shell,
@@ -63,20 +78,14 @@ fn try_spawn(
     replica: ReplicaId,
     run: RunId,
     memory: &Memory,
-) -> Result<i32, Failure> {
+) -> Result<Born, Failure> {
     prepare(shell, engine, plan, replica)?;
     let run_dir = shell.directories.run.clone();
     let Some(station) = shell.stations.get(&replica) else { return Err(Failure::ours("station", "missing")) };
-    let (stream, cookie) = (station.stream(), station.cookie.clone());
+    let cookie = station.cookie.clone();
     let notify_path = station.notify.as_ref().map(|_| station.notify_path(&run_dir));
     let output = fifo::open_read_write(&station.pipe(&run_dir))
         .map_err(|error| Failure::ours("cannot open the log pipe", error))?;
-    let ready_text = match &plan.ready {
-        Readiness::Log(text) => Some(text.clone()),
-        Readiness::Started | Readiness::Notify | Readiness::Fd(_) | Readiness::Probe(_) => None,
-    };
-    shell.tell_logs(&ToLogs::RunBegins { stream, run: run.0, ready_text });
-
     let ready = match request::ready_descriptor(plan) {
         Some(number) => {
             let (read, write) = fifo::pipe().map_err(|error| Failure::ours("cannot make the readiness pipe", error))?;
@@ -87,7 +96,14 @@ fn try_spawn(
     let channels =
         handoff::open(engine.plan(), &plan.name).map_err(|error| Failure::ours("cannot make the channel", error))?;
     let proxy_user = roles::proxy_user(engine.plan(), &plan.launch);
-    let grouped = make_group(shell, plan, replica)?;
+    let mut grouped = make_group(shell, plan, replica)?;
+    let bounds = match limiting::before_birth(shell, engine, plan, replica, grouped.as_mut()) {
+        Ok(bounds) => bounds,
+        Err(why) => {
+            shell.bury(grouped.map(|grouped| grouped.group));
+            return Err(Failure::theirs(why));
+        }
+    };
     let gifts = Gifts {
         output: output.as_fd(),
         listeners: shell.sockets.of(plan, replica.index, &run_dir),
@@ -95,12 +111,15 @@ fn try_spawn(
         ready: ready.as_ref().map(|(_, write, number)| (write, *number)),
         notify_path: notify_path.as_deref(),
         group: grouped.as_ref().and_then(|grouped| grouped.group.directory()),
+        limited: bounds.limited.as_deref(),
         cookie: cookie.clone(),
     };
     let made = match clone_child(shell, plan, replica.index, proxy_user.as_deref(), gifts) {
         Ok(made) => made,
         Err(failure) => {
-            shell.bury(grouped.map(|grouped| grouped.group));
+            let mut group = grouped.map_or_else(|| Group::weak(cookie, 0), |grouped| grouped.group);
+            group.set_limited(bounds.limited);
+            shell.bury(Some(group));
             return Err(failure);
         }
     };
@@ -109,13 +128,14 @@ fn try_spawn(
         since: Some(super::now().mono),
         oom_kills: 0,
     });
+    grouped.group.set_limited(bounds.limited);
     grouped.group.close_directory();
     let pid = made.pid;
     let ready = ready.map(|(read, _write, _)| read);
     let channels = channels.into_iter().map(|pair| pair.channel).collect();
     let newborn = Newborn { run, child: made, grouped, ready, channels };
     register(shell, plan, replica, newborn, memory)?;
-    Ok(pid)
+    Ok((pid, bounds.written))
 }
 
 /// A child that waits at its gate, with what belongs to it.
@@ -138,7 +158,18 @@ fn clone_child(
     let Directories { run, state, log } = &shell.directories;
     let knowledge = RoleKnowledge { run, state, log, proxy_user };
     let request = request::build(plan, index, knowledge, &shell.own_user, gifts).map_err(Failure::theirs)?;
-    let made = spawn::spawn(&request);
+    if plan.process.rlimits.contains_key(NPROC) {
+        // A process that is not reaped yet counts for the limit.
+        shell.reap_dead();
+    }
+    let made = match spawn::spawn(&request) {
+        Err(SpawnError::Clone(Errno::EAGAIN)) if !shell.dead.is_empty() => {
+            // The same of a limit of the group, or of all groups.
+            shell.reap_dead();
+            spawn::spawn(&request)
+        }
+        other => other,
+    };
     crash::point("after_clone");
     made.map_err(|error| Failure { ours: error.ours(), why: error.to_string() })
 }
@@ -185,7 +216,10 @@ fn register(
     handoff::keep(shell, replica);
     handoff::tell(shell, replica);
     // INVARIANT: the keeper has the sockets and the order to look for the ready line before anything can be said on them.
-    if plan.ready != Readiness::Started || plan.watchdog.is_some() || !plan.process.listen.is_empty() || has_channels {
+    let keeper_first =
+        plan.ready != Readiness::Started || plan.watchdog.is_some() || !plan.process.listen.is_empty() || has_channels;
+    if keeper_first {
+        tell_begin(shell, plan, replica, run);
         shell.logs.flush();
     }
     // INVARIANT: the record is written before the gate opens, so that no service code ever runs unrecorded.
@@ -196,7 +230,19 @@ fn register(
         log::warn!("service {}: its child was gone before its gate opened: {error}", plan.name);
     }
     crash::point("after_gate");
+    if !keeper_first {
+        tell_begin(shell, plan, replica, run);
+    }
     Ok(())
+}
+
+fn tell_begin(shell: &mut Shell, plan: &ServicePlan, replica: ReplicaId, run: RunId) {
+    let Some(stream) = shell.stations.get(&replica).map(|station| station.stream()) else { return };
+    let ready_text = match &plan.ready {
+        Readiness::Log(text) => Some(text.clone()),
+        Readiness::Started | Readiness::Notify | Readiness::Fd(_) | Readiness::Probe(_) => None,
+    };
+    shell.tell_logs(&ToLogs::RunBegins { stream, run: run.0, ready_text });
 }
 
 /// A child whose end would not be noticed must not run.
@@ -306,6 +352,10 @@ fn watch_ready_pipe(
 /// The group the child is born into; `None` where there are no cgroups.
 fn make_group(shell: &mut Shell, plan: &ServicePlan, replica: ReplicaId) -> Result<Option<RestingGroup>, Failure> {
     if shell.root.is_weak() {
+        // Its groups of other hierarchies would be removed under the next run.
+        if let Some(resting) = shell.take_resting(replica) {
+            shell.bury(Some(resting.group));
+        }
         return Ok(None);
     }
     if let Some(mut resting) = shell.take_resting(replica) {

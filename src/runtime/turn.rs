@@ -41,6 +41,7 @@ impl Agent {
         if self.cut_short {
             return;
         }
+        self.shell.forget_dead();
         if std::mem::take(&mut self.orphans_wait) {
             self.reap();
         }
@@ -149,7 +150,9 @@ impl Agent {
             roles::hasten(&mut self.shell, &self.engine);
             hardware_watchdog::settle(&mut self.shell, self.engine.plan(), now().mono);
         }
+        listeners::settle_lent(&mut self.shell, &self.engine);
         let spawned = self.perform_all_but_notes();
+        self.heap_grows |= spawned > 0;
         if spawned > 0 && self.tell_at.is_none() {
             self.tell_at = Some(now().mono.after(TELL_AFTER));
         }
@@ -164,7 +167,10 @@ impl Agent {
     /// Writes down what has happened.
     pub(super) fn tell(&mut self) {
         self.tell_at = None;
-        self.shell.watch_gates();
+        if !self.shell.new_gates.is_empty() {
+            self.shell.root.look_for_controllers();
+            self.shell.watch_gates();
+        }
         for note in std::mem::take(&mut self.untold) {
             self.shell.journal.write(&mut self.shell.logs, &note);
         }

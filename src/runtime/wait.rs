@@ -36,7 +36,7 @@ pub(super) fn main_ended(shell: &mut Shell, slot: u32, run: u32) {
     exec_status(shell, slot, run.0);
     let Some(live) = shell.stations.get_mut(&replica).and_then(|station| station.live_run(run)) else { return };
     let Some(main) = &live.main else { return };
-    let exit = match child::wait(main.pidfd.as_fd()) {
+    let exit = match child::peek(main.pidfd.as_fd()) {
         Ok(None) => return,
         Ok(Some(Ended::Code(code))) => Exit::Code(code),
         Ok(Some(Ended::Signal { signal, core })) => Exit::Signal { signal, core },
@@ -47,11 +47,13 @@ pub(super) fn main_ended(shell: &mut Shell, slot: u32, run: u32) {
         }
     };
     let pid = main.process.pid;
+    let counts_oom_kills = shell.root.counts_oom_kills();
     crash::point("after_exit");
     let Some(main) = live.main.take() else { return };
-    let (populated, oom) = match &mut live.group {
+    let (populated, oom) = match &live.group {
         Some(group) => {
-            let oom_kills = group.oom_kills();
+            let counted = counts_oom_kills || group.limited().is_some();
+            let oom_kills = if counted { group.oom_kills() } else { live.oom_kills };
             let before = std::mem::replace(&mut live.oom_kills, oom_kills);
             (group.populated().unwrap_or(false), oom_kills > before)
         }
@@ -65,7 +67,7 @@ pub(super) fn main_ended(shell: &mut Shell, slot: u32, run: u32) {
     let remaining = if populated { remaining.max(1) } else { 0 };
     shell.mains.remove(&pid);
     shell.forget(main.pidfd.as_fd());
-    drop(main);
+    shell.dead.push(main.pidfd);
     if let Some(station) = shell.stations.get(&replica) {
         let message = ToLogs::RunEnded { stream: station.stream(), run: run.0 };
         shell.tell_logs(&message);
@@ -87,6 +89,9 @@ pub(super) fn exec_status(shell: &mut Shell, slot: u32, run: u32) {
         Ok(Some(ExecStatus::Executed)) => Event::Executed { replica, run },
         Ok(Some(ExecStatus::Failed { step, errno })) => {
             Event::ExecFailed { replica, run, error: format!("{step}: {}", errno.desc()) }
+        }
+        Ok(Some(ExecStatus::FailedAt { step, errno, path })) => {
+            Event::ExecFailed { replica, run, error: format!("{step}: {}: {}", gate.path(path), errno.desc()) }
         }
         Err(error) => Event::ExecFailed { replica, run, error: format!("exec status cannot be read: {error}") },
     };

@@ -61,6 +61,7 @@ mod tests {
             answer_after: Duration::ZERO,
             die_after: None,
             asked: AtomicU64::new(0),
+            leaving: http::Leaving::new().unwrap(),
         });
         let (ours, samples) = PacketSocket::pair_with_stranger().unwrap();
         let sample = std::thread::spawn(move || serve(samples, &state));

@@ -3,21 +3,24 @@
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
+
+use crate::sys::wake::Wake;
 
 /// A longer request head is answered 431.
 const HEAD_BYTES_MAX: usize = 4096;
 /// Connections beyond are answered 503 at once.
 const CONNECTIONS_MAX: usize = 256;
-/// A client that neither sends nor reads for this long is dropped.
-const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A client that neither sends nor reads for this long is dropped; longer than a test holds an idle connection.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(120);
 const SLOW_MAX: Duration = Duration::from_secs(60);
 /// What `/env` shows when nothing is named; variables that begin with MAINSTAY_ come on top.
 const ENV_SHOWN: [&str; 11] = [
@@ -48,6 +51,26 @@ pub(super) struct State {
     /// The request for `/` at which it dies, and how many there have been.
     pub(super) die_after: Option<u64>,
     pub(super) asked: AtomicU64,
+    pub(super) leaving: Leaving,
+}
+
+/// The end of accepting from a socket that others share: what is still in its queue is theirs.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    /// Held while a connection is taken: once this is set, none will be.
+    begun: Mutex<bool>,
+    wake: Wake,
+}
+
+impl Leaving {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { begun: Mutex::new(false), wake: Wake::new()? })
+    }
+
+    pub(super) fn begin(&self) {
+        *self.begun.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.wake.wake();
+    }
 }
 
 /// Where connections come from.
@@ -59,7 +82,9 @@ pub(super) enum Listener {
 
 impl Listener {
     /// A socket that was inherited, of either kind.
+    /// It does not block: another replica may have taken the connection that woke this one.
     pub(super) fn inherited(socket: OwnedFd) -> io::Result<Self> {
+        crate::sys::listen::set_nonblocking(&socket)?;
         let address = getsockname::<SockaddrStorage>(socket.as_raw_fd())?;
         Ok(match address.family() {
             Some(AddressFamily::Unix) => Self::Unix(socket.into()),
@@ -76,6 +101,15 @@ impl Listener {
     }
 }
 
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
 /// Accepts for ever.
 pub(super) fn serve(listener: &Listener, state: &Arc<State>) {
     loop {
@@ -85,6 +119,26 @@ pub(super) fn serve(listener: &Listener, state: &Arc<State>) {
             continue;
         };
         take(stream, state);
+    }
+}
+
+/// Accepts from a socket that others share, until this one leaves.
+pub(super) fn serve_shared(listener: &Listener, state: &Arc<State>) {
+    loop {
+        let mut sources = [listener.as_fd(), state.leaving.wake.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let waited = poll(&mut sources, PollTimeout::NONE);
+        let leaves = state.leaving.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        if *leaves {
+            return;
+        }
+        match listener.accept() {
+            Ok(stream) => take(stream, state),
+            Err(error) if waited.is_ok() && error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => {
+                drop(leaves);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
     }
 }
 
@@ -238,6 +292,7 @@ mod tests {
             answer_after: Duration::ZERO,
             die_after: None,
             asked: AtomicU64::new(0),
+            leaving: Leaving::new().unwrap(),
         };
         (TcpListener::bind("127.0.0.1:0").unwrap(), Arc::new(state))
     }

@@ -64,11 +64,27 @@ pub fn wait(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ended>> {
 
 /// [`wait`] as on a kernel without what `fallbacks` names.
 pub fn wait_with(pidfd: BorrowedFd<'_>, fallbacks: Fallbacks) -> io::Result<Option<Ended>> {
-    match waitid(libc::P_PIDFD, pidfd.as_raw_fd().unsigned_abs(), libc::WEXITED | libc::WNOHANG) {
+    exit_of(pidfd, libc::WEXITED | libc::WNOHANG, fallbacks)
+}
+
+/// How a process ended, as [`wait`] says it; but a child is left to be reaped. Until then it counts for the limits on processes of its user and
+/// its group, and nobody else gets its number.
+pub fn peek(pidfd: BorrowedFd<'_>) -> io::Result<Option<Ended>> {
+    exit_of(pidfd, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT, Fallbacks::NONE)
+}
+
+fn exit_of(pidfd: BorrowedFd<'_>, flags: libc::c_int, fallbacks: Fallbacks) -> io::Result<Option<Ended>> {
+    match waitid(libc::P_PIDFD, pidfd.as_raw_fd().unsigned_abs(), flags) {
         Ok(exited) => Ok(exited.map(|(_, ended)| ended)),
         Err(Errno::ECHILD) => wait_for_stranger(pidfd, fallbacks),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Reaps a child whose exit [`peek`] has told; whoever is no child, or was reaped before, is left alone.
+pub fn bury(pidfd: BorrowedFd<'_>) {
+    // ECHILD: as it should be.
+    let _ = waitid(libc::P_PIDFD, pidfd.as_raw_fd().unsigned_abs(), libc::WEXITED | libc::WNOHANG);
 }
 
 /// waitid(2); `None` when no such child has exited. Not nix's, which has no name for real-time signals and fails on them after the child

@@ -32,6 +32,25 @@ fn child_is_waited_for_once() {
     assert!(identity(living.pid, living.pidfd.as_fd()).is_err());
 }
 
+#[test]
+fn exit_is_seen_before_the_child_is_taken_away() {
+    let (_reader, output) = fifo::pipe().unwrap();
+    let child = start(&shell("exit 42", &output));
+    let pidfd = child.pidfd.as_fd();
+    assert_eq!(eventually(|| child::peek(pidfd).unwrap()), Ended::Code(42));
+    // Nobody else gets its number yet.
+    child::signal(pidfd, 0).unwrap();
+    assert_eq!(child::peek(pidfd).unwrap(), Some(Ended::Code(42)));
+    child::bury(pidfd);
+    assert_eq!(child::signal(pidfd, 0).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+    child::bury(pidfd);
+    let living = start(&shell("exec sleep 60", &output));
+    assert_eq!(child::peek(living.pidfd.as_fd()).unwrap(), None);
+    child::bury(living.pidfd.as_fd());
+    child::signal(living.pidfd.as_fd(), libc::SIGKILL).unwrap();
+    exit_of(&living.pidfd);
+}
+
 /// Whether this kernel tells the exits of reaped strangers.
 fn has_exit_information() -> bool {
     let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, open, tee};
+use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, SpliceFFlags, fcntl, openat, tee};
 use nix::sys::stat::Mode;
 use nix::unistd::{mkfifo, pipe2};
 
@@ -42,7 +42,8 @@ pub fn open_reader(path: &Path) -> io::Result<OwnedFd> {
 
 fn open_fifo(path: &Path, more: OFlag) -> io::Result<OwnedFd> {
     let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | more;
-    let fifo = open(path, flags, Mode::empty())?;
+    // Not open(2), which the C library follows by setting close-on-exec once more.
+    let fifo = openat(AT_FDCWD, path, flags, Mode::empty())?;
     let kind = nix::sys::stat::fstat(&fifo)?.st_mode & nix::libc::S_IFMT;
     if kind != nix::libc::S_IFIFO {
         return Err(Errno::EEXIST.into());

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, Per
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, open};
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, open, openat};
 use nix::libc;
 use nix::sys::stat::Mode;
 
@@ -49,7 +49,8 @@ pub const OVERWRITTEN_BYTES_MAX: usize = 4096;
 /// this process is killed meanwhile, because a signal is looked at only between pages; but not for readers at the same time, nor after a power
 /// loss.
 pub fn overwrite(path: &Path, text: &mut Vec<u8>) -> io::Result<()> {
-    let file = File::options().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = File::from(openat(AT_FDCWD, path, flags, Mode::empty())?);
     let former = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
     let length = text.len().max(former);
     if length > OVERWRITTEN_BYTES_MAX {

@@ -11,18 +11,23 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::libc;
 use nix::sys::stat::Mode;
 
 pub use super::group_root::{Choice, Root};
 use super::group_weak::Weak;
+use super::limits::Limited;
 pub use super::process::{ProcessInfo, process};
 use super::{Fallbacks, child};
 
 /// A process tree.
 #[derive(Debug)]
-pub struct Group(Kind);
+pub struct Group {
+    kind: Kind,
+    /// Of one that was ever limited.
+    limited: Option<Box<Limited>>,
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -48,33 +53,31 @@ pub struct Usage {
 impl Group {
     pub(super) fn cgroup(path: PathBuf, fallbacks: Fallbacks) -> io::Result<Self> {
         let directory = open_directory(&path)?;
-        Ok(Self(Kind::Cgroup(Cgroup {
-            path,
-            directory: Some(directory),
-            events: None,
-            fallbacks,
-            without_memory: false,
-        })))
+        Ok(Self::of(Kind::Cgroup(Cgroup { path, directory: Some(directory), events: None, fallbacks })))
+    }
+
+    fn of(kind: Kind) -> Self {
+        Self { kind, limited: None }
     }
 
     /// The tree of a main process with `MAINSTAY_RUN=cookie` in its environment that leads `session`. To be made while the main process
     /// lives or after, not before the spawn.
     #[must_use]
     pub fn weak(cookie: String, session: i32) -> Self {
-        Self(Kind::Weak(Weak::new(&cookie, session)))
+        Self::of(Kind::Weak(Weak::new(&cookie, session)))
     }
 
     /// [`Group::weak`], for a main process that an earlier agent started: it is known by its start time, because it may have overwritten its
     /// environment (as those do that show their state in `ps`).
     #[must_use]
     pub fn weak_led_by(cookie: &str, session: i32, leader_start_ticks: u64) -> Self {
-        Self(Kind::Weak(Weak::led_by(cookie, session, leader_start_ticks)))
+        Self::of(Kind::Weak(Weak::led_by(cookie, session, leader_start_ticks)))
     }
 
     /// Makes an emptied group ready for the next run: its directory is open again. `false`: it is none, or the last run made groups below it
     /// that nobody would account for; then it is to be removed. What was killed is never used again: it may be frozen, or forbidden to fork.
     pub fn reopen(&mut self) -> bool {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Cgroup(group) => group.reopen().unwrap_or(false),
             Kind::Weak(_) => false,
         }
@@ -83,7 +86,7 @@ impl Group {
     /// For [`super::spawn::SpawnRequest::cgroup`]; `None` when weak or closed.
     #[must_use]
     pub fn directory(&self) -> Option<BorrowedFd<'_>> {
-        match &self.0 {
+        match &self.kind {
             Kind::Cgroup(group) => group.directory.as_ref().map(AsFd::as_fd),
             Kind::Weak(_) => None,
         }
@@ -91,7 +94,7 @@ impl Group {
 
     /// Saves a descriptor after the spawn.
     pub fn close_directory(&mut self) {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Cgroup(group) => group.directory = None,
             Kind::Weak(_) => {}
         }
@@ -99,7 +102,7 @@ impl Group {
 
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
-        match &self.0 {
+        match &self.kind {
             Kind::Cgroup(group) => Some(&group.path),
             Kind::Weak(_) => None,
         }
@@ -107,7 +110,7 @@ impl Group {
 
     /// Whether any process lives in it. Also takes the pending change of [`Group::watch`].
     pub fn populated(&self) -> io::Result<bool> {
-        match &self.0 {
+        match &self.kind {
             Kind::Cgroup(group) => group.populated(),
             Kind::Weak(weak) => Ok(!weak.members()?.is_empty()),
         }
@@ -116,7 +119,7 @@ impl Group {
     /// A descriptor that has priority ([`super::epoll::Interest::PRIORITY`]) when `populated` may have changed; `None` when weak, then
     /// `populated` is to be asked now and then. It is open until [`Group::remove`] or drop: take it out of the epoll before.
     pub fn watch(&mut self) -> io::Result<Option<BorrowedFd<'_>>> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Cgroup(group) => group.watch().map(Some),
             Kind::Weak(_) => Ok(None),
         }
@@ -124,7 +127,7 @@ impl Group {
 
     /// The pids of all processes that live in it, in no order.
     pub fn processes(&self) -> io::Result<Vec<i32>> {
-        match &self.0 {
+        match &self.kind {
             Kind::Cgroup(group) => processes_below(&group.path),
             Kind::Weak(weak) => Ok(weak.members()?.into_iter().map(|(pid, _)| pid).collect()),
         }
@@ -132,24 +135,27 @@ impl Group {
 
     /// Signals each process once and returns how many it reached. What forks meanwhile may be missed: that is what [`Group::kill`] is for.
     pub fn signal_all(&self, signal: i32) -> io::Result<u32> {
-        match &self.0 {
+        match &self.kind {
             Kind::Cgroup(group) => signal_each(&group.path, processes_below(&group.path)?.as_slice(), signal),
             Kind::Weak(weak) => weak.signal_all(signal),
         }
     }
 
-    /// Kills every process in it, also one that keeps forking. They are dead when `populated` says so, not when this returns.
-    pub fn kill(&self) -> io::Result<()> {
-        match &self.0 {
+    /// Kills every process in it, also one that keeps forking, and returns how. They are dead when `populated` says so, not when this returns.
+    pub fn kill(&self) -> io::Result<&'static str> {
+        if let Some(limited) = &self.limited {
+            limited.open_for_kill();
+        }
+        match &self.kind {
             Kind::Cgroup(group) => group.kill(),
-            Kind::Weak(weak) => weak.kill(),
+            Kind::Weak(weak) => weak.kill().map(|()| "SIGSTOP and SIGKILL to each of the process tree"),
         }
     }
 
     /// Stops every process of it, or lets all go on. In a cgroup also those that are born later, and asynchronously: one that waits for a disk is
     /// frozen when it returns. It stays frozen when its last process is killed, until it is thawed or removed.
     pub fn freeze(&self, freezer: Freezer) -> io::Result<()> {
-        match &self.0 {
+        match &self.kind {
             Kind::Cgroup(group) => group.freeze(freezer),
             Kind::Weak(weak) => weak.freeze(freezer),
         }
@@ -158,7 +164,7 @@ impl Group {
     /// Whether it is (to be) frozen; `None` where only who has done it can tell.
     #[must_use]
     pub fn freezer(&self) -> Option<Freezer> {
-        match &self.0 {
+        match &self.kind {
             Kind::Cgroup(group) => group.freezer(),
             Kind::Weak(_) => None,
         }
@@ -166,20 +172,68 @@ impl Group {
 
     /// Removes the directory, groups below it first. EBUSY while a process lives in it. One that is gone already is no error.
     pub fn remove(&mut self) -> io::Result<()> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Cgroup(group) => {
                 group.directory = None;
                 group.events = None;
-                remove_tree(&group.path)
+                remove_tree(&group.path)?;
             }
-            Kind::Weak(_) => Ok(()),
+            Kind::Weak(_) => {}
         }
+        self.limited.as_mut().map_or(Ok(()), |limited| limited.remove())
+    }
+
+    /// Its limits are those from now on; [`Group::limited`] has them then.
+    pub fn set_limited(&mut self, limited: Option<Box<Limited>>) {
+        self.limited = limited;
+    }
+
+    /// `None`: it was never limited.
+    #[must_use]
+    pub fn limited(&self) -> Option<&Limited> {
+        self.limited.as_deref()
+    }
+
+    /// To be changed and given back.
+    pub fn take_limited(&mut self) -> Option<Box<Limited>> {
+        self.limited.take()
+    }
+
+    /// Moves every process of it into its groups of other hierarchies, until none is left outside. Born members are in them already.
+    pub fn gather(&self) -> io::Result<()> {
+        let groups = self.limited.as_ref().map(|limited| limited.groups()).unwrap_or_default();
+        for group in groups {
+            self.gather_in(group)?;
+        }
+        Ok(())
+    }
+
+    fn gather_in(&self, group: &Path) -> io::Result<()> {
+        let procs = group.join("cgroup.procs");
+        for _ in 0..GATHER_ROUNDS_MAX {
+            let inside: BTreeSet<i32> = processes_below(group)?.into_iter().collect();
+            let outside: Vec<i32> = self.processes()?.into_iter().filter(|pid| !inside.contains(pid)).collect();
+            if outside.is_empty() {
+                return Ok(());
+            }
+            for pid in outside {
+                match fs::write(&procs, pid.to_string()) {
+                    // It has ended meanwhile.
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    other => other?,
+                }
+            }
+        }
+        Err(io::Error::other(format!("processes outside {} after {GATHER_ROUNDS_MAX} rounds", group.display())))
     }
 
     /// Processes of it that the kernel killed for memory; 0 where the memory controller is not enabled.
     #[must_use]
-    pub fn oom_kills(&mut self) -> u64 {
-        match &mut self.0 {
+    pub fn oom_kills(&self) -> u64 {
+        if let Some(counted) = self.limited.as_ref().and_then(|limited| limited.oom_kills()) {
+            return counted;
+        }
+        match &self.kind {
             Kind::Cgroup(group) => group.oom_kills(),
             Kind::Weak(_) => 0,
         }
@@ -187,7 +241,7 @@ impl Group {
 
     #[must_use]
     pub fn usage(&self) -> Usage {
-        let counted = match &self.0 {
+        let counted = match &self.kind {
             Kind::Cgroup(group) => group.usage(),
             Kind::Weak(_) => Usage::default(),
         };
@@ -218,19 +272,20 @@ struct Cgroup {
     directory: Option<OwnedFd>,
     events: Option<OwnedFd>,
     fallbacks: Fallbacks,
-    /// The memory controller was not enabled when this was last asked; it is not looked for at every exit.
-    without_memory: bool,
 }
 
 fn open_directory(path: &Path) -> nix::Result<OwnedFd> {
-    open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+    openat(AT_FDCWD, path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// Longer than any `cgroup.events`.
+/// Longer than any `cgroup.events` or `memory.events`.
 const EVENTS_BYTES_MAX: usize = 256;
 
 /// Rounds in which a group without `cgroup.kill` is read again for processes that were forked during the last one.
 const KILL_ROUNDS_MAX: u32 = 64;
+
+/// Rounds in which a tree is read again for processes that were forked outside a group while others were moved into it.
+const GATHER_ROUNDS_MAX: u32 = 64;
 
 impl Cgroup {
     /// In kernfs each directory below counts as a link, beside the two of any directory.
@@ -245,7 +300,7 @@ impl Cgroup {
         let mut buffer = [0; EVENTS_BYTES_MAX];
         let read = match &self.events {
             Some(events) => nix::sys::uio::pread(events, &mut buffer, 0),
-            None => self.open_events().and_then(|events| nix::unistd::read(&events, &mut buffer)),
+            None => self.open("cgroup.events").and_then(|events| nix::unistd::read(&events, &mut buffer)),
         };
         match read {
             Ok(length) => Ok(number_after(&String::from_utf8_lossy(&buffer[..length]), "populated") == Some(1)),
@@ -254,37 +309,38 @@ impl Cgroup {
         }
     }
 
-    fn open_events(&self) -> nix::Result<OwnedFd> {
-        open(&self.path.join("cgroup.events"), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+    fn open(&self, file: &str) -> nix::Result<OwnedFd> {
+        openat(AT_FDCWD, &self.path.join(file), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
     }
 
     fn watch(&mut self) -> io::Result<BorrowedFd<'_>> {
         let events = match self.events.take() {
             Some(events) => events,
-            None => self.open_events()?,
+            None => self.open("cgroup.events")?,
         };
         let events: &OwnedFd = self.events.insert(events);
         Ok(events.as_fd())
     }
 
-    fn kill(&self) -> io::Result<()> {
+    fn kill(&self) -> io::Result<&'static str> {
         // Stops the forking where the controller is enabled; where it is not there is no such file.
         write_if_there(&self.path.join("pids.max"), "0")?;
         if !self.fallbacks.no_cgroup_kill {
             match fs::write(self.path.join("cgroup.kill"), "1") {
-                Ok(()) => return Ok(()),
-                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
+                Ok(()) => return Ok("cgroup.kill"),
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok("cgroup.kill"),
                 // Before 5.14, or a threaded group.
                 Err(_) => {}
             }
         }
+        let method = "cgroup.freeze, SIGKILL to each, thaw";
         if !self.path.exists() {
-            return Ok(());
+            return Ok(method);
         }
         write_if_there(&self.path.join("cgroup.freeze"), "1")?;
         let killed = self.kill_each();
         write_if_there(&self.path.join("cgroup.freeze"), "0")?;
-        killed
+        killed.map(|()| method)
     }
 
     fn freeze(&self, freezer: Freezer) -> io::Result<()> {
@@ -319,12 +375,10 @@ impl Cgroup {
         Err(Errno::EAGAIN.into())
     }
 
-    fn oom_kills(&mut self) -> u64 {
-        if self.without_memory {
-            return 0;
-        }
-        let text = fs::read_to_string(self.path.join("memory.events"));
-        self.without_memory = text.as_ref().is_err_and(is_gone);
+    fn oom_kills(&self) -> u64 {
+        let mut buffer = [0; EVENTS_BYTES_MAX];
+        let length = self.open("memory.events").and_then(|events| nix::unistd::read(&events, &mut buffer));
+        let text = length.map(|length| String::from_utf8_lossy(&buffer[..length]));
         text.ok().and_then(|text| number_after(&text, "oom_kill")).unwrap_or_default()
     }
 
@@ -342,7 +396,7 @@ impl Cgroup {
 }
 
 /// The number of the line `key number`.
-fn number_after(text: &str, key: &str) -> Option<u64> {
+pub(super) fn number_after(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 

@@ -6,6 +6,7 @@
 //! which the agent's own group does not take with it when something kills that; else in the agent's own group; else nowhere,
 //! and then containment is weak. Works in a hybrid setup too: killing and freezing need no controller.
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
 use super::group::{Group, groups_in, remove_tree};
+use super::mounts::Mounts;
 use super::{Fallbacks, xattr};
 
 /// Where groups shall live.
@@ -38,6 +40,8 @@ struct Base {
     /// Whether directories can be marked. Where they cannot, everything in `path` counts as ours.
     marks: bool,
     fallbacks: Fallbacks,
+    /// See [`Root::counts_oom_kills`].
+    counts_oom_kills: Cell<bool>,
 }
 
 /// Marks a group as that of one instance of the agent.
@@ -45,21 +49,21 @@ const INSTANCE: &str = "mainstay.instance";
 
 /// What the host says about cgroups.
 #[derive(Debug)]
-struct Surroundings {
+pub(super) struct Surroundings {
     /// Mount point of the cgroup2 hierarchy.
-    mount: Option<PathBuf>,
+    pub(super) mount: Option<PathBuf>,
     /// This process's group, relative to the mount; empty at its root.
-    own: PathBuf,
+    pub(super) own: PathBuf,
     /// This process, as `cgroup.procs` takes it: 0 is the writer.
     process: i32,
-    systemd: bool,
+    pub(super) systemd: bool,
 }
 
 impl Surroundings {
-    fn read() -> Self {
+    pub(super) fn read() -> Self {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
         Self {
-            mount: cgroup2_mount(&text("/proc/self/mountinfo")),
+            mount: cgroup2_mount(&Mounts::read().unwrap_or_default()),
             own: own_group(&text("/proc/self/cgroup")),
             process: 0,
             systemd: Path::new("/run/systemd/system").is_dir(),
@@ -68,33 +72,9 @@ impl Surroundings {
 }
 
 /// The mount that shows the hierarchy from its root, the first of several.
-fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let mut fields = mount.split(' ').skip(3);
-        let (root, point) = (fields.next()?, fields.next()?);
-        (filesystem.starts_with("cgroup2 ") && root == "/").then(|| PathBuf::from(unescape(point)))
-    })
-}
-
-/// mountinfo writes blanks and backslashes as `\040`.
-fn unescape(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('\\') {
-        plain.push_str(before);
-        match after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                plain.push(char::from(byte));
-                rest = &after[3..];
-            }
-            None => {
-                plain.push('\\');
-                rest = after;
-            }
-        }
-    }
-    plain + rest
+fn cgroup2_mount(mounts: &Mounts) -> Option<PathBuf> {
+    let whole = mounts.iter().find(|mount| mount.fs_type == "cgroup2" && mount.root == Path::new("/"))?;
+    Some(whole.point.clone())
 }
 
 /// `/../` leads out of our cgroup namespace, where we see no more than its root.
@@ -177,16 +157,17 @@ impl Root {
         self.0.as_ref().map(|base| base.path.as_path())
     }
 
-    /// Enables controllers (`memory`, `pids` ...) for the groups, in the directory that holds ours and in ours. Those that the kernel does not
-    /// offer there are an error: ENOENT.
-    pub fn enable_controllers(&self, controllers: &[&str]) -> io::Result<()> {
-        let base = self.base()?;
-        for directory in base.path.parent().into_iter().chain([base.path.as_path()]) {
-            for controller in controllers {
-                fs::write(directory.join("cgroup.subtree_control"), format!("+{controller}"))?;
-            }
-        }
-        Ok(())
+    /// Whether the groups count the kills of the OOM killer: the memory controller was enabled for them at the last look.
+    #[must_use]
+    pub fn counts_oom_kills(&self) -> bool {
+        self.0.as_ref().is_some_and(|base| base.counts_oom_kills.get())
+    }
+
+    /// Somebody may have enabled controllers. To look here once is cheaper than to look for a file in every group at its end.
+    pub fn look_for_controllers(&self) {
+        let Some(base) = &self.0 else { return };
+        let enabled = fs::read_to_string(base.path.join("cgroup.subtree_control")).unwrap_or_default();
+        base.counts_oom_kills.set(enabled.split_ascii_whitespace().any(|controller| controller == "memory"));
     }
 
     fn base(&self) -> io::Result<&Base> {
@@ -237,7 +218,10 @@ fn detect_in(host: &Surroundings, choice: Choice, instance: &str, fallbacks: Fal
                         path.display()
                     ));
                 }
-                return (Root(Some(Base { path, instance: instance.to_owned(), marks, fallbacks })), notes);
+                let (instance, counts_oom_kills) = (instance.to_owned(), Cell::new(false));
+                let root = Root(Some(Base { path, instance, marks, fallbacks, counts_oom_kills }));
+                root.look_for_controllers();
+                return (root, notes);
             }
             Err(error) => failures.push(format!("{}: {error}", path.display())),
         }
@@ -250,32 +234,51 @@ fn detect_in(host: &Surroundings, choice: Choice, instance: &str, fallbacks: Fal
 }
 
 fn candidates(host: &Surroundings, name: &str) -> (Vec<PathBuf>, Vec<String>) {
+    let Places { paths, unit, undelegated } = places(host, name);
     let mut notes = Vec::new();
-    let Some(mount) = &host.mount else { return (Vec::new(), notes) };
-    let own = mount.join(&host.own);
-    if let Some(unit) = services_unit(mount, &own) {
-        return (vec![unit.join(name)], notes);
+    if let (Some(unit), Some(mount)) = (&unit, &host.mount)
+        && let Err(error) = move_aside(unit, &mount.join(&host.own), host.process)
+    {
+        notes.push(format!(
+            "the agent cannot move to {}/agent ({error}): no limits for memory and CPU of a service",
+            unit.display()
+        ));
     }
-    if let Some(unit) = delegated_unit(mount, &own) {
-        if let Err(error) = move_aside(&unit, &own, host.process) {
-            notes.push(format!(
-                "the agent cannot move to {}/agent ({error}): no limits for memory and CPU of a service",
-                unit.display()
-            ));
-        }
-        return (vec![unit.join(name)], notes);
-    }
-    let top = mount.join(name);
-    if host.systemd {
+    if let Some(top) = undelegated {
         notes.push(format!(
             "systemd does not know of the groups in {}: give the unit Delegate=yes, or name a delegated directory in cgroup: Path(...)",
             top.display()
         ));
     }
+    (paths, notes)
+}
+
+/// Where groups may lie.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    /// The best first.
+    pub(super) paths: Vec<PathBuf>,
+    /// The agent has to leave this directory for a group below it.
+    unit: Option<PathBuf>,
+    /// The first is a directory of systemd's that it has not delegated.
+    undelegated: Option<PathBuf>,
+}
+
+/// Looks for them and changes nothing.
+pub(super) fn places(host: &Surroundings, name: &str) -> Places {
+    let Some(mount) = &host.mount else { return Places::default() };
+    let own = mount.join(&host.own);
+    if let Some(unit) = services_unit(mount, &own) {
+        return Places { paths: vec![unit.join(name)], ..Places::default() };
+    }
+    if let Some(unit) = delegated_unit(mount, &own) {
+        return Places { paths: vec![unit.join(name)], unit: Some(unit), ..Places::default() };
+    }
+    let top = mount.join(name);
     // Our own group may be the root of the mount.
-    let mut places = vec![top, own.join(name)];
-    places.dedup();
-    (places, notes)
+    let mut paths = vec![top.clone(), own.join(name)];
+    paths.dedup();
+    Places { paths, unit: None, undelegated: host.systemd.then_some(top) }
 }
 
 /// A second delegated unit beside ours that holds nothing but groups: `mainstay-services.service` for `mainstay.service`. systemd starts no
@@ -335,15 +338,15 @@ mod tests {
         let mountinfo = "31 1 0:25 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw\n\
                          40 31 0:38 /sub /elsewhere rw - cgroup2 cgroup2 rw\n\
                          41 31 0:38 / /sys/fs/a\\040b rw,relatime shared:4 - cgroup2 cgroup2 rw\n";
-        assert_eq!(cgroup2_mount(mountinfo), Some(PathBuf::from("/sys/fs/a b")));
-        assert_eq!(cgroup2_mount("31 1 0:25 / / rw - ext4 /dev/sda rw\n"), None);
+        let mount = |mountinfo: &str| cgroup2_mount(&Mounts::parse(mountinfo.as_bytes()));
+        assert_eq!(mount(mountinfo), Some(PathBuf::from("/sys/fs/a b")));
+        assert_eq!(mount("31 1 0:25 / / rw - ext4 /dev/sda rw\n"), None);
         assert_eq!(
             own_group("4:memory:/x\n0::/system.slice/mainstay.service\n"),
             Path::new("system.slice/mainstay.service")
         );
         assert_eq!(own_group("0::/../other\n"), Path::new(""));
         assert_eq!(own_group("4:memory:/x\n"), Path::new(""));
-        assert_eq!(unescape("a\\b\\04"), "a\\b\\04");
     }
 
     #[test]
@@ -359,6 +362,25 @@ mod tests {
         let directory = crate::sys::testing::TempDir::new();
         let (root, notes) = detect_in(&host, Choice::Path(directory.path().join("x")), "one", Fallbacks::NONE);
         assert!(root.is_weak() && notes[0].contains("not in a cgroup2 mount"), "{notes:?}");
+    }
+
+    #[test]
+    fn oom_kills_are_counted_while_the_memory_controller_is_enabled() {
+        let directory = crate::sys::testing::TempDir::new();
+        let path = directory.path().to_owned();
+        let (instance, counts_oom_kills) = ("one".to_owned(), Cell::new(false));
+        let base = Base { path: path.clone(), instance, marks: false, fallbacks: Fallbacks::NONE, counts_oom_kills };
+        let root = Root(Some(base));
+        for (enabled, counted) in [("", false), ("cpu memory pids\n", true), ("cpu pids\n", false), ("memory\n", true)]
+        {
+            fs::write(path.join("cgroup.subtree_control"), enabled).unwrap();
+            root.look_for_controllers();
+            assert_eq!(root.counts_oom_kills(), counted, "{enabled}");
+        }
+        let group = Group::cgroup(path.clone(), Fallbacks::NONE).unwrap();
+        assert_eq!(group.oom_kills(), 0);
+        fs::write(path.join("memory.events"), "low 0\nmax 7\noom 4\noom_kill 3\noom_group_kill 1\n").unwrap();
+        assert_eq!(group.oom_kills(), 3);
     }
 
     /// A cgroup of the test below the root of the mount; `None` where we may not make one.

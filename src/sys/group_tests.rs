@@ -1,7 +1,7 @@
 //! Real process trees in real cgroups (as root, where there is a cgroup2 mount), and in the weak substitute.
 
 use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -189,6 +189,23 @@ fn groups_below_are_counted_killed_and_removed() {
     group.remove().unwrap();
     assert!(!fs::exists(&below).unwrap());
     exit_of(&child.pidfd);
+}
+
+#[test]
+fn group_is_empty_and_can_be_used_again_before_its_dead_are_taken_away() {
+    let Some(root) = TestRoot::new(Fallbacks::NONE) else { return };
+    let mut group = root.0.create("api.0").unwrap();
+    let (_reader, output) = fifo::pipe().unwrap();
+    let first = start(&in_group("exit 3", &output, &group));
+    eventually(|| super::child::peek(first.pidfd.as_fd()).unwrap());
+    eventually(|| (!group.populated().unwrap()).then_some(()));
+    assert!(group.reopen());
+    let second = start(&in_group("exec sleep 60", &output, &group));
+    assert_eq!(group.processes().unwrap(), [second.pid]);
+    assert_eq!(exit_of(&first.pidfd), Ended::Code(3));
+    assert!(group.populated().unwrap());
+    group.kill().unwrap();
+    exit_of(&second.pidfd);
 }
 
 #[test]

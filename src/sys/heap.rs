@@ -3,16 +3,18 @@
 //! A fork copies the page tables of all memory that was written to, and write-protects it in the parent too, which then pays a fault for
 //! each page that it writes to next: at the very time when the child waits for it. Children of [`super::spawn`] need nothing of the heap.
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::ops::Range;
 
 use nix::libc;
 
-/// From now on children are born without what is now the heap of this process. Only for a process whose children all come from
-/// [`super::spawn`].
+/// From now on children are born without what is now the heap of this process; what it grows by later is for another call. Only for a process
+/// whose children all come from [`super::spawn`].
 pub fn keep_from_children() -> io::Result<()> {
-    let maps = fs::read_to_string("/proc/self/maps")?;
+    // One allocation: reading the list shall not change it.
+    let mut maps = String::with_capacity(MAPS_BYTES);
+    File::open("/proc/self/maps")?.read_to_string(&mut maps)?;
     let on_stack = 0_u8;
     let needed = [(&raw const on_stack).addr(), errno_address()];
     for range in heaps(&maps, &needed) {
@@ -21,6 +23,9 @@ pub fn keep_from_children() -> io::Result<()> {
     Ok(())
 }
 
+/// Mostly enough.
+const MAPS_BYTES: usize = 4 << 10;
+
 /// Memory of a thread that is neither its stack nor the heap.
 #[expect(unsafe_code, reason = "the C library's errno")]
 fn errno_address() -> usize {
@@ -28,7 +33,7 @@ fn errno_address() -> usize {
     unsafe { libc::__errno_location() }.addr()
 }
 
-/// Anonymous private memory that can be written, but not what holds one of these addresses, and not what a program or a library begins
+/// Anonymous private memory that can be written, and the guards around it; but not what holds one of these addresses, and not what a program or a library begins
 /// with as zeros: that lies right behind its file.
 fn heaps(maps: &str, needed: &[usize]) -> Vec<Range<usize>> {
     let mut heaps = Vec::new();
@@ -40,7 +45,7 @@ fn heaps(maps: &str, needed: &[usize]) -> Vec<Range<usize>> {
             continue;
         }
         let begins_behind_file = range.start == file_end;
-        let anonymous = access == "rw-p" && (path.is_empty() || path == "[heap]");
+        let anonymous = (access == "rw-p" || access == "---p") && (path.is_empty() || path == "[heap]");
         if anonymous && !begins_behind_file && !needed.iter().any(|address| range.contains(address)) {
             heaps.push(range);
         }
@@ -86,14 +91,14 @@ mod tests {
 
     #[test]
     fn heap_is_what_is_neither_of_the_program_nor_of_a_thread() {
-        let all = [0x55_5000..0x55_5400, 0x7f20_0000..0x7f23_c000, 0x7f23_d000..0x7f23_f000];
+        let all = [0x55_5000..0x55_5400, 0x7f20_0000..0x7f23_c000, 0x7f23_c000..0x7f23_d000, 0x7f23_d000..0x7f23_f000];
         assert_eq!(heaps(MAPS, &[0x7ffe_0010, 0x7f11_0010]), all);
-        assert_eq!(heaps(MAPS, &[0x7f23_d010]), all[..2]);
+        assert_eq!(heaps(MAPS, &[0x7f23_d010]), all[..3]);
     }
 
     #[test]
     fn own_memory_of_this_thread_is_needed() {
-        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let on_heap = Box::new(1_u8);
         let found = heaps(&maps, &[]);
         let holds = |address: usize| found.iter().any(|range| range.contains(&address));

@@ -10,7 +10,7 @@
 //! This module prepares all that the child needs; [`super::spawn_child`] is what runs in it. Oldest kernel: 5.4.
 
 use std::cell::Cell;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -23,6 +23,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, 
 use nix::sys::stat::Mode;
 
 use super::Fallbacks;
+use super::landlock::Wall;
 use super::luggage::{self, Luggage};
 use super::rlimit::{Limit, Resource};
 use super::spawn_child::{self, Identification, OOM_TEXT_MAX, Step};
@@ -66,6 +67,10 @@ pub struct SpawnRequest<'a> {
     pub capabilities: Option<Vec<u8>>,
     /// Directory of the group to be born in.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// `cgroup.procs` of groups in other hierarchies (v1), which the child joins by itself: a move may take the kernel many milliseconds.
+    pub joins: Vec<CString>,
+    /// What it may reach.
+    pub wall: Option<Box<Wall>>,
     pub new_session: bool,
 }
 
@@ -91,6 +96,8 @@ impl<'a> SpawnRequest<'a> {
             no_new_privileges: false,
             capabilities: None,
             cgroup: None,
+            joins: Vec::new(),
+            wall: None,
             new_session: true,
         }
     }
@@ -112,6 +119,8 @@ pub struct Child {
 pub struct Gate {
     socket: OwnedFd,
     opened: Cell<bool>,
+    /// Paths by the number under which the child names the one that failed.
+    paths: Vec<CString>,
 }
 
 impl Gate {
@@ -125,6 +134,13 @@ impl Gate {
         }
     }
 
+    /// The path of [`ExecStatus::FailedAt`].
+    #[must_use]
+    pub fn path(&self, number: u16) -> String {
+        let path = self.paths.get(usize::from(number));
+        path.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
     /// `None`: not known yet. To be asked until it answers; a failed step is told once. `Executed` is also the answer for a child that was
     /// killed between the gate and exec: its exit tells.
     pub fn status(&self) -> io::Result<Option<ExecStatus>> {
@@ -133,9 +149,13 @@ impl Gate {
         loop {
             match recv(self.socket.as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT) {
                 Ok(spawn_child::FAILURE_BYTES) => {
-                    let [step, a, b, c, d] = message;
+                    let [step, a, b, c, d, high, low] = message;
                     let (step, errno) = (Step::name(step), Errno::from_raw(i32::from_ne_bytes([a, b, c, d])));
-                    return Ok(Some(ExecStatus::Failed { step, errno }));
+                    let path = u16::from_be_bytes([high, low]);
+                    return Ok(Some(match path {
+                        spawn_child::NO_PATH => ExecStatus::Failed { step, errno },
+                        path => ExecStatus::FailedAt { step, errno, path },
+                    }));
                 }
                 Ok(_) if left_gate_unread || !self.opened.get() => {
                     return Ok(Some(ExecStatus::Failed { step: "gate", errno: Errno::ESRCH }));
@@ -165,6 +185,12 @@ pub enum ExecStatus {
     Failed {
         step: &'static str,
         errno: Errno,
+    },
+    /// The same at one of several paths: [`Gate::path`].
+    FailedAt {
+        step: &'static str,
+        errno: Errno,
+        path: u16,
     },
 }
 
@@ -206,7 +232,14 @@ pub fn spawn_with(request: &SpawnRequest<'_>, fallbacks: Fallbacks) -> Result<Ch
     let before_ns = clock::boot_ns();
     let (pid, pidfd) = clone_child(&mut plan, request.cgroup, fallbacks)?;
     let start_ticks = process::start_ticks_between(before_ns, clock::boot_ns());
-    Ok(Child { pid, pidfd, start_ticks, gate: Gate { socket: ours, opened: Cell::new(false) } })
+    let gate = Gate { socket: ours, opened: Cell::new(false), paths: paths(request) };
+    Ok(Child { pid, pidfd, start_ticks, gate })
+}
+
+/// In the order in which the child meets them.
+fn paths(request: &SpawnRequest<'_>) -> Vec<CString> {
+    let allowed = request.wall.iter().flat_map(|wall| wall.paths()).map(CStr::to_owned);
+    request.joins.iter().cloned().chain(allowed).collect()
 }
 
 /// As the caller writes it into `envp`: room for any pid. Not padded with zeros in the child, which some readers take for octal.
@@ -242,6 +275,9 @@ fn pack<'m>(
         closing: luggage.pack(&closing(&moves))?,
         moves: luggage.pack(&moves)?,
         join: None,
+        joins: luggage.pack_strings(&request.joins)?,
+        wall: request.wall.as_ref().map(|wall| wall.pack(luggage)).transpose()?,
+        path_number: spawn_child::NO_PATH,
         identification: identification(request, luggage)?,
         umask: request.umask,
         rlimits: luggage.pack(&rlimits(request))?,
@@ -261,13 +297,17 @@ fn pack<'m>(
 fn luggage_bytes(request: &SpawnRequest<'_>) -> usize {
     /// Of any list's item, the gap before it included.
     const ITEM_BYTES_MAX: usize = 32;
-    let strings = request.argv.iter().chain(&request.envp).chain(&request.cwd).chain([&request.path]);
+    let strings =
+        request.argv.iter().chain(&request.envp).chain(&request.cwd).chain([&request.path]).chain(&request.joins);
+    let allowed = request.wall.iter().flat_map(|wall| wall.paths());
+    // Beside a rule's path lies the rule.
+    let allowed: usize = allowed.map(|path| path.to_bytes_with_nul().len() + 2 * ITEM_BYTES_MAX).sum();
     let strings: usize = strings.map(|string| string.as_bytes_with_nul().len() + ITEM_BYTES_MAX).sum();
     let groups = request.credentials.as_ref().map_or(0, |credentials| credentials.groups.len());
     let capabilities = request.capabilities.as_ref().map_or(0, Vec::len);
     // Null, both outputs, the ends of lists, and the limit on descriptors that is always set.
     let items = 2 * request.descriptors.len() + request.rlimits.len() + groups + capabilities + 16;
-    strings + items * ITEM_BYTES_MAX
+    strings + allowed + items * ITEM_BYTES_MAX
 }
 
 /// The ranges of descriptors that the child closes: everything but its targets and its gate, which is moved right above them.

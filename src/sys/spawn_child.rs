@@ -14,10 +14,13 @@ use std::ptr;
 use nix::errno::Errno;
 use nix::libc::{self, c_char, c_int, c_long};
 
+use super::landlock;
 use super::rlimit::Limit;
 
-/// Step and errno, as the child reports them.
-pub(super) const FAILURE_BYTES: usize = 5;
+/// Step, errno and the number of a path, as the child reports them.
+pub(super) const FAILURE_BYTES: usize = 7;
+/// The step concerns no path of several.
+pub(super) const NO_PATH: u16 = u16::MAX;
 /// `-1000` is the longest score.
 pub(super) const OOM_TEXT_MAX: usize = 5;
 
@@ -38,6 +41,11 @@ pub(super) struct Plan<'a> {
     pub(super) closing: &'a [(u32, u32)],
     /// A group that the child joins by itself.
     pub(super) join: Option<RawFd>,
+    /// `cgroup.procs` of other groups; ends with a null pointer.
+    pub(super) joins: &'a [*const c_char],
+    pub(super) wall: Option<landlock::Packed<'a>>,
+    /// Of the path that is being worked on.
+    pub(super) path_number: u16,
     pub(super) identification: Option<Identification<'a>>,
     pub(super) umask: u32,
     pub(super) rlimits: &'a [Limit],
@@ -79,6 +87,7 @@ steps! {
     Descriptors = "dup3",
     Nice = "setpriority",
     Limits = "setrlimit",
+    Landlock = "landlock",
     Bounding = "prctl(PR_CAPBSET_DROP)",
     KeepCapabilities = "prctl(PR_SET_KEEPCAPS)",
     Groups = "setgroups",
@@ -112,7 +121,8 @@ pub(super) unsafe fn run(plan: &mut Plan<'_>) -> ! {
         execute(plan)
     });
     let [a, b, c, d] = (errno as i32).to_ne_bytes();
-    let message: [u8; FAILURE_BYTES] = [step as u8, a, b, c, d];
+    let [high, low] = plan.path_number.to_be_bytes();
+    let message: [u8; FAILURE_BYTES] = [step as u8, a, b, c, d, high, low];
     // SAFETY: the message lives on this frame. If the parent is gone nobody is left to tell, hence the ignored result.
     unsafe {
         libc::syscall(libc::SYS_sendto, plan.gate, message.as_ptr(), message.len(), libc::MSG_NOSIGNAL, 0_u64, 0)
@@ -139,6 +149,7 @@ fn prepare(plan: &mut Plan<'_>) -> Result<(), Failure> {
     if let Some(directory) = plan.join {
         write_at(Step::Group, directory, c"cgroup.procs", b"0")?;
     }
+    join_all(plan)?;
     if let Some((text, length)) = &plan.oom_score_adj {
         let written = write_at(Step::OomScore, libc::AT_FDCWD, c"/proc/self/oom_score_adj", &text[..*length]);
         unless_refused(written, text[0] != b'-')?;
@@ -146,6 +157,7 @@ fn prepare(plan: &mut Plan<'_>) -> Result<(), Failure> {
     descriptors(plan)?;
     nice(plan.nice)?;
     limits(plan.rlimits)?;
+    wall(plan)?;
     if plan.capabilities.is_some() {
         drop_bounding(plan.capabilities.unwrap_or_default())?;
     }
@@ -169,6 +181,28 @@ fn prepare(plan: &mut Plan<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
+fn join_all(plan: &mut Plan<'_>) -> Result<(), Failure> {
+    for (number, procs) in (0..).zip(plan.joins) {
+        if procs.is_null() {
+            break;
+        }
+        plan.path_number = number;
+        write_at_pointer(Step::Group, libc::AT_FDCWD, *procs, b"0")?;
+    }
+    plan.path_number = NO_PATH;
+    Ok(())
+}
+
+/// As root, and before anything is given up: then it needs no `no_new_privs`, and its paths need not be open to the service's user.
+fn wall(plan: &mut Plan<'_>) -> Result<(), Failure> {
+    let Some(wall) = &plan.wall else { return Ok(()) };
+    landlock::enforce(wall).map_err(|(rule, errno)| {
+        let number = rule.map(|rule| rule + plan.joins.len() - 1);
+        plan.path_number = number.and_then(|number| u16::try_from(number).ok()).unwrap_or(NO_PATH);
+        (Step::Landlock, errno)
+    })
+}
+
 /// Nice and the score of the OOM killer can be lowered only with privileges. What an unprivileged agent was started with (a session of systemd
 /// gives 100 or 200) then holds for its children where they ask for nothing better than the default; to ask for more and not get it is
 /// a failure.
@@ -185,11 +219,15 @@ fn session() -> Result<(), Failure> {
     check(Step::Session, unsafe { libc::syscall(libc::SYS_setsid) }).map(drop)
 }
 
-#[expect(unsafe_code, reason = "system calls")]
 fn write_at(step: Step, directory: RawFd, name: &CStr, bytes: &[u8]) -> Result<(), Failure> {
+    write_at_pointer(step, directory, name.as_ptr(), bytes)
+}
+
+#[expect(unsafe_code, reason = "system calls")]
+fn write_at_pointer(step: Step, directory: RawFd, name: *const c_char, bytes: &[u8]) -> Result<(), Failure> {
     let flags = libc::O_WRONLY | libc::O_CLOEXEC;
-    // SAFETY: `name` is a C string and outlives the call.
-    let file = check(step, unsafe { libc::syscall(libc::SYS_openat, directory, name.as_ptr(), flags, 0) })?;
+    // SAFETY: `name` is a C string of the plan or the program and outlives the call.
+    let file = check(step, unsafe { libc::syscall(libc::SYS_openat, directory, name, flags, 0) })?;
     // SAFETY: pointer and length are those of `bytes`.
     let written = check(step, unsafe { libc::syscall(libc::SYS_write, file, bytes.as_ptr(), bytes.len()) });
     // SAFETY: `file` was opened above and nobody else uses it.

@@ -228,7 +228,6 @@ fn alerts() {
             error test.ron:4:80 alerts[1].cwd: "srv" is not an absolute path (it must start with /)
             error test.ron:5:9 alerts[2].exec[0]: "./page" is not an absolute path (write "/nosuch/page")
             warning test.ron:5:34 alerts[2].on[1]: `Failing` stands here twice
-            note test.ron:5:43 alerts[2].on[2]: `Fenced` happens never: fences are not part of this version
             error test.ron:5:61 alerts[2].at_most: the time of a rate must be longer than 0s
             error test.ron:5:79 alerts[2].timeout: 1h is too long: the next alert waits for this one (at most "10m")
             error test.ron:5:90 alerts[2].cwd: there is no directory /nosuch
@@ -272,7 +271,7 @@ fn what_a_service_needs() {
     );
     expect![[r#"
         error test.ron:2:8 services[0].data[0]: "srv" is not an absolute path (it must start with /)
-        error test.ron:2:15 services[0].data[1]: `{replica}` has no meaning here: the data is that of all replicas (name the directory above)
+        error test.ron:2:15 services[0].data[1]: `{replica}` has no meaning here: all replicas share this (name the directory above)
         warning test.ron:2:33 services[0].data[2]: /nosuch does not exist: it counts as being where it would be made
         error test.ron:2:44 services[0].data[3]: a zero byte cannot stand here
         warning test.ron:2:62 services[0].nics[0]: there is no NIC "etho" now (did you mean "eth1"?)

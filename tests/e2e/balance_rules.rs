@@ -250,7 +250,9 @@ fn delivery_may_change_by_a_reload() {
         agent.wait_up("front", 2);
         agent.wait_until("its socket is open", SOON, |agent| agent.balancer("front")["listen"][0]["state"] != "failed");
         assert_eq!(place.answers(4).values().sum::<u32>(), 4, "{delivery}");
-        assert_eq!(agent.service("@proxy").is_null(), delivery == "Shared", "{delivery}");
+        agent.wait_until("the proxy is there if it is needed", SOON, |agent| {
+            agent.service("@proxy").is_null() == (delivery == "Shared")
+        });
     }
     agent.configure_balanced(&service(""), &front(port, ""));
     agent.cli_ok(&["reload"]);
@@ -271,19 +273,41 @@ fn delivery_changes_under_load_without_a_refused_connection() {
         )
     };
     let by_port = service("--listen 127.0.0.1:{port}");
-    let mut agent = Agent::balancing(As::Me, &by_port, &front(port, ""));
+    // One after the other gets a connection, and a stop waits for it longer than any of this takes.
+    let proxied = front(port, "algorithm: RoundRobin, drain_timeout: \"120s\"");
+    let mut agent = Agent::balancing(As::Me, &by_port, &proxied);
     agent.wait_up("front", 2);
+    let active = |agent: &Agent, replica: usize| agent.backend("front", &format!("api/{replica}"))["active"] == 1;
+    let mut held = Vec::new();
+    for count in 1..=2 {
+        held.push(place.connect().unwrap());
+        agent.wait_until("it has reached its replica", SOON, |agent| {
+            (0..2).filter(|replica| active(agent, *replica)).count() == count
+        });
+        if count == 1 && active(&agent, 1) {
+            held.clear();
+            agent.wait_until("it has ended", SOON, |agent| !active(agent, 1));
+            held.push(place.connect().unwrap());
+            agent.wait_until("it has reached the first", SOON, |agent| active(agent, 0));
+        }
+    }
+    let [first, second] = <[_; 2]>::try_from(held).unwrap();
+    let pids =
+        [0, 1].map(|replica| agent.replica("api", replica)["pid"].as_i64().map(|pid| i32::try_from(pid).unwrap()));
+    let is_new = |agent: &Agent, replica: usize| agent.replica("api", replica)["pending_restart"] == false;
     let load = Load::on(&place, 8);
     load.wait_for(50);
-    let idle = place.connect().unwrap();
-    agent.wait_until("it is there", SOON, |agent| agent.balancer("front")["active"].as_u64() > Some(0));
     agent.configure_balanced(&service("--listen-fd"), &front(port, "delivery: Shared"));
     agent.cli_ok(&["reload"]);
+    // The first waits for its connection, and everybody is served by the second meanwhile.
     load.wait_for(100);
-    crate::support::ask_on(idle).expect("a connection of the proxy's may end");
-    agent.wait_until("both are new", SOON, |agent| {
-        (0..2).all(|index| agent.replica("api", index)["pending_restart"] == false)
-    });
+    assert!(!is_new(&agent, 0) && !is_new(&agent, 1));
+    assert_eq!(crate::support::ask_on(first).ok(), pids[0], "a connection of the proxy's may end");
+    agent.wait_until("the first is new", SOON, |agent| is_new(agent, 0));
+    load.wait_for(100);
+    assert!(!is_new(&agent, 1));
+    assert_eq!(crate::support::ask_on(second).ok(), pids[1], "that of the second as well");
+    agent.wait_until("both are new", SOON, |agent| (0..2).all(|replica| is_new(agent, replica)));
     load.wait_for(100);
     agent.wait_until("the proxy has left", SOON, |agent| agent.service("@proxy").is_null());
     agent.configure_balanced(&by_port, &front(port, ""));

@@ -193,10 +193,13 @@ fn check_offer(engine: &Engine, now: Now, table: &Table, backend: &Backend) {
     let waits = replica.state == StateName::Stopping && last.ends_with("waiting for its dependents to stop first");
     let drains = replica.state == StateName::Stopping && last.contains("draining: waiting for connections to end");
     let out = replica.drained || view.impaired.is_some();
+    let up = matches!(replica.state, StateName::Ready | StateName::Degraded);
+    let leads =
+        engine.plan().balancers.iter().any(|plan| plan.name == table.balancer && plan.service() == Some(service));
     let is_so = match backend.standing {
         Standing::Up => (replica.state == StateName::Ready || waits) && !out,
         Standing::Degraded => (replica.state == StateName::Degraded || waits) && !out,
-        Standing::Draining => drains || out,
+        Standing::Draining => drains || out || (!leads && (up || waits)),
         Standing::Out => !matches!(replica.state, StateName::Ready | StateName::Degraded),
         Standing::Fenced => false,
     };

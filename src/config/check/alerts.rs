@@ -115,9 +115,8 @@ fn on(item: &Item, given: &[On], scope: &mut Scope<'_>) -> Vec<AlertOn> {
             On::CopyFailed => AlertOn::CopyFailed,
         };
         let cause = match on {
-            On::Fenced => Some("fences are"),
             On::CopyFailed => Some("copies are"),
-            On::Failing | On::Degraded | On::Recovered => None,
+            On::Failing | On::Degraded | On::Recovered | On::Fenced => None,
         };
         if let Some(cause) = cause {
             scope.report.note(item, &path, format!("`{on:?}` happens never: {cause} not part of this version"));

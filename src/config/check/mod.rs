@@ -1,15 +1,17 @@
 //! From the parts of the files to a [`Plan`]. Every rule that is more than a type is here, one file a subject: `graph` what services
-//! mean to each other, `balancers` what leads to them, `checks`, `needs` and `alerts` the watch over the host, `process` what a child becomes, `probes` and `sockets` addresses, `policy` restarts and budgets, `words` the `{words}`.
+//! mean to each other, `balancers` what leads to them, `checks`, `needs` and `alerts` the watch over the host, `process` what a child becomes, `access` and `isolation` what it may use and how it is fenced, `probes` and `sockets` addresses, `policy` restarts and budgets, `words` the `{words}`.
 //!
 //! A rule that is broken is reported and some harmless value takes the place, so that the next rule can be looked at; the plan is
 //! used only when nothing was wrong.
 
+mod access;
 mod agent;
 mod alerts;
 mod balancers;
 mod checks;
 mod env;
 mod graph;
+mod isolation;
 mod needs;
 mod policy;
 mod probes;
@@ -25,7 +27,7 @@ use super::parse;
 use super::report::{Item, Report};
 use super::schema::{self, Service};
 use crate::engine::plan::{
-    AgentPlan, Kind, Launch, LogsPlan, Plan, ProcessPlan, Readiness, RestartPolicy, ServicePlan, Stop,
+    AgentPlan, CgroupPlan, Kind, Launch, LogsPlan, Plan, ProcessPlan, Readiness, RestartPolicy, ServicePlan, Stop,
 };
 use crate::engine::types::signal_number;
 
@@ -33,6 +35,7 @@ pub use alerts::ALERTS_MAX;
 pub use balancers::{BACKENDS_MAX, BALANCERS_MAX};
 pub use checks::CHECKS_MAX;
 pub(super) use checks::level_text;
+pub(super) use isolation::rung_name;
 pub(super) use process::capability_name;
 
 /// Services in one configuration.
@@ -59,6 +62,7 @@ struct Scope<'a> {
     context: &'a Context,
     report: &'a mut Report,
     run_dir: &'a Path,
+    cgroup: &'a CgroupPlan,
 }
 
 /// Checks everything. The plan is good only if nothing in the report is an error.
@@ -79,7 +83,7 @@ pub(super) fn check(mut gathered: Gathered, context: &Context, report: &mut Repo
     let names =
         if incomplete { None } else { Some(given.iter().map(|given| given.service.name.as_str()).collect::<Vec<_>>()) };
     let agent = agent::agent(gathered.agent, names.as_deref(), context, report);
-    let mut scope = Scope { context, report, run_dir: &agent.run_dir };
+    let mut scope = Scope { context, report, run_dir: &agent.run_dir, cgroup: &agent.cgroup };
     let mut services: Vec<ServicePlan> = given.iter().map(|given| service(given, &mut scope)).collect();
     graph::check(&given, &services, incomplete, &mut scope);
     let proxy_user = agent.proxy_user.as_ref();
@@ -103,14 +107,6 @@ pub(super) fn agent_only(gathered: Gathered, context: &Context, report: &mut Rep
 fn service(given: &Given, scope: &mut Scope<'_>) -> ServicePlan {
     let Given { item, service } = given;
     name(item, &service.name, scope);
-    for (key, present) in service.not_built() {
-        if present {
-            scope
-                .report
-                .error(item, key, format!("`{key}` is not built yet"))
-                .hint("remove it; this version has no such capability");
-        }
-    }
     words::service(item, service, scope.report);
     let mut plan = ServicePlan {
         name: service.name.clone(),
@@ -138,15 +134,16 @@ fn service(given: &Given, scope: &mut Scope<'_>) -> ServicePlan {
         process: ProcessPlan { cwd: service.cwd.as_ref().map(PathBuf::from), ..ProcessPlan::default() },
         logs: logs(item, service.logs, scope),
         needs: needs::needs(item, service, scope).map(Box::new),
-        resources: None,
+        resources: isolation::resources(item, service, scope).map(Box::new),
         fence: None,
-        priority: 0,
-        min_healthy: 1,
+        priority: service.priority,
+        min_healthy: isolation::min_healthy(item, service, scope),
     };
     let user = process::user(item, service, scope);
     plan.process = process::process(item, service, &plan, &user, scope);
     plan.ready = probes::ready(item, service, &plan, &user, scope);
     plan.alive = service.alive.as_ref().and_then(|alive| probes::alive(item, alive, &plan, &user, scope)).map(Box::new);
+    plan.fence = isolation::fence(item, service, &plan, scope).map(Box::new);
     policy::lint(item, service, &plan, scope);
     plan
 }

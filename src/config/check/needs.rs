@@ -18,12 +18,7 @@ pub(super) fn needs(item: &Item, service: &Service, scope: &mut Scope<'_>) -> Op
             scope.report.error(item, key, format!("a service names at most {NEEDS_MAX} of them"));
         }
     }
-    let words = Words {
-        name: service.name.clone(),
-        run_dir: scope.run_dir.to_string_lossy().into_owned(),
-        service_dir: scope.run_dir.join("svc").join(&service.name).to_string_lossy().into_owned(),
-        ..Words::default()
-    };
+    let words = shared_words(&service.name, scope);
     let mut data = Vec::new();
     for (index, text) in service.data.iter().enumerate() {
         if let Some(path) = path(item, &format!("data[{index}]"), text, &words, scope)
@@ -53,10 +48,20 @@ pub(super) fn needs(item: &Item, service: &Service, scope: &mut Scope<'_>) -> Op
     (!data.is_empty() || !nics.is_empty()).then_some(Needs { data, nics, on_disk_failing })
 }
 
-/// Where the data really is: which disk that means depends on the links on the way.
-fn path(item: &Item, path: &str, text: &str, values: &Words, scope: &mut Scope<'_>) -> Option<PathBuf> {
+/// The words that mean the same for all replicas of a service.
+pub(super) fn shared_words(name: &str, scope: &Scope<'_>) -> Words {
+    Words {
+        name: name.to_owned(),
+        run_dir: scope.run_dir.to_string_lossy().into_owned(),
+        service_dir: scope.run_dir.join("svc").join(name).to_string_lossy().into_owned(),
+        ..Words::default()
+    }
+}
+
+/// A path that all replicas share.
+pub(super) fn absolute(item: &Item, path: &str, text: &str, values: &Words, scope: &mut Scope<'_>) -> Option<PathBuf> {
     if let Some(word) = words::braced(text).find(|word| matches!(*word, "port" | "replica" | "release")) {
-        let message = format!("`{{{word}}}` has no meaning here: the data is that of all replicas");
+        let message = format!("`{{{word}}}` has no meaning here: all replicas share this");
         scope.report.error(item, path, message).hint("name the directory above");
         return None;
     }
@@ -68,7 +73,12 @@ fn path(item: &Item, path: &str, text: &str, values: &Words, scope: &mut Scope<'
         scope.report.error(item, path, format!("{text:?} is not an absolute path")).hint("it must start with /");
         return None;
     }
-    let cleaned: PathBuf = Path::new(&text).components().collect();
+    Some(Path::new(&text).components().collect())
+}
+
+/// Where the data really is: which disk that means depends on the links on the way.
+fn path(item: &Item, path: &str, text: &str, values: &Words, scope: &mut Scope<'_>) -> Option<PathBuf> {
+    let cleaned = absolute(item, path, text, values, scope)?;
     match scope.context.look.resolve(&cleaned) {
         Some(real) => Some(real),
         None => {

@@ -7,7 +7,7 @@ use super::super::look::{COMMAND_PATH, Command};
 use super::super::report::Item;
 use super::super::schema::Service;
 use super::super::suggest;
-use super::{Scope, env, no_zero_byte, sockets, words};
+use super::{Scope, access, env, no_zero_byte, sockets, words};
 use crate::engine::plan::{ProcessPlan, ServicePlan, User, expand};
 
 /// Strings of one command.
@@ -137,8 +137,10 @@ pub(super) fn process(
     scope: &mut Scope<'_>,
 ) -> ProcessPlan {
     ranges(item, service, scope);
+    let command = command(item, "command", &service.command, plan, &run_as.user, scope);
     ProcessPlan {
-        command: command(item, "command", &service.command, plan, &run_as.user, scope),
+        access: access::access(item, service, plan, &command, scope).map(Box::new),
+        command,
         cwd: service.cwd.as_ref().map(|cwd| directory(item, cwd, plan, scope)),
         env: env::env(item, service, &run_as.user, scope),
         user: run_as.plan.clone().map(Box::new),
@@ -149,7 +151,6 @@ pub(super) fn process(
         no_new_privileges: service.no_new_privileges,
         capabilities: service.capabilities.as_ref().map(|names| capabilities(item, names, scope)),
         listen: sockets::listen(item, service, plan, scope),
-        access: None,
     }
 }
 

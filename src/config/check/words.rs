@@ -67,6 +67,10 @@ fn texts(service: &Service) -> Vec<(String, &str)> {
     texts.extend(list("command", &service.command).into_iter().zip(service.command.iter().map(String::as_str)));
     texts.extend(service.env.0.iter().enumerate().map(|(at, (_, value))| (format!("env{{{at}}}"), value.as_str())));
     texts.extend(service.cwd.iter().map(|cwd| ("cwd".to_owned(), cwd.as_str())));
+    for (key, paths) in [("can_read", &service.can_read), ("can_write", &service.can_write)] {
+        let paths = paths.as_deref().unwrap_or_default();
+        texts.extend(list(key, paths).into_iter().zip(paths.iter().map(String::as_str)));
+    }
     texts.extend(list("listen", &service.listen).into_iter().zip(service.listen.iter().map(String::as_str)));
     match &service.ready {
         Ready::Tcp(text) | Ready::Http(text) | Ready::Log(text) => texts.push(("ready".to_owned(), text)),

@@ -1,5 +1,6 @@
 //! The steps of a fence, and what follows from each.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::note::FenceNote;
@@ -149,7 +150,7 @@ impl Engine {
     /// On disk before what comes next.
     pub(in crate::engine) fn save_now(&mut self, id: ReplicaId) {
         self.unsaved.remove(&id);
-        let memory = Box::new(self.at(id).memory.clone());
+        let memory = Arc::new(self.at(id).memory.clone());
         self.out.push(Action::Persist { replica: id, memory });
     }
 

@@ -6,7 +6,7 @@ use crate::engine::action::{Action, Effect};
 use crate::engine::balance::plan::{Address, BalancerPlan, Delivery, Destination};
 use crate::engine::balance::table::Table;
 use crate::engine::event::{Caller, Decision, Event, FoundProcess, Verb, Wait, Wanted};
-use crate::engine::plan::{Alive, Launch, Plan, Readiness, Role, ServicePlan};
+use crate::engine::plan::{Alive, Launch, Listen, Plan, Readiness, Role, ServicePlan};
 use crate::engine::testkit::{Kit, balancer, ms, service, tcp};
 use crate::engine::types::{RunId, StateName, Time};
 
@@ -497,4 +497,98 @@ fn a_drained_replica_whose_balancer_leaves_ends_like_any_other() {
     assert_eq!(kit.exit("api", 1), ["release api/0"]);
     let words = kit.command(Verb::Undrain, "api");
     assert_eq!(words, ["decide api Up"], "what is drained can be brought back without a balancer");
+}
+
+/// `@proxy` and `api` with so many replicas behind `front`, all up.
+fn up_with_proxy(replicas: u16) -> Kit {
+    let mut proxy = ServicePlan::with_defaults(Role::Proxy.service_name(), &[]);
+    proxy.launch = Launch::Role(Role::Proxy);
+    let mut kit = Kit::balanced(vec![proxy, replicated(replicas)], vec![balancer("front", "api")]);
+    kit.exec("@proxy");
+    for index in 0..replicas {
+        kit.exec(&format!("api/{index}"));
+    }
+    kit
+}
+
+/// As a reload to `delivery: Shared` makes them.
+fn sharing(replicas: u16) -> (Vec<ServicePlan>, Vec<BalancerPlan>) {
+    let mut api = replicated(replicas);
+    api.process.listen.push(Listen::Tcp("127.0.0.1:80".to_owned()));
+    (vec![api], vec![BalancerPlan { delivery: Delivery::Shared, ..balancer("front", "api") }])
+}
+
+#[test]
+fn replicas_that_are_to_share_the_socket_are_served_by_the_proxy_until_they_are_restarted() {
+    let mut kit = up_with_proxy(2);
+    let (services, balancers) = sharing(2);
+    reload(&mut kit, services, balancers);
+    assert_eq!(kit.words(), ["balance front: api/0 Draining, api/1 Up"], "and the proxy stays");
+    assert!(kit.engine.accepts_meanwhile("front"));
+    let cuts: Vec<bool> = tables(&kit)[0].backends.iter().map(|backend| backend.cut).collect();
+    assert_eq!(cuts, [true, false]);
+    kit.pass(Duration::from_secs(4));
+    let words = kit.drained("front", "api/0");
+    assert_eq!(words, ["balance front: api/1 Up", "SIGTERM to main of api/0"]);
+    assert_eq!(tables(&kit)[0].backends[0].ready_for, Duration::from_secs(4), "its ramp goes on");
+    assert!(!kit.engine.accepts_meanwhile("front"), "the next run accepts by itself");
+    kit.exit("api/0", 0);
+    assert_eq!(
+        kit.exec("api/0"),
+        ["balance front: api/1 Draining"],
+        "it is not stopped while the proxy has connections to it"
+    );
+    assert_eq!(kit.state("@proxy"), StateName::Ready);
+    let words = kit.drained("front", "api/1");
+    assert_eq!(words, ["unbalance front", "SIGTERM to main of api/1", "SIGTERM to main of @proxy/0"]);
+    assert_eq!(kit.exit("api/1", 0), ["release api/1", "spawn api/1 run 2"]);
+}
+
+#[test]
+fn single_replica_that_is_to_share_the_socket_takes_nothing_new_while_it_drains() {
+    let mut kit = up_with_proxy(1);
+    let (services, balancers) = sharing(1);
+    reload(&mut kit, services, balancers);
+    assert_eq!(kit.words(), ["balance front: api/0 Draining"]);
+    assert!(!kit.engine.accepts_meanwhile("front"), "clients wait in the queue of the socket");
+    let words = kit.pass(Duration::from_secs(10));
+    assert_eq!(words, ["unbalance front", "SIGTERM to main of api/0", "SIGTERM to main of @proxy/0"]);
+}
+
+#[test]
+fn balancer_comes_back_before_its_replicas_share_the_socket() {
+    let mut kit = up_with_proxy(2);
+    let (services, balancers) = sharing(2);
+    reload(&mut kit, services, balancers);
+    kit.drained("front", "api/0");
+    let mut proxy = ServicePlan::with_defaults(Role::Proxy.service_name(), &[]);
+    proxy.launch = Launch::Role(Role::Proxy);
+    reload(&mut kit, vec![proxy, replicated(2)], vec![balancer("front", "api")]);
+    assert_eq!(kit.words(), ["balance front: api/0 Out, api/1 Up"]);
+    assert_eq!(kit.state("@proxy"), StateName::Ready, "with its connections");
+}
+
+#[test]
+fn restart_that_comes_with_the_end_of_a_balancer_waits_for_its_connections() {
+    let mut kit = up_with_proxy(2);
+    let (services, _) = sharing(2);
+    reload(&mut kit, services, Vec::new());
+    assert_eq!(kit.words(), ["balance front: api/0 Draining, api/1 Draining"]);
+    assert_eq!(kit.drained("front", "api/1"), ["balance front: api/0 Draining"], "before its turn");
+    let words = kit.drained("front", "api/0");
+    assert_eq!(words, ["unbalance front", "SIGTERM to main of api/0", "SIGTERM to main of @proxy/0"]);
+    kit.exit("api/0", 0);
+    assert_eq!(kit.exec("api/0"), ["SIGTERM to main of api/1"], "nothing is left to wait for");
+}
+
+#[test]
+fn nothing_leaves_slowly_when_the_proxy_has_ended() {
+    let mut kit = up_with_proxy(2);
+    let (services, balancers) = sharing(2);
+    reload(&mut kit, services, balancers);
+    let words = kit.exit("@proxy", 1);
+    assert!(words.starts_with(&["unbalance front".to_owned()]), "{words:?}");
+    assert!(words.contains(&"SIGTERM to main of api/0".to_owned()), "{words:?}");
+    kit.exit("api/0", 0);
+    assert_eq!(kit.exec("api/0"), ["SIGTERM to main of api/1"]);
 }

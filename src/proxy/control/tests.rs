@@ -216,6 +216,52 @@ fn unlistened_socket_is_not_accepted_from_and_the_others_are() {
     assert_eq!(answer(kept), "one");
 }
 
+/// Clients come all the while; whom the proxy has not taken in by then waits for who accepts next.
+#[test]
+fn whoever_was_accepted_before_the_end_of_listening_finds_a_backend_of_the_table_before() {
+    for _ in 0..20 {
+        let role = Role::start();
+        let before = table(&[name_server("proxied")], rules());
+        role.agent.table(before.clone());
+        let socket = listen::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        let next = TcpListener::from(socket.try_clone().unwrap());
+        let address = next.local_addr().unwrap();
+        let (balancer, place) = ("lab".to_owned(), Address::Tcp(address));
+        let order = ToProxy::Listen { balancer: balancer.clone(), address: place.clone() };
+        role.agent.order_with(&order, &[socket.as_fd()]);
+        role.agent.complete();
+        let count = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            let clients = [(); 4].map(|()| {
+                scope.spawn(|| {
+                    let ask = |_| {
+                        let answer = answer(address);
+                        count.fetch_add(1, Ordering::Relaxed);
+                        answer
+                    };
+                    (0..50).map(ask).collect::<Vec<_>>()
+                })
+            });
+            while count.load(Ordering::Relaxed) < 40 {
+                std::thread::yield_now();
+            }
+            let mut after = before;
+            after.backends[0].standing = Standing::Draining;
+            role.agent.order(&ToProxy::Unlisten { balancer, address: place });
+            role.agent.table(after);
+            role.agent.stats();
+            listen::set_blocking(&socket).unwrap();
+            serve(next, |mut stream| {
+                let _ = stream.write_all(b"next");
+            });
+            let answers = clients.map(|client| client.join().unwrap()).concat();
+            let (proxied, later) = ("proxied".to_owned(), "next".to_owned());
+            assert!(answers.iter().all(|answer| [&proxied, &later].contains(&answer)), "{answers:?}");
+            assert!(answers.contains(&proxied) && answers.contains(&later), "{answers:?}");
+        });
+    }
+}
+
 #[test]
 fn removed_balancer_stops_listening_and_its_connections_have_their_time() {
     let role = Role::start();

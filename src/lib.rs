@@ -31,6 +31,13 @@
 //! replica before it stops it. The [`proxy`] picks by the rules of [`engine::balance`] and moves bytes; it goes on with its last tables
 //! while no agent lives, and the agent holds the listening sockets, so that neither's death refuses a client.
 //!
+//! # Fences
+//!
+//! A replica that harms others is fenced: throttled, frozen, killed, held ([`engine::fence`]). Its limits at any moment are one pure function of
+//! the configuration, its fence and its probation; the shell brings them into force and reports what the kernel refused. The engine asks
+//! for readings only while something may come of them, and calls a step proven only when one of them, or the end of the tree, shows it. Each fence
+//! leaves a record: what was seen, decided, written and proven, and when.
+//!
 //! # What survives
 //!
 //! The agent may be killed at any moment. Its children write into named pipes that they hold open themselves; each replica has a record on tmpfs

@@ -1,6 +1,6 @@
 //! `mainstay fences`: what is fenced and was fenced, and the evidence of one fence in plain words.
 
-use super::args::{Format, Invocation};
+use super::args::{Format, Invocation, target};
 use super::exit::{CliError, Exit};
 use super::output::{self, Look, age, clean, human_ms, short_us};
 use super::status::{line, unknown};
@@ -32,7 +32,14 @@ pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
             let lines: Result<String, CliError> = active.chain(all.records.iter().map(line)).collect();
             output::print(&lines?)?;
         }
-        Format::Table => output::print(&tell(&all, &Look::stdout()))?,
+        Format::Table => {
+            let look = Look::stdout();
+            output::print(&tell(&all, &look))?;
+            if let Some(id) = name.and_then(|_| latest(&all)) {
+                let evidence: Evidence = client.get_json(&format!("/v1/fences/records/{id}"))?;
+                output::print(&format!("\n{}", describe(&evidence, &look)))?;
+            }
+        }
     }
     Ok(if all.fences.iter().any(|fence| fence.fence.level.is_some()) { Exit::NotWell } else { Exit::Well })
 }
@@ -46,8 +53,15 @@ fn one(client: &Client, id: u64, format: Format) -> Result<Exit, CliError> {
     Ok(Exit::Well)
 }
 
-/// Those of one service.
+/// The one whose evidence is most likely wanted: the newest that stands, else the newest.
+fn latest(all: &Fences) -> Option<u64> {
+    let active = all.fences.iter().map(|fence| fence.fence.id).max();
+    active.or_else(|| all.records.iter().map(|record| record.id).max())
+}
+
+/// Those of one service or replica.
 fn select(all: &mut Fences, name: &str) -> Result<(), CliError> {
+    let (name, replica) = target(name)?;
     let known = || {
         let past = all.records.iter().map(|record| record.service.as_str());
         all.fences.iter().map(|fence| fence.service.as_str()).chain(past)
@@ -57,8 +71,9 @@ fn select(all: &mut Fences, name: &str) -> Result<(), CliError> {
         let hint = near.or_else(|| Some("mainstay fences lists all; an ID shows the evidence of one".to_owned()));
         return Err(unknown(format!("no fence of a service \"{name}\" is known"), hint));
     }
-    all.fences.retain(|fence| fence.service == name);
-    all.records.retain(|record| record.service == name);
+    let is_meant = |service: &str, index: u16| service == name && replica.is_none_or(|replica| replica == index);
+    all.fences.retain(|fence| is_meant(&fence.service, fence.replica));
+    all.records.retain(|record| is_meant(&record.service, record.replica));
     Ok(())
 }
 
@@ -173,7 +188,7 @@ fn between(from: &str, to: &str) -> Option<u64> {
     Some(parse_rfc3339(to)?.saturating_sub(parse_rfc3339(from)?))
 }
 
-/// The fence of a replica as `status` and `why` tell it.
+/// The fence of a replica as `status` and `why` tell it, which have its cause besides.
 pub(super) fn sentence(name: &str, fence: &ReplicaFence) -> String {
     let state = match &fence.level {
         Some(level) => format!("{level}, {}", fence.state),
@@ -184,8 +199,13 @@ pub(super) fn sentence(name: &str, fence: &ReplicaFence) -> String {
         (None, Some(_)) => format!("; until mainstay unfence {name}"),
         (None, None) => String::new(),
     };
-    let (trigger, why, id) = (&fence.trigger, &fence.why, fence.id);
-    let text = format!("{state} ({trigger}): {why}{next}; evidence: mainstay {} {id}", table::FENCES);
+    let text = format!(
+        "{state} ({}) since {}{next}; evidence: mainstay {} {}",
+        fence.trigger,
+        fence.since,
+        table::FENCES,
+        fence.id
+    );
     clean(&text)
 }
 
@@ -281,7 +301,12 @@ mod tests {
     fn one_service_or_the_nearest_name() {
         let mut chosen = all();
         select(&mut chosen, "web").unwrap();
-        assert_eq!((chosen.fences.len(), chosen.records.len()), (1, 0));
+        assert_eq!((chosen.fences.len(), chosen.records.len(), latest(&chosen)), (1, 0, Some(6)));
+        let mut chosen = all();
+        select(&mut chosen, "api/1").unwrap();
+        assert_eq!((chosen.fences.len(), chosen.records.len(), latest(&chosen)), (1, 1, Some(7)));
+        select(&mut chosen, "api/0").unwrap();
+        assert_eq!((chosen.fences.len(), chosen.records.len(), latest(&chosen)), (0, 0, None));
         let error = select(&mut all(), "wep").unwrap_err();
         assert_eq!((error.exit(), error.hint()), (Exit::UnknownName, Some("did you mean \"web\"?")));
     }
@@ -291,8 +316,8 @@ mod tests {
         let all = all();
         let told: Vec<String> = all.fences.iter().map(|fence| sentence(&fence.service, &fence.fence)).collect();
         expect_test::expect![[r#"
-            hold, incomplete (pressure): it stalls for memory; until mainstay unfence api; evidence: mainstay fences 7
-            on probation (restarts): its restart budget was spent; probation ends in 1m; evidence: mainstay fences 6"#]]
+            hold, incomplete (pressure) since 2026-11-22T07:59:40Z; until mainstay unfence api; evidence: mainstay fences 7
+            on probation (restarts) since 2026-11-22T07:59:40Z; probation ends in 1m; evidence: mainstay fences 6"#]]
         .assert_eq(&told.join("\n"));
     }
 }

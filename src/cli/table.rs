@@ -215,12 +215,13 @@ pub const COMMANDS: [Command; 25] = [
     },
     Command {
         name: FENCES,
-        usage: "fences [NAME|ID]",
+        usage: "fences [NAME[/replica]|ID]",
         arguments: Arguments::AtMostOne,
         offer: Offer::Services,
         options: &[&OUTPUT],
         summary: "show what is and was fenced, or the evidence of one",
-        details: "An ID shows what was seen, decided, written and proven, with the times between. Exit code 3 while something is fenced.",
+        details: "An ID shows what was seen, decided, written and proven, with the times between; a NAME does so of its latest fence. Exit code 3 \
+                  while something of what is shown is fenced.",
         run: fences::run,
     },
     Command {

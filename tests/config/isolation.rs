@@ -319,28 +319,30 @@ fn paths_that_it_may_use() {
     found(
         "can_read: [\"/usr/bin/true\"]",
         &expect![[r#"
-        accepted
-    "#]],
+            note test.ron:2:11 services[0].can_read: nothing of /usr/lib or /lib can be read: only a static program starts (add "/usr", "/lib" and "/lib64", unless it is static)
+            accepted
+        "#]],
     );
     found(
         "can_read: [\"/srv/a\", \"usr\",\n\"/srv/a\", \"/nosuch\", \"/\\u{0}\"],\ncan_write: [\"{port}\", \"/srv/{replic}\"]",
         &expect![[r#"
-            error test.ron:2:11 services[0].can_read: the command itself, /usr/bin/true, cannot be read: nothing would start (add "/usr/bin"; a program that is not static also needs "/usr/lib" (and "/lib", "/lib64"))
+            note test.ron:2:11 services[0].can_read: nothing of /usr/lib or /lib can be read: only a static program starts (add "/usr", "/lib" and "/lib64", unless it is static)
             error test.ron:2:22 services[0].can_read[1]: "usr" is not an absolute path (it must start with /)
             warning test.ron:3:1 services[0].can_read[2]: "/srv/a" stands here twice
-            warning test.ron:3:11 services[0].can_read[3]: /nosuch does not exist: what is made there while the service runs stays closed to it
+            warning test.ron:3:11 services[0].can_read[3]: /nosuch does not exist: the service does not start while it is missing
             error test.ron:3:22 services[0].can_read[4]: a zero byte cannot stand here
             error test.ron:4:13 services[0].can_write[0]: `{port}` stands here, but the service has no `port` (add the key `port`, such as port: 9001)
             error test.ron:4:13 services[0].can_write[0]: "{port}" is not an absolute path (it must start with /)
             warning test.ron:4:23 services[0].can_write[1]: `{replic}` is none of our words and stays as written (did you mean `{replica}`?)
-            warning test.ron:4:23 services[0].can_write[1]: /srv/{replic} does not exist: what is made there while the service runs stays closed to it
+            warning test.ron:4:23 services[0].can_write[1]: /srv/{replic} does not exist: the service does not start while it is missing
         "#]],
     );
     found(
         "can_read: []",
         &expect![[r#"
-        error test.ron:2:11 services[0].can_read: the command itself, /usr/bin/true, cannot be read: nothing would start (add "/usr/bin"; a program that is not static also needs "/usr/lib" (and "/lib", "/lib64"))
-    "#]],
+            note test.ron:2:11 services[0].can_read: nothing of /usr/lib or /lib can be read: only a static program starts (add "/usr", "/lib" and "/lib64", unless it is static)
+            accepted
+        "#]],
     );
     found(
         "can_read: [], can_write: [\"/\"]",

@@ -10,15 +10,11 @@ use crate::engine::plan::{ServicePlan, expand};
 
 /// Each path is opened by every child before it becomes the service.
 const PATHS_MAX: usize = 64;
+/// Where the loader and its libraries are.
+const LIBRARIES: [&str; 2] = ["/usr/lib", "/lib"];
 
 /// `None`: not restricted.
-pub(super) fn access(
-    item: &Item,
-    service: &Service,
-    plan: &ServicePlan,
-    command: &[String],
-    scope: &mut Scope<'_>,
-) -> Option<Access> {
+pub(super) fn access(item: &Item, service: &Service, plan: &ServicePlan, scope: &mut Scope<'_>) -> Option<Access> {
     let access = Access {
         read: paths(item, "can_read", service.can_read.as_deref(), plan, scope),
         write: paths(item, "can_write", service.can_write.as_deref(), plan, scope),
@@ -27,7 +23,7 @@ pub(super) fn access(
         return None;
     }
     if access.read.is_some() && !item.is_broken("can_read") && !item.is_broken("can_write") {
-        program(item, &access, plan, command, scope);
+        libraries(item, &access, plan, scope);
     }
     Some(access)
 }
@@ -57,10 +53,7 @@ fn paths(
         }
         let of_replica = words::braced(text).any(|word| matches!(word, "replica" | "port"));
         if !of_replica && !first.starts_with(scope.run_dir) && !scope.context.look.exists(&first) {
-            let message = format!(
-                "{} does not exist: what is made there while the service runs stays closed to it",
-                first.display()
-            );
+            let message = format!("{} does not exist: the service does not start while it is missing", first.display());
             scope.report.warning(item, &place, message);
         }
         if list.contains(text) {
@@ -72,23 +65,14 @@ fn paths(
     Some(list)
 }
 
-/// The program must be readable too, or nothing starts.
-fn program(item: &Item, access: &Access, plan: &ServicePlan, command: &[String], scope: &mut Scope<'_>) {
-    let Some(program) = command.first().map(Path::new).filter(|program| program.is_absolute()) else { return };
-    let look = &scope.context.look;
-    let real = look.resolve(program).unwrap_or_else(|| program.to_owned());
+/// Without the loader and its libraries only a static program starts; the program itself is always allowed.
+fn libraries(item: &Item, access: &Access, plan: &ServicePlan, scope: &mut Scope<'_>) {
     let words = plan.words(0, scope.run_dir);
-    let covers = |text: &String| {
-        let path = PathBuf::from(expand(text, &words));
-        real.starts_with(look.resolve(&path).unwrap_or(path))
-    };
-    if !access.read.iter().chain(&access.write).flatten().any(covers) {
-        let message = format!("the command itself, {}, cannot be read: nothing would start", real.display());
-        let directory = real.parent().unwrap_or(Path::new("/usr/bin")).display();
-        let hint = format!(
-            "add {:?}; a program that is not static also needs \"/usr/lib\" (and \"/lib\", \"/lib64\")",
-            directory.to_string()
-        );
-        scope.report.error(item, "can_read", message).hint(hint);
+    let named: Vec<PathBuf> =
+        access.read.iter().chain(&access.write).flatten().map(|text| PathBuf::from(expand(text, &words))).collect();
+    let covers = |library: &Path| named.iter().any(|path| library.starts_with(path) || path.starts_with(library));
+    if !LIBRARIES.iter().any(|library| covers(Path::new(library))) {
+        let message = "nothing of /usr/lib or /lib can be read: only a static program starts";
+        scope.report.note(item, "can_read", message).hint("add \"/usr\", \"/lib\" and \"/lib64\", unless it is static");
     }
 }

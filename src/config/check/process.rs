@@ -137,10 +137,9 @@ pub(super) fn process(
     scope: &mut Scope<'_>,
 ) -> ProcessPlan {
     ranges(item, service, scope);
-    let command = command(item, "command", &service.command, plan, &run_as.user, scope);
     ProcessPlan {
-        access: access::access(item, service, plan, &command, scope).map(Box::new),
-        command,
+        access: access::access(item, service, plan, scope).map(Box::new),
+        command: command(item, "command", &service.command, plan, &run_as.user, scope),
         cwd: service.cwd.as_ref().map(|cwd| directory(item, cwd, plan, scope)),
         env: env::env(item, service, &run_as.user, scope),
         user: run_as.plan.clone().map(Box::new),

@@ -15,6 +15,7 @@ mod balance_rules;
 mod child;
 mod commands;
 mod dependencies;
+mod fence_commands;
 mod host;
 mod logs;
 mod nasty;

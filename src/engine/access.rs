@@ -151,6 +151,9 @@ impl Engine {
         }
         self.arm_period(id);
         self.arm_probation(id);
+        if matches!(to, StateName::Starting | StateName::Ready | StateName::Degraded) {
+            self.watch_group(id);
+        }
         self.note_state(id, to);
         self.touched.insert(id.service);
         self.refresh(id);

@@ -323,6 +323,7 @@ impl Engine {
             TimerKey::Replica(_, Timer::Forget | Timer::Drain | Timer::Period | Timer::Fence | Timer::Hold)
             | TimerKey::Shutdown
             | TimerKey::Host
+            | TimerKey::Gauge
             | TimerKey::Alerts
             | TimerKey::Pet => false,
         }

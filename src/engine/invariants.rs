@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use super::Engine;
 use super::balance::table::Standing as Offer;
 use super::balancing::is_same;
+use super::fence::AUTOMATIC_MAX;
 use super::fence::plan::FenceLevel;
 use super::fence::record::Standing as Fenced;
 use super::fence::records::ENDED_MAX;
@@ -45,6 +46,7 @@ impl Engine {
                 TimerKey::Shutdown => assert!(self.shutdown.is_some(), "no shutdown has a deadline"),
                 TimerKey::Alerts => assert!(!self.plan.alerts.is_empty(), "a deadline of no alert"),
                 TimerKey::Pet => assert!(self.plan.agent.watchdog.is_some(), "a pet of no watchdog"),
+                TimerKey::Gauge => {}
                 TimerKey::Host => assert!(self.host.deadline().is_some(), "no reading has a deadline"),
             }
         }
@@ -303,6 +305,10 @@ impl Engine {
     }
 
     fn check_records(&self) {
+        let watched = self.timers.get(TimerKey::Gauge).is_some() || self.groups_to_watch().is_empty();
+        assert!(watched, "a group that should be watched is not");
+        let used = self.automatic_used(self.now.mono);
+        assert!(used <= AUTOMATIC_MAX, "{used} fences within the window of the host");
         let records = &self.fence.memory.records;
         let over = |standing| matches!(standing, Fenced::Released | Fenced::Observed);
         let ended = records.iter().filter(|record| over(record.standing));

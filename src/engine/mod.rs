@@ -325,9 +325,13 @@ impl Engine {
             Event::Host(event) => {
                 self.readings.keep(&event);
                 let devices = matches!(*event, host::HostEvent::Devices(_));
+                let system = matches!(&*event, host::HostEvent::Sampled { sample, .. } if matches!(**sample, host::sample::Sample::System(_)));
                 self.host_event(*event);
                 if devices {
                     self.devices_changed();
+                }
+                if system {
+                    self.look_at_memory();
                 }
             }
             Event::Wrote { replica, run, what, at, result } => self.wrote(replica, run, what, at, result),
@@ -371,6 +375,7 @@ impl Engine {
             TimerKey::Alerts => self.alert_timer(),
             TimerKey::Pet => self.pet_timer(),
             TimerKey::Host => self.host_deadline(),
+            TimerKey::Gauge => self.gauge_timer(),
         }
     }
 

@@ -71,7 +71,7 @@ impl State {
 /// Whether a replica may go from one state to another. A restart without delay goes to `Starting` directly.
 pub(super) fn is_legal(from: StateName, to: StateName) -> bool {
     use StateName as S;
-    // At once stopped is what had left the configuration and only stayed for its connections.
+    // At once stopped is what is held for how it ended, and what had left the configuration and only stayed for its connections.
     let after_a_run = matches!(to, S::Backoff | S::Failed | S::Done | S::Starting | S::Waiting | S::Stopped);
     match from {
         S::Adopting => to != S::Adopting,

@@ -257,6 +257,10 @@ impl Kit {
         self.engine.fence_record(id).expect("on record").clone()
     }
 
+    pub(super) fn fence_is_none(&self, name: &str) -> bool {
+        self.engine.at(self.id(name)).memory.fence.is_none()
+    }
+
     /// As people see it.
     pub(super) fn word_of(&self, name: &str) -> &'static str {
         let id = self.id(name);

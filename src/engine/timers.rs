@@ -20,6 +20,8 @@ pub(super) enum TimerKey {
     Pet,
     /// A reading of the host is overdue.
     Host,
+    /// The next reading of groups.
+    Gauge,
 }
 
 /// What a replica may wait for; at most one of each.

@@ -59,6 +59,7 @@ pub(super) fn leave(mut shell: Shell, engine: &Engine, server: Server, cleanness
     }
     shell.dying_pace.restart();
     shell.bury_groups(super::now().mono);
+    shell.controllers.leave();
     match cleanness {
         Cleanness::Clean => {
             saved_plan::remove(&shell.directories.run);

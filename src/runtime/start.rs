@@ -62,6 +62,10 @@ const LOCK_RETRY: Duration = Duration::from_millis(5);
 /// The agent's own standing with the OOM killer; children get their own value at the spawn.
 const OOM_SCORE_ADJ: i32 = -900;
 
+/// Of its own group, where it has one beside those of the services; 100 is theirs. `mainstay.service` says the same to systemd.
+const OWN_CPU_WEIGHT: u16 = 500;
+const OWN_MEMORY_MIN_BYTES: u64 = 16 << 20;
+
 /// Sets everything up to the point where the loop can begin.
 pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
     let Begun { mut plan, kept, config_loaded } = load_configuration(options)?;
@@ -121,7 +125,7 @@ pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
     Agent::assemble(engine, shell, server, recorder, signals, about, actions.into(), lock)
 }
 
-/// Signals as descriptors, orphans handed to us, descriptors for a thousand services, the OOM killer elsewhere.
+/// Signals as descriptors, orphans handed to us, descriptors for a thousand services, the OOM killer elsewhere, a CPU whenever it has work.
 fn become_agent() -> Result<Signals, RunError> {
     let signals = Signals::agent().map_err(setup("signals"))?;
     signal::become_subreaper().map_err(setup("the reaping of orphans"))?;
@@ -130,6 +134,11 @@ fn become_agent() -> Result<Signals, RunError> {
         && let Err(error) = host::protect_from_oom(OOM_SCORE_ADJ)
     {
         log::warn!("agent: cannot protect itself from the OOM killer: {error}");
+    }
+    if host::uid() == 0
+        && let Err(error) = host::run_before_others()
+    {
+        log::info!("agent: a service that takes all of the CPU can delay it: {error}");
     }
     Ok(signals)
 }
@@ -145,6 +154,9 @@ pub(super) fn make_shell(
     let choice = group_choice(cgroup, &directories.run);
     let (root, mut limits) = Root::detect(choice.clone(), &instance);
     let controllers = Controllers::detect(&choice, &root);
+    if let Err(error) = controllers.favour_own(OWN_CPU_WEIGHT, OWN_MEMORY_MIN_BYTES) {
+        log::info!("agent: its own group is not favoured over those of services: {error}");
+    }
     if host::uid() != 0 {
         limits.push("not root: services run as this user, and user, group and capabilities cannot be set".to_owned());
     }

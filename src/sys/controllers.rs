@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
-use super::group::{groups_in, remove_tree};
-use super::group_root::{Choice, Root, Surroundings, places};
+use super::group::{groups_in, remove_tree, write_if_there};
+use super::group_root::{Choice, Root, Surroundings, places, started_in};
 use super::mounts::{Mount, Mounts};
 use super::xattr;
 
@@ -70,12 +70,16 @@ pub struct Found {
 #[must_use]
 pub fn survey(choice: &Choice) -> Vec<Found> {
     let host = Surroundings::read();
-    let base = match choice {
-        Choice::Off => None,
-        Choice::Path(path) => Some(path.clone()),
-        Choice::Auto { name } => places(&host, name).paths.into_iter().next(),
+    let (base, unit) = match choice {
+        Choice::Off => (None, None),
+        Choice::Path(path) => (Some(path.clone()), None),
+        Choice::Auto { name } => {
+            let places = places(&host, name);
+            (places.paths.into_iter().next(), places.unit)
+        }
     };
-    let controllers = Controllers::look(&host, choice, base);
+    let started_in = started_in(&host, unit.as_deref());
+    let controllers = Controllers::look(&host, choice, base, started_in.as_deref());
     let found =
         |controller: Controller| Found { controller: controller.name(), place: controllers.place(controller).clone() };
     Controller::ALL.into_iter().map(found).collect()
@@ -86,7 +90,7 @@ pub fn survey(choice: &Choice) -> Vec<Found> {
 pub struct Controllers {
     /// The directories that hand a controller down, from the first that is ours to the one that holds the groups.
     chain: Vec<PathBuf>,
-    /// Our own group, if it is one of the chain: it may hold no process once it hands a controller down.
+    /// The group of this process.
     own: Option<PathBuf>,
     places: [Place; 4],
     /// Handed down, or its directory made.
@@ -97,21 +101,22 @@ impl Controllers {
     /// For the groups of this root.
     #[must_use]
     pub fn detect(choice: &Choice, root: &Root) -> Self {
-        Self::look(&Surroundings::read(), choice, root.path().map(Path::to_owned))
+        Self::look(&Surroundings::read(), choice, root.path().map(Path::to_owned), root.started_in())
     }
 
-    fn look(host: &Surroundings, choice: &Choice, base: Option<PathBuf>) -> Self {
+    fn look(host: &Surroundings, choice: &Choice, base: Option<PathBuf>, started_in: Option<&Path>) -> Self {
         let chain = match (&base, &host.mount) {
             (Some(base), Some(mount)) if base.starts_with(mount) => handing_down(base, mount, host.systemd),
             (Some(_) | None, Some(_) | None) => Vec::new(),
         };
         let relative = relative_base(choice, base.as_deref(), host.mount.as_deref());
         let mounts = Mounts::read().unwrap_or_default();
+        let blocked = started_in.filter(|unit| chain.iter().any(|directory| directory == unit));
         let place = |controller: Controller| match &relative {
-            Some(relative) => place_of(controller, &chain, relative, &mounts),
+            Some(relative) => place_of(controller, &chain, blocked, relative, &mounts),
             None => Place::Absent("cgroups are switched off (cgroup: Off)".to_owned()),
         };
-        let own = host.mount.as_ref().map(|mount| mount.join(&host.own)).filter(|own| chain.contains(own));
+        let own = host.mount.as_ref().map(|mount| mount.join(&host.own));
         Self { own, places: Controller::ALL.map(place), ready: [false; 4], chain }
     }
 
@@ -180,6 +185,28 @@ impl Controllers {
         Ok(())
     }
 
+    /// Favours the group of this process over those of the services, where both lie in a directory that was delegated to us: a share of the CPU
+    /// (100 is everybody's) and memory that is not taken from it.
+    pub fn favour_own(&self, cpu_weight: u16, memory_min_bytes: u64) -> io::Result<()> {
+        let (Some(own), Some(first)) = (&self.own, self.chain.first()) else { return Ok(()) };
+        let delegated = xattr::get(first, "delegate").as_deref() == Some("1");
+        if !delegated || own.parent() != Some(first) || self.chain.contains(own) {
+            return Ok(());
+        }
+        let subtree = first.join("cgroup.subtree_control");
+        let wanted = [
+            (Controller::Cpu, "cpu.weight", u64::from(cpu_weight)),
+            (Controller::Memory, "memory.min", memory_min_bytes),
+        ];
+        for (controller, file, value) in wanted {
+            if *self.place(controller) == Place::V2 {
+                fs::write(&subtree, format!("+{}", controller.name()))?;
+                write_if_there(&own.join(file), &value.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes v1 groups that no group of ours answers to any more.
     pub fn sweep(&self, kept: &dyn Fn(&str) -> bool) {
         for base in self.v1_bases() {
@@ -235,11 +262,17 @@ fn handing_down(base: &Path, mount: &Path, systemd: bool) -> Vec<PathBuf> {
     chain.split_off(first)
 }
 
-fn place_of(controller: Controller, chain: &[PathBuf], relative: &Path, mounts: &Mounts) -> Place {
+fn place_of(
+    controller: Controller,
+    chain: &[PathBuf],
+    blocked: Option<&Path>,
+    relative: &Path,
+    mounts: &Mounts,
+) -> Place {
     if let Some(first) = chain.first()
         && offers(first, controller)
     {
-        return Place::V2;
+        return blocked.map_or(Place::V2, |unit| Place::Absent(why_blocked(unit)));
     }
     let hierarchy = mounts.iter().rev().find(|mount| is_hierarchy_of(mount, controller));
     let Some(hierarchy) = hierarchy else { return Place::Absent(why_absent(controller, chain.first())) };
@@ -264,6 +297,14 @@ fn offers(directory: &Path, controller: Controller) -> bool {
 
 fn is_hierarchy_of(mount: &Mount, controller: Controller) -> bool {
     mount.fs_type == "cgroup" && mount.options.split(',').any(|option| option == controller.v1_name())
+}
+
+fn why_blocked(unit: &Path) -> String {
+    format!(
+        "once {} hands controllers down, systemd can start no second agent in it: install mainstay-services.service beside it, or give the \
+         unit DelegateSubgroup=agent (systemd 254)",
+        unit.display()
+    )
 }
 
 fn why_absent(controller: Controller, first: Option<&PathBuf>) -> String {
@@ -329,7 +370,7 @@ mod tests {
         assert_eq!(chain, [mount.to_owned(), base.clone()]);
         let mut controllers = Controllers {
             own: None,
-            places: Controller::ALL.map(|one| place_of(one, &chain, Path::new("mainstay"), &Mounts::default())),
+            places: Controller::ALL.map(|one| place_of(one, &chain, None, Path::new("mainstay"), &Mounts::default())),
             ready: [false; 4],
             chain,
         };
@@ -354,10 +395,21 @@ mod tests {
              33 1 0:32 / /u rw - cgroup2 cgroup2 rw\n"
         );
         let mounts = Mounts::parse(text.as_bytes());
-        let place = |controller| place_of(controller, &[], Path::new("a/b"), &mounts);
+        let place = |controller| place_of(controller, &[], None, Path::new("a/b"), &mounts);
         assert_eq!(place(Controller::Cpu), Place::V1(directory.path().join("a/b")));
         assert!(matches!(place(Controller::Memory), Place::Absent(why) if why.contains("/ro cannot be written to")));
         assert!(matches!(place(Controller::Io), Place::Absent(why) if why.contains("blkio")));
+    }
+
+    #[test]
+    fn unit_that_systemd_starts_the_agent_in_hands_nothing_down() {
+        let directory = TempDir::new();
+        let unit = directory.path().join("mainstay.service");
+        fake(&unit, "cpu memory\n", "");
+        let chain = [unit.clone(), unit.join("mainstay")];
+        let place = |blocked| place_of(Controller::Cpu, &chain, blocked, Path::new("mainstay"), &Mounts::default());
+        assert_eq!(place(None), Place::V2);
+        assert!(matches!(place(Some(&unit)), Place::Absent(why) if why.contains("DelegateSubgroup=agent")));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub enum Choice {
     Off,
 }
 
-/// Where groups live.
+/// Where groups live; `None`: nowhere.
 #[derive(Debug)]
 pub struct Root(Option<Base>);
 
@@ -40,6 +40,8 @@ struct Base {
     /// Whether directories can be marked. Where they cannot, everything in `path` counts as ours.
     marks: bool,
     fallbacks: Fallbacks,
+    /// The unit that systemd starts the agent in, from where it moved aside.
+    started_in: Option<PathBuf>,
     /// See [`Root::counts_oom_kills`].
     counts_oom_kills: Cell<bool>,
 }
@@ -157,6 +159,11 @@ impl Root {
         self.0.as_ref().map(|base| base.path.as_path())
     }
 
+    /// systemd starts every agent in this group: once it hands controllers down, no process can be put there.
+    pub(super) fn started_in(&self) -> Option<&Path> {
+        self.0.as_ref()?.started_in.as_deref()
+    }
+
     /// Whether the groups count the kills of the OOM killer: the memory controller was enabled for them at the last look.
     #[must_use]
     pub fn counts_oom_kills(&self) -> bool {
@@ -200,11 +207,11 @@ impl Base {
 }
 
 fn detect_in(host: &Surroundings, choice: Choice, instance: &str, fallbacks: Fallbacks) -> (Root, Vec<String>) {
-    let (places, mut notes) = match choice {
+    let (places, started_in, mut notes) = match choice {
         Choice::Off => {
             return (Root(None), vec![format!("cgroups are switched off (cgroup: Off): {NOT_PROMISED}")]);
         }
-        Choice::Path(path) => (vec![path], Vec::new()),
+        Choice::Path(path) => (vec![path], None, Vec::new()),
         Choice::Auto { name } => candidates(host, &name),
     };
     let mut failures = Vec::new();
@@ -219,7 +226,7 @@ fn detect_in(host: &Surroundings, choice: Choice, instance: &str, fallbacks: Fal
                     ));
                 }
                 let (instance, counts_oom_kills) = (instance.to_owned(), Cell::new(false));
-                let root = Root(Some(Base { path, instance, marks, fallbacks, counts_oom_kills }));
+                let root = Root(Some(Base { path, instance, marks, fallbacks, started_in, counts_oom_kills }));
                 root.look_for_controllers();
                 return (root, notes);
             }
@@ -233,8 +240,9 @@ fn detect_in(host: &Surroundings, choice: Choice, instance: &str, fallbacks: Fal
     (Root(None), notes)
 }
 
-fn candidates(host: &Surroundings, name: &str) -> (Vec<PathBuf>, Vec<String>) {
+fn candidates(host: &Surroundings, name: &str) -> (Vec<PathBuf>, Option<PathBuf>, Vec<String>) {
     let Places { paths, unit, undelegated } = places(host, name);
+    let started_in = started_in(host, unit.as_deref());
     let mut notes = Vec::new();
     if let (Some(unit), Some(mount)) = (&unit, &host.mount)
         && let Err(error) = move_aside(unit, &mount.join(&host.own), host.process)
@@ -250,7 +258,13 @@ fn candidates(host: &Surroundings, name: &str) -> (Vec<PathBuf>, Vec<String>) {
             top.display()
         ));
     }
-    (paths, notes)
+    (paths, started_in, notes)
+}
+
+/// The unit itself, unless systemd starts the agent in a group below it (`DelegateSubgroup=`).
+pub(super) fn started_in(host: &Surroundings, unit: Option<&Path>) -> Option<PathBuf> {
+    let own = host.mount.as_ref()?.join(&host.own);
+    unit.filter(|unit| **unit == own && host.systemd).map(Path::to_owned)
 }
 
 /// Where groups may lie.
@@ -259,7 +273,7 @@ pub(super) struct Places {
     /// The best first.
     pub(super) paths: Vec<PathBuf>,
     /// The agent has to leave this directory for a group below it.
-    unit: Option<PathBuf>,
+    pub(super) unit: Option<PathBuf>,
     /// The first is a directory of systemd's that it has not delegated.
     undelegated: Option<PathBuf>,
 }
@@ -369,7 +383,8 @@ mod tests {
         let directory = crate::sys::testing::TempDir::new();
         let path = directory.path().to_owned();
         let (instance, counts_oom_kills) = ("one".to_owned(), Cell::new(false));
-        let base = Base { path: path.clone(), instance, marks: false, fallbacks: Fallbacks::NONE, counts_oom_kills };
+        let (marks, fallbacks, started_in) = (false, Fallbacks::NONE, None);
+        let base = Base { path: path.clone(), instance, marks, fallbacks, started_in, counts_oom_kills };
         let root = Root(Some(base));
         for (enabled, counted) in [("", false), ("cpu memory pids\n", true), ("cpu pids\n", false), ("memory\n", true)]
         {

@@ -9,13 +9,14 @@ use mainstay::engine::Engine;
 use mainstay::engine::action::Note;
 use mainstay::engine::action::NoteKind;
 use mainstay::engine::event::Event;
-use mainstay::engine::host::sample::{Devices, Disk, DiskStat, Mount, Nic, NicKind, NicStat, Sample};
+use mainstay::engine::host::sample::{Devices, Disk, DiskStat, Mount, Nic, NicKind, NicStat, Pressure, Sample, System};
 use mainstay::engine::host::view::AlertBody;
 use mainstay::engine::host::{HostEvent, HostMemory};
 use mainstay::engine::plan::{Plan, Role};
 use mainstay::engine::types::{Now, StateName, Time};
 
 use crate::dice::Dice;
+use crate::group::MEMORY;
 
 pub(crate) const READ_EVERY: Duration = Duration::from_secs(5);
 const DISKS: [(&str, &str); 2] = [("vda", "/"), ("vdb", "/srv")];
@@ -27,6 +28,8 @@ pub(crate) struct Hardware {
     pub(crate) plugged: BTreeMap<&'static str, bool>,
     carrier: bool,
     carrier_changes: u32,
+    /// There is next to no memory left.
+    short: bool,
     completed: u64,
     busy_ms: u64,
     /// What is written for the next agent.
@@ -43,6 +46,7 @@ impl Hardware {
             plugged: DISKS.iter().map(|(disk, _)| (*disk, true)).collect(),
             carrier: true,
             carrier_changes: 0,
+            short: false,
             completed: 0,
             busy_ms: 0,
             memory: None,
@@ -54,7 +58,8 @@ impl Hardware {
     /// Something breaks, or mends by itself.
     pub(crate) fn turn(&mut self, dice: &mut Dice) {
         let (disk, _) = *dice.pick(&DISKS);
-        match dice.below(3) {
+        match dice.below(4) {
+            3 => self.short = !self.short,
             0 => {
                 self.carrier = !self.carrier;
                 self.carrier_changes += 1;
@@ -67,6 +72,7 @@ impl Hardware {
 
     pub(crate) fn mend(&mut self) {
         self.carrier = true;
+        self.short = false;
         self.hung.values_mut().for_each(|hung| *hung = false);
         self.plugged.values_mut().for_each(|plugged| *plugged = true);
     }
@@ -89,8 +95,23 @@ impl Hardware {
         Event::Host(Box::new(HostEvent::Devices(Box::new(devices))))
     }
 
+    pub(crate) fn is_short(&self) -> bool {
+        self.short
+    }
+
+    fn system(&self) -> System {
+        let pressure = Pressure { some_avg10: if self.short { 3_000 } else { 0 }, ..Pressure::default() };
+        System {
+            memory_total_bytes: MEMORY,
+            memory_available_bytes: if self.short { MEMORY / 100 } else { MEMORY / 2 },
+            pressure_memory: Some(pressure),
+            cpus: 1,
+            ..System::default()
+        }
+    }
+
     /// What the checks role reads now.
-    pub(crate) fn readings(&mut self) -> [Event; 2] {
+    pub(crate) fn readings(&mut self) -> [Event; 3] {
         self.completed += 100;
         self.busy_ms += 1_000;
         let there = DISKS.iter().filter(|(disk, _)| self.plugged[disk]);
@@ -117,7 +138,8 @@ impl Hardware {
             let sampled = HostEvent::Sampled { role: Role::Checks, sample: Box::new(sample) };
             Event::Host(Box::new(sampled))
         };
-        [event(Sample::Disks(disks)), event(Sample::Nics(vec![nic]))]
+        let system = Sample::System(Box::new(self.system()));
+        [event(Sample::Disks(disks)), event(Sample::Nics(vec![nic])), event(system)]
     }
 
     /// No command is run more often than its plan allows; a second try of one that failed is no second alert.

@@ -10,7 +10,10 @@
 
 #![expect(clippy::print_stdout, reason = "a single seed is run to be read")]
 
+mod audit;
 mod dice;
+mod fence;
+mod group;
 mod hardware;
 mod host;
 mod host_noise;
@@ -24,11 +27,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use mainstay::engine::Engine;
-use mainstay::engine::action::{Action, Cleanness, Outcome};
+use mainstay::engine::action::{Action, Cleanness, NoteKind, Outcome};
 use mainstay::engine::event::{Caller, Event, Target, Verb, Wait};
+use mainstay::engine::fence::plan::FenceLevel;
 use mainstay::engine::plan::{Kind, Plan};
 use mainstay::engine::types::{RequestId, StateName, Time};
 
+use audit::Audit;
 use world::World;
 
 const SEEDS: u64 = 80;
@@ -43,13 +48,20 @@ thread_local! {
     static LOG: RefCell<VecDeque<String>> = const { RefCell::new(VecDeque::new()) };
 }
 
+/// What somebody waits for.
+#[derive(Debug, Default)]
+struct Asked {
+    text: String,
+    verb: Option<(Verb, Target)>,
+}
+
 struct Sim {
     world: World,
     engine: Engine,
     /// A copy that was written out and read back: it must do the same.
     twin: Option<Engine>,
     plan: Plan,
-    waiting: BTreeMap<RequestId, String>,
+    waiting: BTreeMap<RequestId, Asked>,
     next_request: u64,
     print: bool,
 }
@@ -83,6 +95,7 @@ impl Sim {
     fn step(&mut self, event: Event) {
         let now = self.world.now;
         log(self.print, || format!("{:>12.3} {}", seconds(now.mono), short(&event)));
+        self.world.hears(&event);
         let twin_actions = self.twin.as_mut().map(|twin| twin.step(now, event.clone()));
         let actions = self.engine.step(now, event);
         if let Some(twin_actions) = twin_actions {
@@ -91,6 +104,13 @@ impl Sim {
         let may_crash = self.world.chaos && !self.world.shutting_down;
         let crash_at = (may_crash && self.world.dice.percent(1))
             .then(|| usize::try_from(self.world.dice.below(actions.len() as u64 + 1)).expect("small"));
+        for action in &actions {
+            if let Action::Note(note) = action
+                && let NoteKind::Fence(fence) = &note.kind
+            {
+                Audit::allows(&self.world, &self.engine, fence, &world::key_of(note));
+            }
+        }
         for (index, action) in actions.iter().enumerate() {
             if crash_at == Some(index) {
                 break;
@@ -105,18 +125,32 @@ impl Sim {
         }
         match crash_at {
             Some(_) => self.crash(),
-            None => self.world.proxy.check(&self.engine, now),
+            None => {
+                self.world.proxy.check(&self.engine, now);
+                self.world.check_limits(&self.engine);
+            }
         }
     }
 
-    fn check_answer(&self, asked: &str, outcome: &Outcome) {
+    fn check_answer(&self, asked: &Asked, outcome: &Outcome) {
         if let Outcome::Failed { why } = outcome {
-            assert!(!why.is_empty(), "`{asked}` failed without a reason");
+            assert!(!why.is_empty(), "`{}` failed without a reason", asked.text);
+        }
+        let (Some((verb, target)), Outcome::Done { persisted }) = (&asked.verb, outcome) else {
+            return;
+        };
+        match verb {
+            Verb::Fence(level) if target.wait == Wait::Outcome => {
+                self.world.check_fenced(&self.plan, target, *level);
+            }
+            Verb::Unfence if *persisted => self.world.check_unfenced(target),
+            _ => {}
         }
     }
 
     fn crash(&mut self) {
-        log(self.print, || "   ==== the agent dies".to_owned());
+        let reboots = self.world.dice.percent(15);
+        log(self.print, || format!("   ==== the {} dies", if reboots { "host" } else { "agent" }));
         self.world.agent_dies();
         self.waiting.clear();
         self.twin = None;
@@ -128,6 +162,9 @@ impl Sim {
             self.world.happen(&self.engine);
         }
         self.world.advance(end.since(self.world.now.mono));
+        if reboots {
+            self.world.reboot(&self.plan);
+        }
         let found = self.world.found();
         let decisions = self.world.decisions.values().cloned().collect();
         let seed = self.world.dice.next();
@@ -140,8 +177,9 @@ impl Sim {
             self.world.hardware.memory = None;
             self.world.hardware.forget_alerts();
         }
+        let fences = self.world.fences.clone().map(Box::new);
         let host = self.world.hardware.memory.clone().map(Box::new);
-        self.step(Event::Begin { found, decisions, host, fences: None });
+        self.step(Event::Begin { found, decisions, host, fences });
         self.world.tell_devices();
     }
 
@@ -196,6 +234,7 @@ impl Sim {
                 self.step(Event::Stalled { by, suspended: true });
             }
             16 => {
+                self.world.audit.wall_jumped = self.world.now.mono;
                 let by = self.world.dice.below(20 * 3_600_000_000_000);
                 self.world.now.wall = Time(1_600_000_000_000_000_000 + by * 1_000);
             }
@@ -206,6 +245,9 @@ impl Sim {
                 *plugged = !*plugged;
                 self.world.tell_devices();
             }
+            28..30 => self.world.put_somebody_to_sleep(),
+            30..34 => self.world.tempt_somebody(),
+            34..39 => self.fence(),
             19 => self.world.kill_proxy(),
             20..23 => {
                 if let Some(event) = self.world.proxy.ejects(&mut self.world.dice) {
@@ -223,7 +265,7 @@ impl Sim {
     fn reload(&mut self, plan: Plan) {
         let request = RequestId(self.next_request);
         self.next_request += 1;
-        self.waiting.insert(request, "reload".to_owned());
+        self.waiting.insert(request, Asked { text: "reload".to_owned(), verb: None });
         self.plan = plan.clone();
         self.world.hardware.forget_alerts();
         let preview = self.engine.preview(&plan);
@@ -250,10 +292,34 @@ impl Sim {
         self.ask(verb, Target { service, replica, wait, why: None });
     }
 
+    fn fence(&mut self) {
+        let names: Vec<String> = self.plan.services.iter().map(|plan| plan.name.clone()).collect();
+        let dice = &mut self.world.dice;
+        let verb = *dice.pick(&[
+            Verb::Fence(FenceLevel::Throttle),
+            Verb::Fence(FenceLevel::Freeze),
+            Verb::Fence(FenceLevel::Kill),
+            Verb::Fence(FenceLevel::Hold),
+            Verb::Unfence,
+            Verb::Unfence,
+            Verb::Unfence,
+            Verb::Unfence,
+        ]);
+        let replica = dice.percent(50).then(|| u16::try_from(dice.below(3)).expect("small"));
+        let wait = *dice.pick(&[Wait::Outcome, Wait::Outcome, Wait::Decision]);
+        let service = dice.pick(&names).clone();
+        let why = dice.percent(30).then(|| "it is odd".to_owned());
+        self.ask(verb, Target { service, replica, wait, why });
+    }
+
     fn ask(&mut self, verb: Verb, target: Target) {
         let request = RequestId(self.next_request);
         self.next_request += 1;
-        self.waiting.insert(request, format!("{} {}", verb.word(), target.service));
+        if matches!(verb, Verb::Fence(_) | Verb::Unfence) {
+            self.world.audit.command(&self.plan, &target.service, target.replica, self.world.now);
+        }
+        let text = format!("{} {}", verb.word(), target.service);
+        self.waiting.insert(request, Asked { text, verb: Some((verb, target.clone())) });
         self.step(Event::Command { request, caller: Caller::Agent, verb, target });
     }
 
@@ -274,14 +340,17 @@ impl Sim {
         self.world.calm_down();
         self.world.tell_devices();
         self.deliver();
+        self.unfence_all();
         for name in self.pending_restarts() {
             self.ask(Verb::RestartAtOnce, Target { service: name, replica: None, wait: Wait::Decision, why: None });
         }
         // Twice: what was born in the chaos may still fail once, and `restart: Never` leaves it at that.
         for _ in 0..2 {
+            self.unfence_all();
             for name in self.plan.services.iter().map(|plan| plan.name.clone()).collect::<Vec<_>>() {
                 self.ask(Verb::Start, Target { service: name, replica: None, wait: Wait::Outcome, why: None });
             }
+            self.world.audit.read.clear();
             let end = self.world.now.mono.after(CALM / 2);
             while self.world.now.mono < end {
                 self.advance(end);
@@ -295,6 +364,8 @@ impl Sim {
         assert_eq!(views.len(), self.plan.services.len() + helpers, "what left the configuration is still there");
         let frozen = self.world.trees.values().find(|tree| tree.frozen);
         assert!(frozen.is_none(), "left frozen: {frozen:?}");
+        self.world.audit.check_all_over(&self.engine, self.world.now);
+        self.world.check_limits_are_the_plans(&self.plan);
         self.check_watchdog();
         for view in views {
             let runs_again = matches!(view.plan.kind, Kind::Every(_));
@@ -312,6 +383,12 @@ impl Sim {
                 let state = replica.state;
                 assert!(up, "{}/{} is {state} for good: {:?}", view.plan.name, replica.id.index, replica.why);
             }
+        }
+    }
+
+    fn unfence_all(&mut self) {
+        for service in self.plan.services.iter().map(|plan| plan.name.clone()).collect::<Vec<_>>() {
+            self.ask(Verb::Unfence, Target { service, replica: None, wait: Wait::Outcome, why: None });
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mainstay::engine::balance::plan::{Address, BalancerPlan, Delivery, Destination, Rules};
+use mainstay::engine::fence::plan::{FencePlan, Limits, Mode, ReleaseRule, Resources, Rung, Triggers};
 use mainstay::engine::host::kind::CheckKind;
 use mainstay::engine::host::plan::{AlertOn, AlertPlan, CheckPlan, OnDiskFailing};
 use mainstay::engine::plan::{
@@ -40,7 +41,7 @@ pub(crate) fn random(dice: &mut Dice) -> Plan {
     plan.helper = Some(Box::new(helper));
     plan.services.insert(0, role);
     plan.balancers = balancers(dice, &plan.services[1..]);
-    plan.checks = [CheckKind::DiskHung, CheckKind::NicLink].map(check).to_vec();
+    plan.checks = [CheckKind::DiskHung, CheckKind::NicLink, CheckKind::Memory].map(check).to_vec();
     plan.alerts = (0..dice.below(3)).map(|number| alert(dice, number)).collect();
     let names: Vec<String> = plan.services[1..].iter().map(|service| service.name.clone()).collect();
     plan.agent.watchdog = dice.percent(30).then(|| WatchdogPlan {
@@ -67,7 +68,7 @@ fn check(kind: CheckKind) -> CheckPlan {
 }
 
 fn alert(dice: &mut Dice, number: u64) -> AlertPlan {
-    let all = [AlertOn::Failing, AlertOn::Degraded, AlertOn::Recovered];
+    let all = [AlertOn::Failing, AlertOn::Degraded, AlertOn::Recovered, AlertOn::Fenced];
     AlertPlan {
         exec: vec![format!("/bin/alert{number}")],
         user: None,
@@ -130,13 +131,21 @@ pub(crate) fn changed(dice: &mut Dice, old: &Plan) -> Plan {
             let (requires, wants) = (plan.requires.clone(), plan.wants.clone());
             let (after, restart_with) = (plan.after.clone(), plan.restart_with.clone());
             let replicas = plan.replicas;
-            match dice.below(4) {
+            match dice.below(6) {
                 0 => {}
                 1 => *plan = ServicePlan { replicas, ..old.clone() },
                 2 => {
                     *plan = old.clone();
                     plan.stop.timeout = dice.ms(0, 8_000);
                     plan.alive = alive(dice).map(Box::new);
+                }
+                3 => {
+                    *plan = old.clone();
+                    plan.fence = fence(dice).map(Box::new);
+                }
+                4 => {
+                    *plan = old.clone();
+                    plan.resources = resources(dice).map(Box::new);
                 }
                 _ => {
                     *plan = old.clone();
@@ -200,7 +209,56 @@ fn service(dice: &mut Dice, number: u64, earlier: &[String]) -> ServicePlan {
     plan.watchdog = dice.percent(15).then(|| dice.ms(2_000, 10_000));
     plan.stop.timeout = dice.ms(0, 10_000);
     plan.needs = dice.percent(60).then(|| Box::new(needs(dice)));
+    plan.resources = resources(dice).map(Box::new);
+    plan.fence = fence(dice).map(Box::new);
+    plan.priority = i32::try_from(dice.below(3)).expect("small");
+    plan.min_healthy = *dice.pick(&[0, 1, 1, 2]);
     plan
+}
+
+fn limits(dice: &mut Dice) -> Limits {
+    let mut limits = Limits::default();
+    if dice.percent(60) {
+        limits.cpu_max_permille = Some(*dice.pick(&[100, 200, 500, 1_500]));
+    }
+    limits.cpu_weight = dice.percent(30).then_some(50);
+    limits.memory_max_bytes = dice.percent(50).then_some(256 << 20);
+    limits.pids_max = dice.percent(60).then_some(16);
+    limits
+}
+
+fn resources(dice: &mut Dice) -> Option<Resources> {
+    dice.percent(60).then(|| Resources { limits: limits(dice), required: dice.percent(20) })
+}
+
+/// Times short enough that what begins in the chaos is over before the calm is.
+fn fence(dice: &mut Dice) -> Option<FencePlan> {
+    if dice.percent(10) {
+        return None;
+    }
+    let all = [Rung::Throttle(limits(dice)), Rung::Freeze, Rung::Kill, Rung::Hold];
+    let mut ladder: Vec<Rung> = all.into_iter().filter(|_| dice.percent(60)).collect();
+    if ladder.is_empty() {
+        ladder.push(Rung::Kill);
+    }
+    let mut mode = || *dice.pick(&[Mode::On, Mode::On, Mode::On, Mode::On, Mode::DryRun, Mode::Off]);
+    let triggers = Triggers {
+        liveness: Mode::On,
+        restarts: mode(),
+        cpu: mode(),
+        pids: mode(),
+        pressure: mode(),
+        host_memory: mode(),
+    };
+    let release = if dice.percent(10) { ReleaseRule::Manual } else { ReleaseRule::After(dice.ms(2_000, 60_000)) };
+    Some(FencePlan {
+        ladder,
+        step: dice.ms(1_000, 20_000),
+        probation: dice.ms(1_000, 60_000),
+        release,
+        release_max: dice.ms(60_000, 180_000),
+        triggers,
+    })
 }
 
 fn alive(dice: &mut Dice) -> Option<Alive> {

@@ -192,16 +192,18 @@ fn check_offer(engine: &Engine, now: Now, table: &Table, backend: &Backend) {
     let last = replica.why.as_deref().unwrap_or("");
     let waits = replica.state == StateName::Stopping && last.ends_with("waiting for its dependents to stop first");
     let drains = replica.state == StateName::Stopping && last.contains("draining: waiting for connections to end");
-    let out = replica.drained || view.impaired.is_some();
+    let fenced = replica.memory.fence.is_some();
+    let tried = replica.memory.probation.is_some() && view.plan.alive.is_some();
+    let out = replica.drained || fenced || view.impaired.is_some();
     let up = matches!(replica.state, StateName::Ready | StateName::Degraded);
     let leads =
         engine.plan().balancers.iter().any(|plan| plan.name == table.balancer && plan.service() == Some(service));
     let is_so = match backend.standing {
         Standing::Up => (replica.state == StateName::Ready || waits) && !out,
         Standing::Degraded => (replica.state == StateName::Degraded || waits) && !out,
-        Standing::Draining => drains || out || (!leads && (up || waits)),
+        Standing::Draining => drains || out || tried || (!leads && (up || waits)),
         Standing::Out => !matches!(replica.state, StateName::Ready | StateName::Degraded),
-        Standing::Fenced => false,
+        Standing::Fenced => fenced && matches!(replica.state, StateName::Stopping | StateName::Stuck),
     };
     assert!(is_so, "{} offers {backend:?} while it is {}: {last:?}", table.balancer, replica.state);
     assert!(backend.standing == Standing::Out || replica.memory.run.0 == backend.run, "an old run: {backend:?}");

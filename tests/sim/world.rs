@@ -10,12 +10,16 @@ use mainstay::engine::Engine;
 use mainstay::engine::action::{Action, Cleanness, Note, NoteKind, Whom};
 use mainstay::engine::balance::table::Table;
 use mainstay::engine::event::{Decision, Event, Found, FoundProcess, NotifyMessage, Remaining};
+use mainstay::engine::fence::FenceMemory;
+use mainstay::engine::fence::plan::Limits;
 use mainstay::engine::host::HostEvent;
 use mainstay::engine::memory::Memory;
 use mainstay::engine::plan::{Kind, Readiness, ServicePlan, Stop};
 use mainstay::engine::types::{Exit, Now, ReplicaId, RunId, SIGABRT, SIGKILL, StateName, Time};
 
+use crate::audit::Audit;
 use crate::dice::Dice;
+use crate::group::{Group, Vice};
 use crate::hardware::{self, Hardware};
 use crate::proxy::{Proxy, Word};
 
@@ -33,7 +37,7 @@ pub(crate) struct Tree {
     /// Whether the agent was told of the exit.
     exit_told: bool,
     /// In uninterruptible sleep until then.
-    asleep_until: Time,
+    pub(crate) asleep_until: Time,
     obeys: bool,
     others_obey: bool,
     pub(crate) ready: bool,
@@ -42,6 +46,9 @@ pub(crate) struct Tree {
     answers: Answers,
     pings: Option<Duration>,
     pub(crate) frozen: bool,
+    pub(crate) group: Group,
+    /// The agent knows that it was born.
+    pub(crate) known: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,13 +74,15 @@ pub(crate) struct Record {
 
 /// What is going to happen by itself.
 #[derive(Debug)]
-enum Happening {
+pub(crate) enum Happening {
     MainEnds(u64, Exit),
     OthersEnd(u64),
     Ready(u64),
     Ping(u64),
     /// Something on its way to the agent; lost when that dies.
     Tell(Event),
+    /// The same, of which there is never a second copy.
+    TellOnce(Event),
     ProxySays(Word),
     /// The checks role reads.
     Reading,
@@ -98,6 +107,9 @@ pub(crate) struct World {
     pub(crate) agent_lives: bool,
     pub(crate) proxy: Proxy,
     pub(crate) hardware: Hardware,
+    /// What is written of fences for the next agent.
+    pub(crate) fences: Option<FenceMemory>,
+    pub(crate) audit: Audit,
     pub(crate) exited: Option<Cleanness>,
     pub(crate) shutting_down: bool,
 }
@@ -121,6 +133,8 @@ impl World {
             agent_lives: true,
             proxy: Proxy::default(),
             hardware: Hardware::new(),
+            fences: None,
+            audit: Audit::default(),
             exited: None,
             shutting_down: false,
         }
@@ -133,6 +147,7 @@ impl World {
     }
 
     pub(crate) fn suspend(&mut self, by: Duration) {
+        self.audit.wall_jumped = self.now.mono;
         self.now.boot = self.now.boot.after(by);
         self.now.wall = self.now.wall.after(by);
     }
@@ -141,7 +156,7 @@ impl World {
         self.agenda.first_key_value().map(|((at, _), _)| *at)
     }
 
-    fn later(&mut self, after: Duration, what: Happening) {
+    pub(crate) fn later(&mut self, after: Duration, what: Happening) {
         self.next_happening += 1;
         self.agenda.insert((self.now.mono.after(after), self.next_happening), what);
     }
@@ -158,6 +173,7 @@ impl World {
                 Happening::Ready(tree) => self.becomes_ready(engine, tree),
                 Happening::Ping(tree) => self.ping(engine, tree),
                 Happening::Tell(event) => self.tell(event),
+                Happening::TellOnce(event) => self.told.push(event),
                 Happening::ProxySays(word) => {
                     if let Some(event) = self.proxy.says(engine, &word) {
                         self.tell(event);
@@ -179,6 +195,9 @@ impl World {
 
     fn read_host(&mut self) {
         let lost = self.chaos && self.dice.percent(5);
+        if self.hardware.is_short() {
+            self.audit.short_at = Some(self.now.mono);
+        }
         for event in self.hardware.readings().into_iter().filter(|_| !lost) {
             self.tell(event);
         }
@@ -336,7 +355,7 @@ impl World {
     }
 
     /// The name of a replica; of one that is forgotten in this very step, the name it had.
-    fn key(&mut self, engine: &Engine, id: ReplicaId) -> Key {
+    pub(crate) fn key(&mut self, engine: &Engine, id: ReplicaId) -> Key {
         if let Some(key) = self.names.get(&id) {
             return key.clone();
         }
@@ -345,7 +364,11 @@ impl World {
         key
     }
 
-    fn tree_of(&self, key: &Key, run: RunId) -> Option<u64> {
+    pub(crate) fn known_key(&self, id: ReplicaId) -> Option<Key> {
+        self.names.get(&id).cloned()
+    }
+
+    pub(crate) fn tree_of(&self, key: &Key, run: RunId) -> Option<u64> {
         self.trees.iter().find(|(_, tree)| tree.key == *key && tree.run == run.0).map(|(number, _)| *number)
     }
 
@@ -355,15 +378,7 @@ impl World {
         match action {
             Action::Spawn { replica, run, memory } => self.spawn(engine, *replica, key, *run, memory),
             Action::Signal { run, signal, whom, .. } => self.signal(engine, &key, *run, *signal, *whom),
-            Action::KillTree { run, .. } => {
-                self.proxy.check_is_out(&format!("{}/{}", key.0, key.1), *run);
-                if let Some(number) = self.tree_of(&key, *run) {
-                    let after = self.dice.ms(0, 50);
-                    self.later(after, Happening::MainEnds(number, Exit::Signal { signal: SIGKILL, core: false }));
-                    let after = self.dice.ms(0, 50);
-                    self.later(after, Happening::OthersEnd(number));
-                }
-            }
+            Action::KillTree { replica, run } => self.kill_tree(engine, &key, *replica, *run),
             Action::Inspect { replica, run } => self.inspect(&key, *replica, *run),
             Action::Release { run, .. } => {
                 if let Some(number) = self.tree_of(&key, *run) {
@@ -378,6 +393,8 @@ impl World {
             Action::Persist { replica, memory } => {
                 let stop = engine.service_plan(replica.service).map(|plan| plan.stop).unwrap_or_default();
                 let record = Record { memory: (**memory).clone(), identity: false, stop };
+                let old = self.records.get(&key).map(|record| &record.memory);
+                self.audit.written(engine, &key, old, memory, self.now);
                 let entry = self.records.entry(key).or_insert(record);
                 entry.memory = (**memory).clone();
             }
@@ -385,11 +402,15 @@ impl World {
                 let left = self.trees.values().find(|tree| tree.key == key && tree.is_populated());
                 assert!(left.is_none(), "forgotten while populated: {left:?}");
                 self.records.remove(&key);
+                self.audit.forgotten(&key);
             }
             Action::Decide { decision, content } => self.decide(engine, *decision, content),
             Action::Note(note) => {
                 self.check_counted(engine, note);
                 hardware::check_note(engine, self.now, note);
+                if let NoteKind::Fence(fence) = &note.kind {
+                    self.fence_note(engine, key_of(note), fence);
+                }
             }
             Action::Exit { clean } => {
                 assert_eq!(self.exited, None, "left twice");
@@ -401,22 +422,16 @@ impl World {
                 assert!(known || !self.proxy.lives, "{balancer} leaves, of which nobody was told");
             }
             Action::CancelProbe { .. } | Action::Refresh { .. } | Action::Answer { .. } | Action::Watch { .. } => {}
-            Action::Limit { .. } | Action::Gauge { .. } | Action::PersistFences { .. } => {}
+            Action::Limit { replica, run } => self.limit(engine, &key, *replica, *run),
+            Action::Gauge { runs } => self.gauge(engine, runs),
+            Action::PersistFences { memory } => self.persist_fences(memory),
             Action::PersistHost { memory } => self.hardware.memory = Some((**memory).clone()),
             Action::Alert { alert, plan, body } => {
                 self.hardware.alerted(engine.plan(), self.now, *alert, *plan, body);
                 self.alert(*alert);
             }
-            Action::Freeze { run, frozen, .. } => self.freeze(&key, *run, *frozen),
+            Action::Freeze { replica, run, frozen } => self.freeze(engine, &key, *replica, *run, *frozen),
             Action::Pet => self.hardware.pet(engine, self.now, self.shutting_down),
-        }
-    }
-
-    fn freeze(&mut self, key: &Key, run: RunId, frozen: bool) {
-        let recorded = self.records.get(key).is_some_and(|record| record.memory.frozen);
-        assert!(recorded || !frozen, "{key:?} is frozen and nobody would know");
-        if let Some(number) = self.tree_of(key, run) {
-            self.trees.get_mut(&number).expect("just found").frozen = frozen;
         }
     }
 
@@ -443,20 +458,32 @@ impl World {
         let before = self.records.get(&key).map_or(RunId(0), |record| record.memory.run);
         assert!(run > before, "{key:?}: run {run:?} after {before:?}");
         hardware::check_spawn(engine, self.now, &key.0);
+        let old = self.records.get(&key).map(|record| &record.memory);
+        self.audit.written(engine, &key, old, memory, self.now);
+        self.audit.spawned(&key, memory);
         let plan = engine.service_plan(id.service).expect("a plan to spawn from").clone();
         if self.chaos && self.dice.percent(4) {
             let ours = self.dice.percent(50);
             return self.tell(Event::SpawnFailed { replica: id, run, ours, error: "no child".into() });
         }
+        let Some((limits, refused)) = self.limits_at_birth(engine, id) else {
+            let error = "cpu_max: no controller".into();
+            return self.tell(Event::SpawnFailed { replica: id, run, ours: false, error });
+        };
         self.trees.retain(|_, tree| tree.key != key);
         self.records.insert(key.clone(), Record { memory: memory.clone(), identity: true, stop: plan.stop });
         let number = self.next_tree;
         self.next_tree += 1;
-        let tree = self.new_tree(&key, run, &plan);
+        let mut tree = self.new_tree(&key, run, &plan);
+        tree.group = Group::new(limits, self.chaos, self.now.mono, &mut self.dice);
+        tree.group.refused = refused;
         self.trees.insert(number, tree);
         let pid = i32::try_from(number).expect("few processes");
         if !(self.chaos && self.dice.percent(2)) {
             self.tell(Event::Spawned { replica: id, run, pid });
+            if refused {
+                self.limits_refused(id, run);
+            }
         }
         let after = self.dice.ms(0, 5);
         if self.chaos && self.dice.percent(5) {
@@ -491,6 +518,8 @@ impl World {
             answers,
             pings: plan.watchdog.map(|watchdog| watchdog / 2),
             frozen: false,
+            group: Group::new(Limits::default(), false, self.now.mono, &mut Dice::new(0)),
+            known: false,
         }
     }
 
@@ -636,7 +665,7 @@ impl World {
     pub(crate) fn agent_dies(&mut self) {
         self.agent_lives = false;
         self.told.clear();
-        self.agenda.retain(|_, happening| !matches!(happening, Happening::Tell(_)));
+        self.agenda.retain(|_, happening| !matches!(happening, Happening::Tell(_) | Happening::TellOnce(_)));
         self.counted.clear();
         self.names.clear();
     }
@@ -671,9 +700,15 @@ impl World {
         }
         for tree in self.trees.values_mut() {
             tree.exit_told = !tree.main;
+            tree.known = tree.main;
         }
         self.agent_lives = true;
         list
+    }
+
+    /// Nothing happens any more but that the host is read.
+    pub(crate) fn keep_readings(&mut self) {
+        self.agenda.retain(|_, happening| matches!(happening, Happening::Reading));
     }
 
     /// Nobody misbehaves from now on.
@@ -682,12 +717,18 @@ impl World {
         self.hardware.mend();
         for tree in self.trees.values_mut() {
             tree.obeys = true;
+            tree.group.vice = Vice::None;
         }
     }
 
     pub(crate) fn populated(&self) -> usize {
         self.trees.values().filter(|tree| tree.is_populated() && !tree.key.0.starts_with('@')).count()
     }
+}
+
+pub(crate) fn key_of(note: &Note) -> Key {
+    let subject = note.subject.clone();
+    subject.map(|subject| (subject.service, subject.replica.unwrap_or(0))).unwrap_or_default()
 }
 
 fn replica_of(action: &Action) -> Option<ReplicaId> {

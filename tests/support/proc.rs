@@ -73,12 +73,21 @@ pub(crate) fn cgroup_root() -> Option<PathBuf> {
     Some(root)
 }
 
-/// Kills what is in a group and removes it with all below.
+/// Kills what is in a group and removes it with all below, and those of its name in v1 hierarchies.
 pub(crate) fn remove_group(group: &Path) {
+    remove_one(group);
+    for hierarchy in ["cpu", "memory", "pids", "blkio"] {
+        remove_one(&Path::new("/sys/fs/cgroup").join(hierarchy).join(group.file_name().unwrap_or_default()));
+    }
+}
+
+fn remove_one(group: &Path) {
     if !group.is_dir() {
         return;
     }
-    let _ = fs::write(group.join("cgroup.kill"), "1");
+    if let Ok(mut kill) = fs::File::options().write(true).open(group.join("cgroup.kill")) {
+        let _ = kill.write_all(b"1");
+    }
     for _ in 0..100 {
         remove_below(group);
         if !group.is_dir() {

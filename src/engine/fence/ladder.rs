@@ -20,6 +20,8 @@ use crate::engine::types::{ReplicaId, ServiceId};
 
 /// From the freezing to the proof that everything stands still.
 const FREEZE_WITHIN: Duration = Duration::from_secs(2);
+/// The reading that is asked for at the end of a step still counts for it.
+const READING_GRACE: Duration = Duration::from_millis(500);
 
 impl Engine {
     /// The fence that stands on a replica.
@@ -121,7 +123,7 @@ impl Engine {
         fence.proof = Proof::Awaited;
         fence.decided = now;
         fence.prove_by = now.after(within);
-        fence.step_by = now.after(step);
+        fence.step_by = now.after(step).after(READING_GRACE);
         (fence.looks, fence.quiet_since, fence.first, fence.written) = (0, None, None, false);
         fence.throttled |= level == FenceLevel::Throttle;
         let (record, why) = (fence.id, fence.why.clone());
@@ -156,7 +158,7 @@ impl Engine {
     pub(in crate::engine) fn fence_changed(&mut self, id: ReplicaId) {
         self.touched.insert(id.service);
         self.dirty.insert(id);
-        self.alert_timer();
+        self.note_fence(id);
         self.refresh(id);
     }
 
@@ -247,6 +249,7 @@ impl Engine {
             FenceLevel::Freeze if by_hand => self.step_to(id, FenceLevel::Hold),
             FenceLevel::Throttle | FenceLevel::Freeze => self.release(id, "its process has ended", Then::Probation),
             FenceLevel::Kill => {
+                self.note_freed(id);
                 self.prove(id, "its tree is empty");
                 if self.hold_follows(id) {
                     self.step_to(id, FenceLevel::Hold);

@@ -80,6 +80,7 @@ impl Engine {
             }
             self.arm_probation(id);
         }
+        self.watch_groups();
     }
 
     /// Whether a run that is born now has limits at all.

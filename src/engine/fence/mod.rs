@@ -38,14 +38,19 @@ pub(in crate::engine) mod records;
 mod release;
 mod resume;
 pub(in crate::engine) mod show;
+mod trigger;
+mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::host::pairs;
 use super::types::{ReplicaId, Time};
-use radius::{AUTOMATIC_MAX, AUTOMATIC_WITHIN};
+pub(in crate::engine) use radius::AUTOMATIC_MAX;
+use radius::AUTOMATIC_WITHIN;
 use record::{Record, Trigger};
+use watch::Watched;
 
 /// What must survive the agent's death: written to `{run_dir}/fences.json` at every `Action::PersistFences`, and holding for one boot.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -57,6 +62,9 @@ pub struct FenceMemory {
     /// When (mono) the agent set fences of its own, as far as that still counts.
     #[serde(default)]
     pub automatic: Vec<Time>,
+    /// When (mono) the latest one that was killed for the host's memory was gone.
+    #[serde(default)]
+    pub memory_freed: Option<Time>,
 }
 
 /// All that the engine keeps of fences beside the memory of each replica.
@@ -65,6 +73,11 @@ pub(in crate::engine) struct FenceState {
     pub(in crate::engine) memory: FenceMemory,
     /// Decisions of the agent itself that are not known to be on disk.
     pub(in crate::engine) decisions: BTreeSet<u64>,
+    /// The latest readings of groups.
+    #[serde(with = "pairs")]
+    pub(in crate::engine) watched: BTreeMap<ReplicaId, Watched>,
+    /// The host is short of memory, or may become so.
+    pub(in crate::engine) tight: bool,
     /// What was observed lately, and when (mono).
     pub(in crate::engine) observed: Vec<(ReplicaId, Trigger, Time)>,
     /// The memory is to be written.

@@ -226,7 +226,8 @@ impl Engine {
                 | TimerKey::Shutdown
                 | TimerKey::Alerts
                 | TimerKey::Pet
-                | TimerKey::Host => None,
+                | TimerKey::Host
+                | TimerKey::Gauge => None,
             })
             .collect();
         for id in fenced {
@@ -235,15 +236,6 @@ impl Engine {
                 fence.step_by = moved(fence.step_by);
                 fence.quiet_since = fence.quiet_since.map(moved);
                 self.arm_fence(id);
-            }
-        }
-    }
-
-    /// The answer to `Action::Gauge`.
-    pub(in crate::engine) fn gauged(&mut self, gauges: Vec<Gauge>) {
-        for gauge in &gauges {
-            if self.current(gauge.replica, gauge.run).is_some() {
-                self.look_at_fence(gauge);
             }
         }
     }

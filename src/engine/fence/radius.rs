@@ -8,7 +8,8 @@ use super::record::Standing;
 use super::records::Cause;
 use crate::engine::Engine;
 use crate::engine::action::{Level, NoteKind};
-use crate::engine::types::ReplicaId;
+use crate::engine::service::State;
+use crate::engine::types::{ReplicaId, human};
 
 /// Fences that the agent may set by itself on a whole host within [`AUTOMATIC_WITHIN`].
 pub(in crate::engine) const AUTOMATIC_MAX: u32 = 3;
@@ -17,6 +18,33 @@ pub(in crate::engine) const AUTOMATIC_WITHIN: Duration = Duration::from_secs(600
 const OBSERVED_AGAIN: Duration = Duration::from_secs(600);
 
 impl Engine {
+    /// Why a fence would be too much, if it would.
+    pub(in crate::engine) fn beyond_radius(&self, id: ReplicaId) -> Option<String> {
+        let replicas = self.replicas_of(id.service);
+        if let Some(other) = replicas.iter().find(|other| **other != id && self.fence(**other).is_some()) {
+            return Some(format!("{} is fenced already, and a service has one fence at a time", self.label(*other)));
+        }
+        let well =
+            |id: &ReplicaId| matches!(self.at(*id).state, State::Ready | State::Done) && self.fence(*id).is_none();
+        let least = usize::from(self.plan_of(id.service).min_healthy);
+        let left = replicas.iter().filter(|other| **other != id && well(other)).count();
+        if well(&id) && left < least {
+            return Some(format!("{left} replicas would be left that are well, and min_healthy is {least}"));
+        }
+        let used = self.automatic_used(self.now.mono);
+        let within = human(AUTOMATIC_WITHIN);
+        (used >= AUTOMATIC_MAX).then(|| format!("{used} fences have been set within {within} on this host already"))
+    }
+
+    /// A fence of the agent's own counts against the budget of the host.
+    pub(in crate::engine) fn count_automatic(&mut self) {
+        let now = self.now.mono;
+        let automatic = &mut self.fence.memory.automatic;
+        automatic.retain(|at| now.since(*at) < AUTOMATIC_WITHIN);
+        automatic.push(now);
+        self.fence.unsaved = true;
+    }
+
     /// Nothing is done, and what would have been is on record.
     pub(in crate::engine) fn observe(&mut self, id: ReplicaId, cause: &Cause, would: FenceLevel, because: &str) {
         let now = self.now;

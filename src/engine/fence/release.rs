@@ -35,6 +35,7 @@ impl Engine {
         };
         self.disarm(id, Timer::Fence);
         self.boot_timers.cancel(TimerKey::Replica(id, Timer::Hold));
+        self.fence.watched.remove(&id);
         let text = match then {
             Then::Probation => {
                 let time = self.read_fence_plan(id.service, |plan| plan.probation);
@@ -59,6 +60,7 @@ impl Engine {
             }
         }
         self.arm_probation(id);
+        self.watch_group(id);
         self.fence_changed(id);
     }
 

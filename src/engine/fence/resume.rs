@@ -37,8 +37,11 @@ impl Engine {
                 self.resume_budget_hold(id);
             }
             self.limit_adopted(id);
+            self.note_fence(id);
         }
         self.close_orphans();
+        self.look_at_memory();
+        self.watch_groups();
     }
 
     /// A replica that this agent has never seen is fenced as an operator decided.
@@ -155,6 +158,7 @@ impl Engine {
         let memory = &mut self.at_mut(id).memory;
         let (fence, probation, hold) = (memory.fence.take(), memory.probation.take(), memory.hold.take());
         self.forget_observed(id);
+        self.fence.watched.remove(&id);
         let ids =
             [fence.map(|fence| fence.id), probation.map(|probation| probation.id), hold.and_then(|hold| hold.record)];
         for record in ids.into_iter().flatten() {

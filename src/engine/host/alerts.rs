@@ -20,6 +20,8 @@ use super::view::AlertBody;
 use super::{CheckKey, Health, pairs};
 use crate::engine::Engine;
 use crate::engine::event::Wanted;
+use crate::engine::fence::show::being;
+use crate::engine::fence::state::Proof;
 use crate::engine::plan::{Launch, Role};
 use crate::engine::timers::TimerKey;
 use crate::engine::types::{ReplicaId, StateName, Time};
@@ -36,7 +38,15 @@ const REMINDER_MAX: Duration = Duration::from_secs(24 * 3_600);
 #[serde(rename_all = "snake_case")]
 pub(in crate::engine) enum AlertSubject {
     Check(CheckKey),
-    Replica { service: String, index: u16 },
+    Replica {
+        service: String,
+        index: u16,
+    },
+    /// Its fence.
+    Fence {
+        service: String,
+        index: u16,
+    },
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -45,6 +55,9 @@ pub(in crate::engine) struct Alerts {
     pub lanes: Vec<Lane>,
     /// Replicas that are failed or stuck.
     bad: BTreeSet<ReplicaId>,
+    /// Replicas under a fence.
+    #[serde(default)]
+    fenced: BTreeSet<ReplicaId>,
     /// What is wrong and not told: while its cause lasts (`None`), or until then.
     #[serde(with = "pairs")]
     quiet: BTreeMap<AlertSubject, Option<Time>>,
@@ -105,6 +118,14 @@ impl Engine {
         self.host.alerts.due = true;
     }
 
+    /// A fence was set, proven or lifted, or is not proven.
+    pub(in crate::engine) fn note_fence(&mut self, id: ReplicaId) {
+        let fenced = self.fence(id).is_some();
+        let alerts = &mut self.host.alerts;
+        let changed = if fenced { alerts.fenced.insert(id) } else { alerts.fenced.remove(&id) };
+        alerts.due |= changed || fenced;
+    }
+
     /// A replica changes its state.
     pub(in crate::engine) fn note_state(&mut self, id: ReplicaId, to: StateName) {
         let bad = matches!(to, StateName::Failed | StateName::Stuck) && !self.is_reader(id);
@@ -117,6 +138,7 @@ impl Engine {
 
     pub(in crate::engine) fn forget_state(&mut self, id: ReplicaId) {
         self.host.alerts.bad.remove(&id);
+        self.host.alerts.fenced.remove(&id);
         self.host.alerts.due = true;
     }
 
@@ -161,7 +183,13 @@ impl Engine {
             let service = self.name(id.service).to_owned();
             (AlertSubject::Replica { service, index: id.index }, Health::Failing)
         });
-        checks.chain(replicas).collect()
+        let fenced = self.host.alerts.fenced.iter().filter_map(|id| {
+            let fence = self.find(*id)?.memory.fence.as_deref()?;
+            let (service, index) = (self.name(id.service).to_owned(), id.index);
+            let state = if fence.proof == Proof::Missing { Health::Failing } else { Health::Degraded };
+            Some((AlertSubject::Fence { service, index }, state))
+        });
+        checks.chain(replicas).chain(fenced).collect()
     }
 
     fn review_quiet(&mut self, wrong: &Wrong) {
@@ -184,7 +212,7 @@ impl Engine {
     fn is_inhibited(&self, subject: &AlertSubject, wrong: &Wrong) -> bool {
         let mut causes = wrong.iter().filter_map(|(subject, state)| match subject {
             AlertSubject::Check(key) if *state == Health::Failing && key.kind.impairs() => Some(key),
-            AlertSubject::Check(_) | AlertSubject::Replica { .. } => None,
+            AlertSubject::Check(_) | AlertSubject::Replica { .. } | AlertSubject::Fence { .. } => None,
         });
         let devices = &self.host.devices;
         match subject {
@@ -198,7 +226,7 @@ impl Engine {
                 let below = devices.below(mount);
                 causes.any(|cause| cause.kind.scope() == Scope::Disk && below.contains(cause.target.as_str()))
             }
-            AlertSubject::Check(_) => false,
+            AlertSubject::Check(_) | AlertSubject::Fence { .. } => false,
             AlertSubject::Replica { service, .. } => {
                 let needs = self.service_id(service).and_then(|id| self.plan_of(id).needs.as_deref());
                 needs.is_some_and(|needs| causes.any(|cause| devices.concerns(cause, needs)))
@@ -209,8 +237,10 @@ impl Engine {
     fn tell_what_ended(&mut self, index: usize, wrong: &Wrong) {
         let on = &self.plan.alerts[index].on;
         let told = self.host.alerts.lanes[index].told.keys();
-        let over: Vec<AlertSubject> =
-            told.filter(|subject| !wrong.get(subject).is_some_and(|state| wants(on, *state))).cloned().collect();
+        let over: Vec<AlertSubject> = told
+            .filter(|subject| !wrong.get(subject).is_some_and(|state| wants(on, subject, *state)))
+            .cloned()
+            .collect();
         let recovered = on.contains(&AlertOn::Recovered);
         for subject in over {
             match self.ending(&subject) {
@@ -232,6 +262,14 @@ impl Engine {
                 Some(Health::Ok | Health::Degraded) => Ending::Well,
                 Some(Health::Unknown | Health::Absent | Health::Failing) | None => Ending::Unknown,
             },
+            AlertSubject::Fence { service, index } => {
+                let id = self.service_id(service).map(|service| ReplicaId { service, index: *index });
+                match id.and_then(|id| self.find(id)) {
+                    Some(replica) if replica.memory.fence.is_none() => Ending::Well,
+                    Some(_) => Ending::Unknown,
+                    None => Ending::Gone,
+                }
+            }
             AlertSubject::Replica { service, index } => {
                 let id = self.service_id(service).map(|service| ReplicaId { service, index: *index });
                 let Some(replica) = id.and_then(|id| self.find(id)) else {
@@ -259,14 +297,14 @@ impl Engine {
         for (subject, state) in wrong {
             let on = &self.plan.alerts[index].on;
             let inhibits = on.contains(&AlertOn::Failing);
-            if !wants(on, *state) || (inhibits && self.host.alerts.quiet.contains_key(subject)) {
+            if !wants(on, subject, *state) || (inhibits && self.host.alerts.quiet.contains_key(subject)) {
                 continue;
             }
             let lane = &mut self.host.alerts.lanes[index];
             let (event, reminders) = match lane.told.get(subject) {
                 Some(told) if told.state == *state && told.next > now => continue,
                 Some(told) if told.state == *state => ("reminder", told.reminders.saturating_add(1)),
-                Some(_) | None => (state.word(), 0),
+                Some(_) | None => (event_word(subject, *state), 0),
             };
             let pause = REMINDER_MIN.saturating_mul(1 << reminders.min(16)).min(REMINDER_MAX);
             lane.remember(subject.clone(), Told { state: *state, reminders, next: now.after(pause) });
@@ -283,7 +321,7 @@ impl Engine {
         let told = &mut self.host.alerts.lanes[index].told;
         told.retain(|subject, told| match subject {
             AlertSubject::Check(key) => told.next > now || states.contains_key(key),
-            AlertSubject::Replica { .. } => true,
+            AlertSubject::Replica { .. } | AlertSubject::Fence { .. } => true,
         });
         for told in told.values_mut().filter(|told| told.next <= now) {
             told.next = now.after(REMINDER_MIN);
@@ -298,12 +336,14 @@ impl Engine {
                 let text = format!("{name}: {}: {why}", state.word());
                 (name, state.word().to_owned(), text.clone(), vec![text], self.concerned_by(key))
             }
-            AlertSubject::Replica { service, index } => {
+            AlertSubject::Replica { service, index } | AlertSubject::Fence { service, index } => {
                 let id = self.service_id(service).map(|service| ReplicaId { service, index: *index });
                 let found = id.and_then(|id| Some((id, self.find(id)?)));
                 let name = found.map_or_else(|| service.clone(), |(id, _)| self.label(id));
                 let name = format!("service {name}");
+                let level = found.and_then(|(id, _)| self.fence_level(id));
                 let state = found.map_or("gone", |(_, replica)| replica.memory.state.word());
+                let state = level.map_or(state, being);
                 let reason = found.and_then(|(id, _)| self.why_of(id));
                 let text = reason.map_or_else(|| format!("{name}: {state}"), |why| format!("{name}: {state}: {why}"));
                 let causes = found.iter().flat_map(|(_, replica)| &replica.memory.causes);
@@ -331,7 +371,18 @@ enum Ending {
     Unknown,
 }
 
-fn wants(on: &[AlertOn], state: Health) -> bool {
+fn event_word(subject: &AlertSubject, state: Health) -> &'static str {
+    match subject {
+        AlertSubject::Fence { .. } if state == Health::Failing => "fence_incomplete",
+        AlertSubject::Fence { .. } => "fenced",
+        AlertSubject::Check(_) | AlertSubject::Replica { .. } => state.word(),
+    }
+}
+
+fn wants(on: &[AlertOn], subject: &AlertSubject, state: Health) -> bool {
+    if matches!(subject, AlertSubject::Fence { .. }) {
+        return on.contains(&AlertOn::Fenced);
+    }
     match state {
         Health::Failing => on.contains(&AlertOn::Failing),
         Health::Degraded => on.contains(&AlertOn::Degraded),

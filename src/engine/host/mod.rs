@@ -19,7 +19,7 @@ mod helpers;
 pub(in crate::engine) mod impair;
 mod judge;
 mod lane;
-mod pairs;
+pub(in crate::engine) mod pairs;
 mod rules;
 mod show;
 mod state;

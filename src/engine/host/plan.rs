@@ -77,7 +77,7 @@ pub enum AlertOn {
     Degraded,
     /// What was alerted of is well again.
     Recovered,
-    /// Accepted; there is nothing yet that would cause it.
+    /// A service is fenced, a fence is not proven, or the agent would have fenced it.
     Fenced,
     /// Accepted; there is nothing yet that would cause it.
     CopyFailed,

@@ -117,6 +117,10 @@ impl Engine {
         if changes.iter().any(|change| change.key.kind.impairs()) {
             self.review_ties();
         }
+        let memory = [CheckKind::Memory, CheckKind::PressureMemory];
+        if changes.iter().any(|change| memory.contains(&change.key.kind)) {
+            self.look_at_memory();
+        }
     }
 
     /// The services that need what this check looks at, whatever its state.

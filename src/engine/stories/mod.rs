@@ -5,6 +5,7 @@ mod alerts;
 mod balance;
 mod commands;
 mod fence;
+mod fence_auto;
 mod health;
 mod host;
 mod host_helpers;

@@ -18,11 +18,8 @@ holds() { holds_now=$(cat "$(group_file "$1" "$2")" 2>&1); [ "$holds_now" = "$3"
 word_is() { [ "$(field "$1" state)" = "\"$2\"" ] || { mainstay status "$1"; return 1; }; }
 number_in() { sed -n "s/^$2 //p" "$1"; }
 
-# The number of the latest fence of a service.
-fence_of() {
-    mainstay fences -o json | tr -d ' \n\t' | sed 's/{"id":/\n&/g' | sed -n "s/^{\"id\":\([0-9]*\),.*\"service\":\"$1\".*/\1/p" | sort -n | tail -n 1
-}
-evidence() { mainstay fences "$(fence_of "$1")" -o json | tr -d ' \n\t'; }
+# The record of the latest fence of a service.
+evidence() { mainstay fences "$1" -o json | tr -d ' \n\t'; }
 says() { evidence "$1" | grep -q "$2" || { evidence "$1"; return 1; }; }
 
 # The longest pause of chill since its file was begun, in seconds; emulation and a full machine excuse less than two.

@@ -164,16 +164,11 @@ impl Controllers {
             if words_in(&file).iter().any(|word| word == controller.name()) {
                 continue;
             }
-            let enable = || fs::write(&file, format!("+{}", controller.name()));
-            let enabled = match enable() {
+            let enabled = match enable(&file, controller) {
                 Err(error)
                     if error.raw_os_error() == Some(Errno::EBUSY as i32) && self.own.as_ref() == Some(directory) =>
                 {
-                    step_aside(directory).and_then(|()| enable())
-                }
-                // With CONFIG_RT_GROUP_SCHED none may be real-time, and limits go before our own haste.
-                Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) && controller == Controller::Cpu => {
-                    host::run_with_others().and_then(|()| enable())
+                    step_aside(directory).and_then(|()| enable(&file, controller))
                 }
                 other => other,
             };
@@ -191,7 +186,7 @@ impl Controllers {
     }
 
     /// Favours the group of this process over those of the services, where both lie in a directory that was delegated to us: a share of the CPU
-    /// (100 is everybody's) and memory that is not taken from it.
+    /// (100 is everybody's) and memory that is not taken from it. `Err`: the first of the two that cannot be had.
     pub fn favour_own(&self, cpu_weight: u16, memory_min_bytes: u64) -> io::Result<()> {
         let (Some(own), Some(first)) = (&self.own, self.chain.first()) else { return Ok(()) };
         let delegated = xattr::get(first, "delegate").as_deref() == Some("1");
@@ -203,13 +198,15 @@ impl Controllers {
             (Controller::Cpu, "cpu.weight", u64::from(cpu_weight)),
             (Controller::Memory, "memory.min", memory_min_bytes),
         ];
+        let mut outcome = Ok(());
         for (controller, file, value) in wanted {
             if *self.place(controller) == Place::V2 {
-                fs::write(&subtree, format!("+{}", controller.name()))?;
-                write_if_there(&own.join(file), &value.to_string())?;
+                let favoured = enable(&subtree, controller)
+                    .and_then(|()| write_if_there(&own.join(file), &value.to_string()));
+                outcome = outcome.and(favoured);
             }
         }
-        Ok(())
+        outcome
     }
 
     /// Removes v1 groups that no group of ours answers to any more.
@@ -329,6 +326,17 @@ fn why_absent(controller: Controller, first: Option<&PathBuf>) -> String {
 
 fn words_in(path: &Path) -> Vec<String> {
     fs::read_to_string(path).unwrap_or_default().split_ascii_whitespace().map(str::to_owned).collect()
+}
+
+/// With CONFIG_RT_GROUP_SCHED no process may be real-time where the CPU controller is handed down: limits go before our own haste.
+fn enable(subtree_control: &Path, controller: Controller) -> io::Result<()> {
+    let write = || fs::write(subtree_control, format!("+{}", controller.name()));
+    match write() {
+        Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) && controller == Controller::Cpu => {
+            host::run_with_others().and_then(|()| write())
+        }
+        other => other,
+    }
 }
 
 /// Moves this process into a group below its own.

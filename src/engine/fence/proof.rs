@@ -207,6 +207,12 @@ impl Engine {
 
     /// It stands still although nobody wants it to: said, and tried again.
     fn thaw_failed(&mut self, id: ReplicaId, why: &str) {
+        let replica = self.at(id);
+        let up = matches!(replica.state, State::Starting | State::Ready | State::Degraded);
+        if !up || replica.run.as_ref().is_none_or(|run| run.exited) {
+            // On its way out: each signal thaws it first, and a kill needs no thaw.
+            return;
+        }
         if !self.at(id).memory.frozen {
             self.memory_mut(id).frozen = true;
             let text = format!("cannot be thawed: {why}; tried again until it can");

@@ -62,7 +62,7 @@ impl Engine {
                 let evidence = vec![
                     format!("memory.pressure full avg10 {}.{:02}%", full / 100, full % 100),
                     format!("pgscan {}, limit met {}", number(gauge.pages_scanned), number(gauge.memory_limit_met)),
-                    self.memory_text(gauge.memory_bytes),
+                    self.memory_text(id, gauge.memory_bytes),
                 ];
                 let why = "it stalls for memory, and the kernel reclaims in vain";
                 Some((Trigger::Pressure, triggers.pressure, why, evidence, watched.pressure.since_wall))
@@ -74,9 +74,12 @@ impl Engine {
         }
     }
 
-    fn memory_text(&self, has: Option<u64>) -> String {
+    fn memory_text(&self, id: ReplicaId, has: Option<u64>) -> String {
         let mib = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), |bytes| (bytes >> 20).to_string());
-        format!("{} MiB in use, its share is {} MiB", mib(has), mib(self.memory_share()))
+        let limits = self.plan_of(id.service).resources.as_ref().map(|resources| &resources.limits);
+        let own = limits.and_then(|limits| limits.memory_max_bytes);
+        let own = own.map_or_else(String::new, |most| format!(", its limit {} MiB", mib(Some(most))));
+        format!("{} MiB in use, its share is {} MiB{own}", mib(has), mib(self.memory_share()))
     }
 
     /// The first step for a cause, where the ladder has one that helps.
@@ -154,7 +157,7 @@ impl Engine {
             self.host.states.get(&CheckKey { kind: failing, target: String::new() }).cloned().unwrap_or_default();
         let evidence = vec![
             format!("check {}: failing: {said}", failing.word()),
-            self.memory_text(Some(has.0)),
+            self.memory_text(id, Some(has.0)),
             format!("priority {priority}, the least of {} that have more than their share", over.len()),
         ];
         let mode = self.read_fence_plan(id.service, |plan| plan.triggers.host_memory);

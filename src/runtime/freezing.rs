@@ -68,13 +68,7 @@ fn countable(shell: &mut Shell, replica: ReplicaId, run: RunId) -> Option<u32> {
 }
 
 /// What is as wanted already is left alone.
-fn freeze(
-    shell: &mut Shell,
-    engine: &Engine,
-    replica: ReplicaId,
-    run: RunId,
-    freezer: Freezer,
-) -> io::Result<()> {
+fn freeze(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId, freezer: Freezer) -> io::Result<()> {
     let live = shell.stations.get_mut(&replica).and_then(|station| station.live_run(run));
     let Some(live) = live else { return Ok(()) };
     let frozen = freezer == Freezer::Frozen;

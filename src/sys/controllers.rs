@@ -5,6 +5,7 @@
 //! is done when a limit needs it first, so that a host without limits pays for none. On v1 our base has a directory of the same name in
 //! each hierarchy, and a group that is limited there one of its own below it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -201,25 +202,27 @@ impl Controllers {
         let mut outcome = Ok(());
         for (controller, file, value) in wanted {
             if *self.place(controller) == Place::V2 {
-                let favoured = enable(&subtree, controller)
-                    .and_then(|()| write_if_there(&own.join(file), &value.to_string()));
+                let favoured =
+                    enable(&subtree, controller).and_then(|()| write_if_there(&own.join(file), &value.to_string()));
                 outcome = outcome.and(favoured);
             }
         }
         outcome
     }
 
-    /// Removes v1 groups that no group of ours answers to any more.
-    pub fn sweep(&self, kept: &dyn Fn(&str) -> bool) {
+    /// Removes v1 groups that no group of ours answers to any more; the names of those that still hold processes, and are to be removed later.
+    #[must_use]
+    pub fn sweep(&self, kept: &dyn Fn(&str) -> bool) -> BTreeSet<String> {
+        let mut left = BTreeSet::new();
         for base in self.v1_bases() {
             for group in groups_in(base).unwrap_or_default() {
                 let name = group.file_name().unwrap_or_default().to_string_lossy();
-                if !kept(&name) {
-                    // EBUSY: it holds processes, which are somebody's still.
-                    let _ = remove_tree(&group);
+                if !kept(&name) && remove_tree(&group).is_err() {
+                    left.insert(name.into_owned());
                 }
             }
         }
+        left
     }
 
     /// At the end of the agent: our directories go where nothing is left in them.

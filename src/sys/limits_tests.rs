@@ -169,12 +169,12 @@ impl Drop for Real {
     fn drop(&mut self) {
         if let Some(path) = self.root.path() {
             fs::write(path.join("cgroup.kill"), "1").unwrap();
-            self.controllers.sweep(&|_| true);
+            assert!(self.controllers.sweep(&|_| true).is_empty());
             let mut all = Group::cgroup(path.to_owned(), Fallbacks::NONE).unwrap();
             eventually(|| all.remove().ok());
         }
         eventually(|| {
-            self.controllers.sweep(&|_| false);
+            drop(self.controllers.sweep(&|_| false));
             self.controllers.leave();
             let left = Controller::ALL
                 .iter()
@@ -285,9 +285,11 @@ fn limits_of_an_earlier_agent_are_found_and_taken_away() {
     assert_eq!(fs::read_to_string(pids.join("pids.max")).unwrap(), "max\n");
     assert!(fresh.apply(&mut real.controllers, &limits).refused.is_empty());
     assert_eq!(fs::read_to_string(pids.join("pids.max")).unwrap(), "20\n");
+    assert_eq!(fresh.keys_in_v1().contains(&"pids_max"), fresh.v1_group(Controller::Pids).is_some());
+    assert_eq!(fresh.is_astray(), fresh.v1_group(Controller::Pids).is_some());
     end(group);
     // Nobody answers to the v1 groups any more.
-    real.controllers.sweep(&|_| false);
+    assert!(real.controllers.sweep(&|_| false).is_empty());
     assert!(!pids.exists());
 }
 

@@ -14,6 +14,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::group::{groups_in, remove_tree, write_if_there};
 use super::group_root::{Choice, Root, Surroundings, places, started_in};
+use super::host;
 use super::mounts::{Mount, Mounts};
 use super::xattr;
 
@@ -169,6 +170,10 @@ impl Controllers {
                     if error.raw_os_error() == Some(Errno::EBUSY as i32) && self.own.as_ref() == Some(directory) =>
                 {
                     step_aside(directory).and_then(|()| enable())
+                }
+                // With CONFIG_RT_GROUP_SCHED none may be real-time, and limits go before our own haste.
+                Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) && controller == Controller::Cpu => {
+                    host::run_with_others().and_then(|()| enable())
                 }
                 other => other,
             };

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::controllers::Controller;
 use super::group::{Group, groups_in, number_after};
 use super::limits::Limited;
+use super::process;
 
 /// One reading. `None`: this host cannot tell. Counters are since the birth of the group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub struct Gauge {
     pub pids: Option<u64>,
     /// Forks that its limit refused.
     pub pids_refused: Option<u64>,
-    /// Every member stands still.
+    /// Every member stands still. Without cgroups: is stopped by a signal.
     pub frozen: Option<bool>,
 }
 
@@ -59,13 +60,21 @@ pub fn read(group: &Group) -> Gauge {
         gauge.cpu_usec = gauge.cpu_usec.or(usage.cpu_usec);
         gauge.memory_bytes = gauge.memory_bytes.or(usage.memory_bytes);
     }
-    if gauge.pids.is_none() {
-        gauge.pids = match group.path() {
-            Some(path) => threads_below(path),
-            None => group.processes().ok().and_then(|pids| u64::try_from(pids.len()).ok()),
-        };
+    match group.path() {
+        Some(path) if gauge.pids.is_none() => gauge.pids = threads_below(path),
+        Some(_) => {}
+        None => {
+            let pids = group.processes().ok();
+            gauge.frozen = pids.as_ref().map(|pids| pids.iter().all(|pid| stands_still(*pid)));
+            gauge.pids = gauge.pids.or_else(|| u64::try_from(pids?.len()).ok());
+        }
     }
     gauge
+}
+
+/// Stopped by a signal, or gone.
+fn stands_still(pid: i32) -> bool {
+    process::process(pid).map_or(true, |process| matches!(process.state, 'T' | 't' | 'Z' | 'X'))
 }
 
 fn read_v2(path: &Path) -> Gauge {
@@ -113,7 +122,21 @@ fn threads_below(path: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::testing::TempDir;
+    use crate::sys::group::Freezer;
+    use crate::sys::testing::{TempDir, eventually};
+
+    #[test]
+    fn tree_without_groups_stands_still_when_all_of_it_is_stopped() {
+        let mut child = std::process::Command::new("sleep").arg("60").env("MAINSTAY_RUN", "gauge").spawn().unwrap();
+        let group = Group::weak("gauge".to_owned(), i32::try_from(child.id()).unwrap());
+        eventually(|| read(&group).pids.filter(|pids| *pids == 1));
+        assert_eq!(read(&group).frozen, Some(false));
+        group.freeze(Freezer::Frozen).unwrap();
+        eventually(|| read(&group).frozen.filter(|frozen| *frozen));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(read(&group).cpu_throttled, None);
+    }
 
     #[test]
     fn files_of_a_group_are_read_and_what_is_missing_is_unknown() {

@@ -62,7 +62,7 @@ impl Engine {
                 let evidence = vec![
                     format!("memory.pressure full avg10 {}.{:02}%", full / 100, full % 100),
                     format!("pgscan {}, limit met {}", number(gauge.pages_scanned), number(gauge.memory_limit_met)),
-                    self.memory_text(id, gauge.memory_bytes),
+                    self.memory_text(gauge.memory_bytes),
                 ];
                 let why = "it stalls for memory, and the kernel reclaims in vain";
                 Some((Trigger::Pressure, triggers.pressure, why, evidence, watched.pressure.since_wall))
@@ -74,9 +74,9 @@ impl Engine {
         }
     }
 
-    fn memory_text(&self, id: ReplicaId, has: Option<u64>) -> String {
+    fn memory_text(&self, has: Option<u64>) -> String {
         let mib = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), |bytes| (bytes >> 20).to_string());
-        format!("{} MiB in use, its share is {} MiB", mib(has), mib(self.memory_share(id)))
+        format!("{} MiB in use, its share is {} MiB", mib(has), mib(self.memory_share()))
     }
 
     /// The first step for a cause, where the ladder has one that helps.
@@ -135,7 +135,7 @@ impl Engine {
         for (id, watched) in &self.fence.watched {
             let fresh = now.mono.since(watched.at) < READING_FRESH && self.fence(*id).is_none();
             let mode = self.read_fence_plan(id.service, |plan| plan.triggers.host_memory);
-            let has = watched.gauge.memory_bytes.filter(|has| self.is_over_share(*id, Some(*has)));
+            let has = watched.gauge.memory_bytes.filter(|has| self.is_over_share(Some(*has)));
             if let Some(has) = has.filter(|_| fresh && mode != Mode::Off) {
                 over.push((self.plan_of(id.service).priority, std::cmp::Reverse(has), *id));
             }
@@ -154,7 +154,7 @@ impl Engine {
             self.host.states.get(&CheckKey { kind: failing, target: String::new() }).cloned().unwrap_or_default();
         let evidence = vec![
             format!("check {}: failing: {said}", failing.word()),
-            self.memory_text(id, Some(has.0)),
+            self.memory_text(Some(has.0)),
             format!("priority {priority}, the least of {} that have more than their share", over.len()),
         ];
         let mode = self.read_fence_plan(id.service, |plan| plan.triggers.host_memory);

@@ -16,10 +16,11 @@ impl Allowance {
         self.earned_at_ns = self.earned_at_ns.max(now_ns).saturating_add(spent_ns.saturating_mul(PARTS));
     }
 
-    /// Until when nothing more is to be taken, if that is later than now.
+    /// When the burst is spent: until when nothing more is to be taken. Half of it is earned again then, so that there is time for requests and
+    /// not for new connections only.
     pub(super) fn rests_until(&self, now_ns: u64) -> Option<u64> {
-        let until_ns = self.earned_at_ns.saturating_sub(BURST_NS * PARTS);
-        (until_ns > now_ns).then_some(until_ns)
+        let spent = self.earned_at_ns.saturating_sub(BURST_NS * PARTS) > now_ns;
+        spent.then(|| self.earned_at_ns.saturating_sub(BURST_NS / 2 * PARTS))
     }
 }
 

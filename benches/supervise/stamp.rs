@@ -5,7 +5,7 @@
 //! `stamp exit FILE SLOT`                 stamp, exit with code 7
 //! `stamp tree FILE SLOT`                 stamp; a child that ignores TERM in the same process group; a grandchild in its own session
 //! `stamp many FILE SLOT COUNT`           stamp; COUNT processes in all, every other one in a session of its own, each stamping
-//! `stamp bomb FILE SLOT COUNT`           stamp; as nobody, forks wherever it can for ever; RLIMIT_NPROC keeps it to COUNT at a time
+//! `stamp bomb FILE SLOT COUNT`           stamp; as nobody, forks wherever it can for 20 s; RLIMIT_NPROC keeps it to COUNT at a time
 //! `stamp flood FILE SLOT LINES [fd=N]`   stamp; after a second write LINES lines of 128 bytes, 64 KiB a call
 //! `stamp lines FILE SLOT COUNTS RATE [fd=N]`  stamp; RATE numbered lines of 128 bytes a second, counted in a file of COUNTS
 //!
@@ -38,6 +38,7 @@ const SIGCHLD: c_int = 17;
 const SIG_IGN: usize = 1;
 const RLIMIT_NPROC: c_int = 6;
 const NOBODY: c_uint = 65_534;
+const BOMB_NS_MAX: u64 = 20_000_000_000;
 const PROT_READ_WRITE: c_int = 3;
 const MAP_SHARED: c_int = 1;
 
@@ -208,7 +209,12 @@ fn bomb(count: u64) -> ! {
             die(105);
         }
     }
+    // Should nobody be able to end it, it ends by itself.
+    let until = now() + BOMB_NS_MAX;
     loop {
+        if now() > until {
+            die(0);
+        }
         match unsafe { fork() } {
             // A child is as bad as its parent, in a session of its own.
             0 => unsafe { setsid() },

@@ -77,6 +77,11 @@ impl Connection {
         }
     }
 
+    /// The next step is the client's.
+    pub(super) fn is_reading(&self) -> bool {
+        matches!(self.phase, Phase::Reading { .. })
+    }
+
     pub(super) fn is_waiting(&self) -> bool {
         matches!(self.phase, Phase::Waiting)
     }

@@ -4,6 +4,7 @@
 //! and `server` own the sockets and never block; `render` and `metrics` turn the engine's views into answers; `client` is
 //! the blocking end that the commands use. Nothing here decides anything about a service.
 
+mod allowance;
 pub mod balancers;
 pub mod checks;
 pub mod client;

@@ -8,6 +8,9 @@
 //! [`READ_CONNECTIONS_MAX`] connections, [`READ_PER_UID_MAX`] a uid, and no streams. Above a limit the client reads 503.
 //!
 //! A connection that was handed over no longer counts.
+//!
+//! Readers get at most a tenth of one CPU ([`Server::charge_readers`]): beyond it nothing is accepted and no request taken from `read.sock`
+//! until that much is earned again. Nobody is refused for it, and no deadline of theirs passes meanwhile.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -16,10 +19,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::allowance::Allowance;
 use super::connection::{Connection, Step};
 use super::error::{ApiError, Code};
 use super::http::{After, Response};
 use super::route::{Request, Socket};
+use crate::sys::clock;
 use crate::sys::connection::ConnectionListener;
 use crate::sys::epoll::{Epoll, Interest, Ready};
 use crate::sys::packet::Peer;
@@ -77,6 +82,15 @@ pub struct Server {
     connections: BTreeMap<ConnectionId, Connection>,
     next_id: u64,
     ready: Vec<Ready>,
+    allowance: Allowance,
+    /// While nothing is taken from readers.
+    rest: Option<Rest>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    since_ns: u64,
+    until_ns: u64,
 }
 
 #[derive(Debug)]
@@ -111,11 +125,16 @@ impl Server {
             connections: BTreeMap::new(),
             next_id: KEY_FIRST,
             ready: Vec::with_capacity(READY_A_TURN),
+            allowance: Allowance::default(),
+            rest: None,
         })
     }
 
     /// Does what can be done now: accepts, reads, writes, drops who is late. Bounded work; never waits.
     pub fn turn(&mut self, mono_ns: u64) -> Vec<Incoming> {
+        if self.rest.is_some_and(|rest| rest.until_ns <= mono_ns) {
+            self.end_rest(mono_ns);
+        }
         let mut incoming = Vec::new();
         let mut ready = std::mem::take(&mut self.ready);
         if let Err(error) = self.epoll.wait(&mut ready, Some(Duration::ZERO)) {
@@ -124,7 +143,12 @@ impl Server {
         for one in ready.drain(..) {
             match one.key {
                 KEY_ADMIN => self.accept(Socket::Admin, mono_ns),
-                KEY_READ => self.accept(Socket::Read, mono_ns),
+                KEY_READ if self.rest.is_some() => {}
+                KEY_READ => {
+                    let before_ns = clock::thread_cpu_ns();
+                    self.accept(Socket::Read, mono_ns);
+                    self.charge_readers(mono_ns, clock::thread_cpu_ns().saturating_sub(before_ns));
+                }
                 key => self.client_ready(ConnectionId(key), one, mono_ns, &mut incoming),
             }
         }
@@ -137,8 +161,9 @@ impl Server {
     /// When `turn` must be called at the latest (monotonic nanoseconds).
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        let clients = self.connections.values().filter_map(|connection| connection.deadline_ns);
-        let pauses = [self.admin.paused_until_ns, self.read.paused_until_ns];
+        let clients = self.connections.values().filter(|connection| !self.is_held(connection));
+        let clients = clients.filter_map(|connection| connection.deadline_ns);
+        let pauses = [self.admin.paused_until_ns, self.read.paused_until_ns, self.rest.map(|rest| rest.until_ns)];
         clients.chain(pauses.into_iter().flatten()).min()
     }
 
@@ -164,6 +189,58 @@ impl Server {
     #[must_use]
     pub fn is_open(&self, connection: ConnectionId) -> bool {
         self.connections.contains_key(&connection)
+    }
+
+    /// Whether this is a client of `read.sock`.
+    #[must_use]
+    pub fn is_reader(&self, connection: ConnectionId) -> bool {
+        self.connections.get(&connection).is_some_and(|client| client.socket == Socket::Read)
+    }
+
+    /// So much CPU time was spent on clients of `read.sock`. Where it is more than their tenth, they rest.
+    pub fn charge_readers(&mut self, now_ns: u64, spent_ns: u64) {
+        self.allowance.spend(now_ns, spent_ns);
+        let Some(until_ns) = self.allowance.rests_until(now_ns) else { return };
+        let begins = self.rest.is_none();
+        let since_ns = self.rest.map_or(now_ns, |rest| rest.since_ns);
+        self.rest = Some(Rest { since_ns, until_ns });
+        if begins {
+            self.watch_readers();
+        }
+    }
+
+    fn end_rest(&mut self, now_ns: u64) {
+        let Some(rest) = self.rest.take() else { return };
+        let rested_ns = now_ns.saturating_sub(rest.since_ns);
+        for client in
+            self.connections.values_mut().filter(|client| client.socket == Socket::Read && client.is_reading())
+        {
+            client.deadline_ns = client.deadline_ns.map(|deadline| deadline.saturating_add(rested_ns));
+        }
+        self.watch_readers();
+    }
+
+    /// Brings the epoll set in line with the beginning or the end of a rest.
+    fn watch_readers(&mut self) {
+        let interest =
+            if self.rest.is_some() || self.read.paused_until_ns.is_some() { Interest::NONE } else { Interest::READ };
+        if let Err(error) = self.epoll.modify(self.read.socket.as_fd(), KEY_READ, interest) {
+            log::error!("api: cannot watch {}: {error}", self.read.path.display());
+        }
+        let readers: Vec<ConnectionId> = self
+            .connections
+            .iter()
+            .filter(|(_, client)| client.socket == Socket::Read && client.is_reading())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in readers {
+            self.settle(id, &Step::Pending);
+        }
+    }
+
+    /// A reader whose next request is not taken yet.
+    fn is_held(&self, client: &Connection) -> bool {
+        self.rest.is_some() && client.socket == Socket::Read && client.is_reading()
     }
 
     /// Removes the sockets' names; for an agent that ends for good and still holds the lock of its run_dir.
@@ -246,12 +323,24 @@ impl Server {
     }
 
     fn client_ready(&mut self, id: ConnectionId, ready: Ready, now_ns: u64, incoming: &mut Vec<Incoming>) {
+        let Some(client) = self.connections.get(&id) else { return };
+        let held = self.is_held(client);
+        // One request of readers a turn: what it takes is known only when it is answered.
+        let is_next = client.socket == Socket::Read && client.is_reading();
+        let one_is_taken = is_next && incoming.iter().any(|incoming| incoming.socket == Socket::Read);
+        if one_is_taken || (held && !ready.hangup) {
+            return;
+        }
+        let before_ns = clock::thread_cpu_ns();
         let Some(client) = self.connections.get_mut(&id) else { return };
-        let step = client.ready(ready.readable, ready.hangup, now_ns);
+        let step = client.ready(ready.readable && !held, ready.hangup, now_ns);
         let (peer, socket) = (client.peer, client.socket);
         self.settle(id, &step);
         if let Step::Request(request) = step {
             incoming.push(Incoming { connection: id, request, peer, socket });
+        }
+        if socket == Socket::Read {
+            self.charge_readers(now_ns, clock::thread_cpu_ns().saturating_sub(before_ns));
         }
     }
 
@@ -262,7 +351,8 @@ impl Server {
             return;
         }
         let Some(client) = self.connections.get(&id) else { return };
-        if let Err(error) = self.epoll.modify(client.stream().as_fd(), id.0, client.interest()) {
+        let interest = if self.is_held(client) { Interest::NONE } else { client.interest() };
+        if let Err(error) = self.epoll.modify(client.stream().as_fd(), id.0, interest) {
             log::warn!("api: cannot watch a connection of uid {}: {error}; dropped", client.peer.uid);
             self.remove(id);
         }
@@ -282,17 +372,21 @@ impl Server {
 
     fn expire(&mut self, now_ns: u64) {
         let due = |deadline: Option<u64>| deadline.is_some_and(|at| at <= now_ns);
-        let late: Vec<ConnectionId> =
-            self.connections.iter().filter(|(_, client)| due(client.deadline_ns)).map(|(id, _)| *id).collect();
+        let late = self.connections.iter().filter(|(_, client)| due(client.deadline_ns) && !self.is_held(client));
+        let late: Vec<ConnectionId> = late.map(|(id, _)| *id).collect();
         for id in late {
             if let Some(client) = self.connections.get_mut(&id) {
                 let step = client.expire(now_ns);
                 self.settle(id, &step);
             }
         }
+        let rests = self.rest.is_some();
         for (listener, key) in [(&mut self.admin, KEY_ADMIN), (&mut self.read, KEY_READ)] {
             if due(listener.paused_until_ns) {
                 listener.paused_until_ns = None;
+                if rests && key == KEY_READ {
+                    continue;
+                }
                 if let Err(error) = self.epoll.modify(listener.socket.as_fd(), key, Interest::READ) {
                     log::error!("api: {} accepts no more clients: {error}", listener.path.display());
                 }

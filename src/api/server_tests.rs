@@ -347,3 +347,53 @@ fn seeded_garbage_leaves_no_connection_behind() {
     story.pass(10 * SECOND);
     assert!(story.server.connections.is_empty());
 }
+
+#[test]
+fn readers_that_took_their_tenth_wait_and_none_is_refused() {
+    let mut story = Story::new();
+    let (reader, admin) = (story.connect(READ_SOCKET), story.connect(ADMIN_SOCKET));
+    send(&reader, GET);
+    let incoming = story.turns();
+    story.server.charge_readers(story.now_ns, SECOND);
+    // What was taken is answered.
+    story.answer(&incoming[0], "well");
+    assert_eq!(status(&reader).0, 200);
+    send(&reader, GET);
+    send(&admin, GET);
+    let late = story.connect(READ_SOCKET);
+    send(&late, GET);
+    let gone = story.client_of(7, Socket::Read);
+    drop(gone);
+    let incoming = story.turns();
+    assert_eq!(incoming.iter().map(|incoming| incoming.socket).collect::<Vec<_>>(), [Socket::Admin]);
+    story.answer(&incoming[0], "well");
+    assert_eq!(status(&admin).0, 200);
+    // Longer than a request may take; nothing wakes the loop before.
+    assert!(story.pass(9 * SECOND).is_empty());
+    let deadline = story.server.next_deadline().unwrap();
+    assert!(deadline > story.now_ns && deadline < story.now_ns + SECOND, "{deadline}");
+    let mut ready = Vec::with_capacity(READY_A_TURN);
+    story.server.epoll.wait(&mut ready, Some(Duration::ZERO)).unwrap();
+    assert!(ready.is_empty(), "{ready:?}");
+    let pause = deadline - story.now_ns;
+    let incoming = story.pass(pause);
+    assert_eq!(incoming.len(), 2);
+    for one in &incoming {
+        story.answer(one, "well");
+    }
+    assert_eq!((status(&reader).0, status(&late).0), (200, 200));
+}
+
+#[test]
+fn one_request_of_readers_is_taken_a_turn() {
+    let mut story = Story::new();
+    let clients = [(); 3].map(|()| story.connect(READ_SOCKET));
+    story.turns();
+    for client in &clients {
+        send(client, GET);
+    }
+    for _ in &clients {
+        assert_eq!(story.server.turn(story.now_ns).len(), 1);
+    }
+    assert!(story.turns().is_empty());
+}

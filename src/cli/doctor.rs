@@ -11,6 +11,7 @@ use super::status::line;
 mod agent;
 mod directories;
 mod health;
+mod isolation;
 mod kernel;
 mod proxy;
 
@@ -58,6 +59,7 @@ fn fail(object: &'static str, text: impl Into<String>, remedy: impl Into<String>
 pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let format = invocation.format()?;
     let mut findings = kernel::findings();
+    findings.extend(isolation::findings());
     findings.extend(directories::findings(invocation)?);
     findings.extend(agent::findings(invocation));
     findings.extend(health::findings(invocation));

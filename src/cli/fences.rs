@@ -165,7 +165,10 @@ fn step_lines(record: &Evidence, step: &Step) -> Vec<String> {
     let processes = |count: u32| if count == 1 { "1 process".to_owned() } else { format!("{count} processes") };
     let mut lines = vec![format!("decided {}", after_fault(record, &step.decided))];
     if let Some(us) = step.written_after_us {
-        lines.push(format!("written {} later: {} ({})", short_us(us), step.method, processes(step.processes_before)));
+        // Of limits nobody counts.
+        let there =
+            if step.processes_before > 0 { format!(" ({})", processes(step.processes_before)) } else { String::new() };
+        lines.push(format!("written {} later: {}{there}", short_us(us), step.method));
     }
     match step.proven_after_us {
         Some(us) => {
@@ -316,8 +319,8 @@ mod tests {
         let all = all();
         let told: Vec<String> = all.fences.iter().map(|fence| sentence(&fence.service, &fence.fence)).collect();
         expect_test::expect![[r#"
-            hold, incomplete (pressure): it stalls for memory; until mainstay unfence api; evidence: mainstay fences 7
-            on probation (restarts): its restart budget was spent; probation ends in 1m; evidence: mainstay fences 6"#]]
+            hold, incomplete (pressure) since 2026-11-22T07:59:40Z; until mainstay unfence api; evidence: mainstay fences 7
+            on probation (restarts) since 2026-11-22T07:59:40Z; probation ends in 1m; evidence: mainstay fences 6"#]]
         .assert_eq(&told.join("\n"));
     }
 }

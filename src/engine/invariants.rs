@@ -260,7 +260,11 @@ impl Engine {
         let (replica, label) = (self.at(id), self.label(id));
         if replica.memory.frozen {
             let fenced = self.fence_level(id) == Some(FenceLevel::Freeze);
-            assert!(fenced || self.failing_disk(id.service).is_some(), "{label}: frozen although its disk is well");
+            let stays = self.fence.thaw_again.contains(&id);
+            assert!(
+                fenced || stays || self.failing_disk(id.service).is_some(),
+                "{label}: frozen although its disk is well"
+            );
             let runs = replica.run.as_ref().is_some_and(|run| run.spawned && !run.exited);
             let up = matches!(replica.state, State::Starting | State::Ready | State::Degraded);
             assert!(runs && up, "{label}: frozen in {}", replica.memory.state);

@@ -102,6 +102,9 @@ pub struct Engine {
     /// Replicas whose process may exist; roles are not counted.
     populated: u32,
     counters: Counters,
+    /// What operators had decided of services that left the configuration, and of their replicas: should they come back, it holds.
+    #[serde(default)]
+    kept: BTreeMap<String, (service::Decided, BTreeMap<u16, service::Decided>)>,
     /// The latest readings of the host, for whoever looks.
     #[serde(default)]
     readings: host::readings::Readings,
@@ -157,6 +160,7 @@ impl Engine {
             departed: Vec::new(),
             populated: 0,
             counters: Counters::default(),
+            kept: BTreeMap::new(),
             readings: host::readings::Readings::default(),
             told: BTreeMap::new(),
             ejections: BTreeMap::new(),

@@ -110,17 +110,24 @@ impl Engine {
             self.next_service += 1;
             ServiceId(self.next_service)
         });
+        let kept = self.kept.remove(&name).unwrap_or_default();
         self.names.insert(name, id);
         let wall = self.now.wall;
-        let service = self.services.entry(id).or_insert_with(|| Box::new(new_service(PlanRef::At(index), is_role)));
+        let service = self.services.entry(id).or_insert_with(|| {
+            let mut service = Box::new(new_service(PlanRef::At(index), is_role));
+            (service.decided, service.kept) = kept;
+            service
+        });
         service.plan = PlanRef::At(index);
         service.is_role = is_role;
         service.removed = false;
         service.spec_hash = spec_hash;
         for number in 0..replicas {
             let last_run = service.last_runs.get(&number).copied().unwrap_or_default();
-            let memory = || fresh_memory(&service.decided, last_run, spec_hash, wall);
-            let replica = service.replicas.get_or_insert_with(number, || Replica::new(memory()));
+            let own = service.kept.remove(&number);
+            let memory = fresh_memory(own.as_ref().unwrap_or(&service.decided), last_run, spec_hash, wall);
+            let replica =
+                service.replicas.get_or_insert_with(number, || Replica { decided: own, ..Replica::new(memory) });
             replica.removed = false;
         }
         for replica in service.replicas.starting_at_mut(replicas) {
@@ -269,6 +276,7 @@ fn new_service(plan: PlanRef, is_role: bool) -> Service {
         decided: Decided::default(),
         replicas: Replicas::default(),
         last_runs: BTreeMap::new(),
+        kept: BTreeMap::new(),
         edges: Edges::default(),
         counts: Counts::default(),
         summary: Summary::default(),

@@ -303,6 +303,9 @@ pub(super) struct Service {
     pub(super) replicas: Replicas,
     /// The last runs of replicas that were forgotten: should they come back, their runs go on from there.
     pub(super) last_runs: BTreeMap<u16, RunId>,
+    /// And what operators had decided of them.
+    #[serde(default)]
+    pub(super) kept: BTreeMap<u16, Decided>,
     pub(super) edges: Edges,
     pub(super) counts: Counts,
     pub(super) summary: Summary,

@@ -4,7 +4,7 @@ use super::Engine;
 use super::access::Because;
 use super::action::{Action, Level, NoteKind};
 use super::plan::ServicePlan;
-use super::service::{Phase, State};
+use super::service::{Decided, Phase, State};
 use super::timers::{Timer, TimerKey};
 use super::types::{ReplicaId, ServiceId};
 
@@ -64,6 +64,7 @@ impl Engine {
         let service = self.service_mut(id.service);
         if let Some(replica) = service.replicas.remove(id.index) {
             service.last_runs.insert(id.index, replica.memory.run);
+            service.kept.extend(replica.decided.map(|decided| (id.index, decided)));
         }
         self.touched.insert(id.service);
         let service = self.service_at(id.service);
@@ -78,7 +79,13 @@ impl Engine {
         let name = self.name(id).to_owned();
         self.helper_left(&name);
         self.names.remove(&name);
-        self.services.remove(&id);
+        if let Some(service) = self
+            .services
+            .remove(&id)
+            .filter(|service| service.decided != Decided::default() || !service.kept.is_empty())
+        {
+            self.kept.insert(name, (service.decided, service.kept));
+        }
         for other in self.services.values_mut() {
             let edges = &mut other.edges;
             for list in [

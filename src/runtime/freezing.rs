@@ -12,31 +12,63 @@ use crate::engine::fence::gauge::{Written, Wrote};
 use crate::engine::types::{ReplicaId, RunId};
 use crate::sys::group::{Freezer, Group};
 
-/// Performs `Action::Freeze`; of a fence it is told what was done.
+/// Why a fence does not freeze here: a tree that was stopped process by process cannot be shown to stand still.
+const NO_FREEZER: &str = "this host has no freezer: the service has no cgroup, and a process tree that is stopped by signals is not proven to \
+                          stand still; take another level of the fence, or give the agent cgroup2";
+
+/// Performs `Action::Freeze`; of each thaw, and of the freezing of a fence, the engine is told what was done.
 pub(super) fn freeze_for_engine(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId, freezer: Freezer) {
-    let live = shell.stations.get_mut(&replica).and_then(|station| station.live_run(run));
-    let Some(group) = live.and_then(|live| live.group.as_ref()) else { return };
-    let fenced = engine.is_fenced(replica);
-    let processes = if fenced { limiting::count(group) } else { 0 };
-    let method = if group.path().is_some() { "cgroup.freeze" } else { "SIGSTOP to each of the process tree" };
-    let outcome = freeze(shell, engine, replica, run, freezer);
-    if fenced {
-        let what = if freezer == Freezer::Frozen { Wrote::Freeze } else { Wrote::Thaw };
-        let written = Written { method: method.to_owned(), processes, refused: Vec::new() };
-        let result = outcome.map(|()| written).map_err(|error| error.to_string());
-        let at = super::now().mono;
-        shell.events.push_back(Event::Wrote { replica, run, what, at, result });
+    match freezer {
+        Freezer::Thawed => drop(thaw(shell, engine, replica, run)),
+        Freezer::Frozen if !engine.is_fenced(replica) => drop(freeze(shell, engine, replica, run, freezer)),
+        Freezer::Frozen => {
+            let Some(processes) = countable(shell, replica, run) else {
+                return tell(shell, replica, run, Wrote::Freeze, Err(NO_FREEZER.to_owned()));
+            };
+            let outcome = freeze(shell, engine, replica, run, freezer);
+            let written = Written { method: "cgroup.freeze".to_owned(), processes, refused: Vec::new() };
+            tell(shell, replica, run, Wrote::Freeze, outcome.map(|()| written).map_err(|error| error.to_string()));
+        }
     }
 }
 
+/// Thaws a run, and tells the engine: what could not be thawed is to be tried again.
+pub(super) fn thaw(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId) -> io::Result<()> {
+    let processes = countable(shell, replica, run);
+    let method = if processes.is_some() { "cgroup.freeze" } else { "SIGCONT to each of the process tree" };
+    let outcome = freeze(shell, engine, replica, run, Freezer::Thawed);
+    let result = match &outcome {
+        Ok(()) => {
+            Ok(Written { method: method.to_owned(), processes: processes.unwrap_or_default(), refused: Vec::new() })
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    tell(shell, replica, run, Wrote::Thaw, result);
+    outcome
+}
+
+/// Before a signal that a frozen process would not see.
+pub(super) fn thaw_if_frozen(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId) {
+    let live = shell.stations.get_mut(&replica).and_then(|station| station.live_run(run));
+    if live.is_some_and(|live| live.frozen) {
+        // An error was told, and its record says that it is still to be thawed.
+        let _ = thaw(shell, engine, replica, run);
+    }
+}
+
+fn tell(shell: &mut Shell, replica: ReplicaId, run: RunId, what: Wrote, result: Result<Written, String>) {
+    let at = super::now().mono;
+    shell.events.push_back(Event::Wrote { replica, run, what, at, result });
+}
+
+/// The processes of a run that has a cgroup.
+fn countable(shell: &mut Shell, replica: ReplicaId, run: RunId) -> Option<u32> {
+    let live = shell.stations.get_mut(&replica)?.live_run(run)?;
+    live.group.as_ref().filter(|group| group.path().is_some()).map(limiting::count)
+}
+
 /// What is as wanted already is left alone.
-pub(super) fn freeze(
-    shell: &mut Shell,
-    engine: &Engine,
-    replica: ReplicaId,
-    run: RunId,
-    freezer: Freezer,
-) -> io::Result<()> {
+fn freeze(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId, freezer: Freezer) -> io::Result<()> {
     let live = shell.stations.get_mut(&replica).and_then(|station| station.live_run(run));
     let Some(live) = live else { return Ok(()) };
     let frozen = freezer == Freezer::Frozen;
@@ -83,8 +115,7 @@ pub(super) fn thaw_adopted(shell: &mut Shell, engine: &Engine, actions: &[Action
         let stays =
             |action: &Action| matches!(action, Action::Freeze { replica: of, frozen: true, .. } if *of == replica);
         if !actions.iter().any(stays) {
-            // An error was told, and its record says that it is still to be thawed.
-            let _ = freeze(shell, engine, replica, run, Freezer::Thawed);
+            thaw_if_frozen(shell, engine, replica, run);
         }
     }
 }

@@ -41,12 +41,10 @@ pub(super) fn before_birth(
     }
     let name = adopt::group_name(&plan.name, replica.index);
     if former.is_none() {
-        // Nobody removes its groups of other hierarchies any more.
-        shell
-            .dying_groups
-            .retain(|dying| path.is_some() || !dying.limited().is_some_and(|limited| limited.is_of(&name)));
+        spare(shell, &name);
     }
     let mut limited = former.unwrap_or_else(|| Box::new(Limited::new(path.as_deref(), &name)));
+    limited.set_astray(false);
     let Applied { method, refused, new_groups: _ } = limited.apply(&mut shell.controllers, &of_plan(&wanted));
     let required = plan.resources.as_ref().is_some_and(|resources| resources.required);
     if required && !refused.is_empty() {
@@ -58,6 +56,11 @@ pub(super) fn before_birth(
     }
     let written = (!refused.is_empty()).then_some(Written { method, processes: 0, refused });
     Ok(Bounds { limited: Some(limited).filter(|limited| !limited.is_idle()), written })
+}
+
+/// Nobody removes groups of this name in other hierarchies any more: a run is about to have them.
+fn spare(shell: &mut Shell, name: &str) {
+    shell.dying_groups.retain(|dying| !dying.limited().is_some_and(|limited| limited.is_of(name)));
 }
 
 /// Nothing lives in its groups of other hierarchies, and nothing is to.
@@ -83,21 +86,35 @@ fn limit_now(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunId)
     let wanted = engine.limits(replica);
     let station = shell.stations.get_mut(&replica)?;
     let name = adopt::group_name(&station.service, station.index);
-    let group = station.live_run(run)?.group.as_mut()?;
-    let new = |group: &Group| Box::new(Limited::new(group.path(), &name));
-    let mut limited = group.take_limited().unwrap_or_else(|| new(group));
+    let former = station.live_run(run)?.group.as_mut()?.take_limited();
+    if former.is_none() {
+        spare(shell, &name);
+    }
+    let group = shell.stations.get_mut(&replica)?.live_run(run)?.group.as_mut()?;
+    let mut limited = former.unwrap_or_else(|| Box::new(Limited::new(group.path(), &name)));
     let Applied { method, mut refused, new_groups } = limited.apply(&mut shell.controllers, &of_plan(&wanted));
+    let astray = limited.is_astray();
     group.set_limited(Some(limited).filter(|limited| !limited.is_idle()));
-    if new_groups {
-        if let Err(error) = group.gather() {
-            refused.push(format!("its processes cannot be moved into their groups: {error}"));
-        }
-        if wanted.memory_max_bytes.is_some() {
-            refused.push("memory_max: on cgroup v1 what it had before is not counted".to_owned());
-        }
+    if new_groups || astray {
+        refused.extend(gather(group));
+    }
+    if new_groups && wanted.memory_max_bytes.is_some() {
+        refused.push("memory_max: on cgroup v1 what it had before is not counted".to_owned());
     }
     let method = if method.is_empty() { "nothing to write".to_owned() } else { method };
     Some(Written { method, processes: 0, refused })
+}
+
+/// Moves its processes into its groups of other hierarchies. Where one stays outside, no limit of those holds for all of it; the next application
+/// tries again.
+fn gather(group: &mut Group) -> Vec<String> {
+    let gathered = group.gather();
+    let Some(mut limited) = group.take_limited() else { return Vec::new() };
+    limited.set_astray(gathered.is_err());
+    let keys = if gathered.is_err() { limited.keys_in_v1() } else { Vec::new() };
+    group.set_limited(Some(limited));
+    let why = gathered.err().map(|error| error.to_string()).unwrap_or_default();
+    keys.into_iter().map(|key| format!("{key}: its processes cannot be moved into their groups: {why}")).collect()
 }
 
 /// After an adoption: what an earlier agent wrote is unknown, so the limits of everything that was found are written anew.
@@ -117,7 +134,7 @@ pub(super) fn settle_adopted(shell: &mut Shell, engine: &Engine) {
         }
         kept.push(name);
     }
-    shell.controllers.sweep(&|name| kept.iter().any(|kept| kept == name));
+    bury_leftovers(shell, kept);
     for (replica, run) in limited {
         let written = limit_now(shell, engine, replica, run);
         let is_told =
@@ -125,6 +142,22 @@ pub(super) fn settle_adopted(shell: &mut Shell, engine: &Engine) {
         if let Some(written) = written.filter(is_told) {
             tell(shell, replica, run, written);
         }
+    }
+}
+
+/// Groups of other hierarchies that no living run has (`kept`) are removed, with the pace of the dying groups where processes end only now.
+fn bury_leftovers(shell: &mut Shell, mut kept: Vec<String>) {
+    for dying in &mut shell.dying_groups {
+        let Some(name) = dying.path().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned())) else {
+            continue;
+        };
+        let limited = Limited::of_earlier_agent(dying.path(), &name, &shell.controllers);
+        dying.set_limited(Some(Box::new(limited)));
+        kept.push(name);
+    }
+    for name in shell.controllers.sweep(&|name| kept.iter().any(|kept| kept == name)) {
+        let limited = Limited::of_earlier_agent(None, &name, &shell.controllers);
+        shell.bury(Some(Group::of_limits_only(Box::new(limited))));
     }
 }
 

@@ -107,8 +107,8 @@ fn send_signal(shell: &mut Shell, engine: &Engine, replica: ReplicaId, run: RunI
         return roles::quit_or_idle(shell, engine, role);
     }
     if signal != SIGKILL {
-        // A frozen process does not see the signal that should end it. An error was told.
-        let _ = freezing::freeze(shell, engine, replica, run, Freezer::Thawed);
+        // A frozen process does not see the signal that should end it.
+        freezing::thaw_if_frozen(shell, engine, replica, run);
     }
     let Some(live) = shell.stations.get_mut(&replica).and_then(|station| station.live_run(run)) else { return };
     match whom {

@@ -25,7 +25,7 @@ use crate::engine::types::{Now, RequestId, StateName};
 use crate::engine::view::ServiceView;
 use crate::logs::proto::{Serve, StreamFilter};
 use crate::sys::packet::Peer;
-use crate::sys::process;
+use crate::sys::{clock, process};
 
 /// Verbs that may wait for their outcome at once.
 const WAITING_MAX: usize = 64;
@@ -174,7 +174,13 @@ impl Desk<'_> {
     pub(super) fn answer_inquiry(&mut self) {
         let connected = self.shell.proxy.is_connected();
         if let Some((waiting, figures)) = self.shell.inquiry.take(connected, self.now.mono) {
-            self.answer_with(&waiting, &figures);
+            for (connection, wanted) in waiting {
+                let (is_reader, before_ns) = (self.server.is_reader(connection), clock::thread_cpu_ns());
+                self.answer_with(&[(connection, wanted)], &figures);
+                if is_reader {
+                    self.server.charge_readers(self.now.mono.0, clock::thread_cpu_ns().saturating_sub(before_ns));
+                }
+            }
         }
     }
 

@@ -125,7 +125,7 @@ pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
     Agent::assemble(engine, shell, server, recorder, signals, about, actions.into(), lock)
 }
 
-/// Signals as descriptors, orphans handed to us, descriptors for a thousand services, the OOM killer elsewhere.
+/// Signals as descriptors, orphans handed to us, descriptors for a thousand services, the OOM killer elsewhere, a CPU whenever it has work.
 fn become_agent() -> Result<Signals, RunError> {
     let signals = Signals::agent().map_err(setup("signals"))?;
     signal::become_subreaper().map_err(setup("the reaping of orphans"))?;
@@ -134,6 +134,11 @@ fn become_agent() -> Result<Signals, RunError> {
         && let Err(error) = host::protect_from_oom(OOM_SCORE_ADJ)
     {
         log::warn!("agent: cannot protect itself from the OOM killer: {error}");
+    }
+    if host::uid() == 0
+        && let Err(error) = host::run_before_others()
+    {
+        log::info!("agent: a service that takes all of the CPU can delay it: {error}");
     }
     Ok(signals)
 }

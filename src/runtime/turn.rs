@@ -7,11 +7,12 @@ use super::perform::{self, Asked};
 use super::serve::Desk;
 use super::{Agent, End, alerts, hardware_watchdog, listeners, logger, now, probes, roles, wait};
 use crate::api::render::Stamp;
+use crate::api::route::Socket;
 use crate::engine::action::{Action, Level};
 use crate::engine::event::Event;
 use crate::engine::plan::Role;
 use crate::engine::types::Now;
-use crate::sys::child;
+use crate::sys::{child, clock};
 
 /// Events given to the engine in one turn.
 const STEPS_MAX: usize = 1_024;
@@ -233,8 +234,12 @@ impl Agent {
         self.asked.extend(incoming);
         let until = now.mono.after(SERVE_MAX);
         while let Some(incoming) = self.asked.pop_front() {
+            let (socket, before_ns) = (incoming.socket, clock::thread_cpu_ns());
             if let Some(asked) = self.desk(now).handle(incoming) {
                 self.start_reload(asked);
+            }
+            if socket == Socket::Read {
+                self.server.charge_readers(now.mono.0, clock::thread_cpu_ns().saturating_sub(before_ns));
             }
             if until <= self::now().mono {
                 break;

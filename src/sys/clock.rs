@@ -41,6 +41,12 @@ pub fn mono_ns() -> u64 {
     read(ClockId::CLOCK_MONOTONIC)
 }
 
+/// CPU time that this thread has used, in nanoseconds.
+#[must_use]
+pub fn thread_cpu_ns() -> u64 {
+    read(ClockId::CLOCK_THREAD_CPUTIME_ID)
+}
+
 /// CLOCK_BOOTTIME alone, in nanoseconds.
 #[must_use]
 pub(super) fn boot_ns() -> u64 {

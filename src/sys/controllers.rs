@@ -5,6 +5,7 @@
 //! is done when a limit needs it first, so that a host without limits pays for none. On v1 our base has a directory of the same name in
 //! each hierarchy, and a group that is limited there one of its own below it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::group::{groups_in, remove_tree, write_if_there};
 use super::group_root::{Choice, Root, Surroundings, places, started_in};
+use super::host;
 use super::mounts::{Mount, Mounts};
 use super::xattr;
 
@@ -163,12 +165,11 @@ impl Controllers {
             if words_in(&file).iter().any(|word| word == controller.name()) {
                 continue;
             }
-            let enable = || fs::write(&file, format!("+{}", controller.name()));
-            let enabled = match enable() {
+            let enabled = match enable(&file, controller) {
                 Err(error)
                     if error.raw_os_error() == Some(Errno::EBUSY as i32) && self.own.as_ref() == Some(directory) =>
                 {
-                    step_aside(directory).and_then(|()| enable())
+                    step_aside(directory).and_then(|()| enable(&file, controller))
                 }
                 other => other,
             };
@@ -186,7 +187,7 @@ impl Controllers {
     }
 
     /// Favours the group of this process over those of the services, where both lie in a directory that was delegated to us: a share of the CPU
-    /// (100 is everybody's) and memory that is not taken from it.
+    /// (100 is everybody's) and memory that is not taken from it. `Err`: the first of the two that cannot be had.
     pub fn favour_own(&self, cpu_weight: u16, memory_min_bytes: u64) -> io::Result<()> {
         let (Some(own), Some(first)) = (&self.own, self.chain.first()) else { return Ok(()) };
         let delegated = xattr::get(first, "delegate").as_deref() == Some("1");
@@ -198,26 +199,30 @@ impl Controllers {
             (Controller::Cpu, "cpu.weight", u64::from(cpu_weight)),
             (Controller::Memory, "memory.min", memory_min_bytes),
         ];
+        let mut outcome = Ok(());
         for (controller, file, value) in wanted {
             if *self.place(controller) == Place::V2 {
-                fs::write(&subtree, format!("+{}", controller.name()))?;
-                write_if_there(&own.join(file), &value.to_string())?;
+                let favoured =
+                    enable(&subtree, controller).and_then(|()| write_if_there(&own.join(file), &value.to_string()));
+                outcome = outcome.and(favoured);
             }
         }
-        Ok(())
+        outcome
     }
 
-    /// Removes v1 groups that no group of ours answers to any more.
-    pub fn sweep(&self, kept: &dyn Fn(&str) -> bool) {
+    /// Removes v1 groups that no group of ours answers to any more; the names of those that still hold processes, and are to be removed later.
+    #[must_use]
+    pub fn sweep(&self, kept: &dyn Fn(&str) -> bool) -> BTreeSet<String> {
+        let mut left = BTreeSet::new();
         for base in self.v1_bases() {
             for group in groups_in(base).unwrap_or_default() {
                 let name = group.file_name().unwrap_or_default().to_string_lossy();
-                if !kept(&name) {
-                    // EBUSY: it holds processes, which are somebody's still.
-                    let _ = remove_tree(&group);
+                if !kept(&name) && remove_tree(&group).is_err() {
+                    left.insert(name.into_owned());
                 }
             }
         }
+        left
     }
 
     /// At the end of the agent: our directories go where nothing is left in them.
@@ -324,6 +329,17 @@ fn why_absent(controller: Controller, first: Option<&PathBuf>) -> String {
 
 fn words_in(path: &Path) -> Vec<String> {
     fs::read_to_string(path).unwrap_or_default().split_ascii_whitespace().map(str::to_owned).collect()
+}
+
+/// With CONFIG_RT_GROUP_SCHED no process may be real-time where the CPU controller is handed down: limits go before our own haste.
+fn enable(subtree_control: &Path, controller: Controller) -> io::Result<()> {
+    let write = || fs::write(subtree_control, format!("+{}", controller.name()));
+    match write() {
+        Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) && controller == Controller::Cpu => {
+            host::run_with_others().and_then(|()| write())
+        }
+        other => other,
+    }
 }
 
 /// Moves this process into a group below its own.

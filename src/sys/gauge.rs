@@ -1,4 +1,5 @@
-//! What the files of a tree's groups say of it. No path of a disk is touched, and no file of a process that waits for its memory.
+//! What the files of a tree's groups say of it. No path of a disk is touched, and nothing is asked of `/proc`: of a tree without a group little
+//! is known, because the environment of a process that waits for its memory cannot be read without waiting too.
 
 use std::fs;
 use std::path::Path;
@@ -15,6 +16,7 @@ pub struct Gauge {
     /// Periods of its CPU limit in which it ran, and in how many of them it was stopped.
     pub cpu_periods: Option<u64>,
     pub cpu_throttled: Option<u64>,
+    /// As the memory controller counts it. Never a sum over processes: that would count once for each what they share.
     pub memory_bytes: Option<u64>,
     /// Pages that the kernel looked at to take them back.
     pub pages_scanned: Option<u64>,
@@ -30,7 +32,7 @@ pub struct Gauge {
     pub frozen: Option<bool>,
 }
 
-/// Reads all that can be had of this tree.
+/// Reads all that can be had of this tree without looking for its processes.
 #[must_use]
 pub fn read(group: &Group) -> Gauge {
     let v1 = |controller| group.limited().and_then(|limited| limited.v1_group(controller));
@@ -54,16 +56,10 @@ pub fn read(group: &Group) -> Gauge {
         gauge.pids = number(path, "pids.current");
         gauge.pids_refused = number_after(&text(path, "pids.events"), "max");
     }
-    if gauge.cpu_usec.is_none() || gauge.memory_bytes.is_none() {
-        let usage = group.usage();
-        gauge.cpu_usec = gauge.cpu_usec.or(usage.cpu_usec);
-        gauge.memory_bytes = gauge.memory_bytes.or(usage.memory_bytes);
-    }
-    if gauge.pids.is_none() {
-        gauge.pids = match group.path() {
-            Some(path) => threads_below(path),
-            None => group.processes().ok().and_then(|pids| u64::try_from(pids.len()).ok()),
-        };
+    if let Some(path) = group.path()
+        && gauge.pids.is_none()
+    {
+        gauge.pids = threads_below(path);
     }
     gauge
 }
@@ -113,7 +109,17 @@ fn threads_below(path: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::testing::TempDir;
+    use crate::sys::testing::{TempDir, eventually};
+
+    #[test]
+    fn nothing_is_known_of_a_tree_without_groups() {
+        let mut child = std::process::Command::new("sleep").arg("60").env("MAINSTAY_RUN", "gauge").spawn().unwrap();
+        let group = Group::weak("gauge".to_owned(), i32::try_from(child.id()).unwrap());
+        eventually(|| group.processes().ok().filter(|pids| pids.len() == 1));
+        assert_eq!(read(&group), Gauge::default());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 
     #[test]
     fn files_of_a_group_are_read_and_what_is_missing_is_unknown() {

@@ -74,6 +74,12 @@ impl Group {
         Self::of(Kind::Weak(Weak::led_by(cookie, session, leader_start_ticks)))
     }
 
+    /// Groups that an earlier agent made in v1 hierarchies, for a tree that has no other group any more: to be removed.
+    #[must_use]
+    pub fn of_limits_only(limited: Box<Limited>) -> Self {
+        Self { kind: Kind::Weak(Weak::new("", 0)), limited: Some(limited) }
+    }
+
     /// Makes an emptied group ready for the next run: its directory is open again. `false`: it is none, or the last run made groups below it
     /// that nobody would account for; then it is to be removed. What was killed is never used again: it may be frozen, or forbidden to fork.
     pub fn reopen(&mut self) -> bool {

@@ -85,14 +85,21 @@ impl Weak {
         Ok(members.into_iter().filter_map(|pid| found.get(&pid).map(|stat| (pid, stat.start_ticks))).collect())
     }
 
+    /// `Err`: the first of those that could not be signalled; all others were.
     pub(super) fn signal_all(&self, signal: i32) -> io::Result<u32> {
         let mut reached = 0;
+        let mut outcome = Ok(());
         for member in self.members()? {
-            if let Some(pidfd) = open_member(member)? {
-                reached += u32::from(reach(pidfd.as_fd(), signal)?);
+            let signalled = open_member(member).and_then(|opened| match opened {
+                Some(pidfd) => reach(pidfd.as_fd(), signal),
+                None => Ok(false),
+            });
+            match signalled {
+                Ok(was_reached) => reached += u32::from(was_reached),
+                Err(error) => outcome = outcome.and(Err(error)),
             }
         }
-        Ok(reached)
+        outcome.map(|()| reached)
     }
 
     /// By SIGSTOP and SIGCONT, which the parents of its processes can see.

@@ -91,6 +91,30 @@ pub fn oom_score_adj() -> Option<i32> {
     Some(score)
 }
 
+/// The least of the real-time priorities (sched(7)): before everything that is not real-time, after everything else that is.
+const PRIORITY: libc::c_int = 1;
+
+/// Makes this thread run whenever it wants to: a thousand others that never sleep, in sessions (and so in scheduling groups) of their own, would
+/// else keep it from its turn for seconds. Children do not inherit it (SCHED_RESET_ON_FORK). Needs CAP_SYS_NICE; EPERM also where a group of the
+/// CPU controller has no real-time share. The kernel leaves a twentieth of each CPU to the others (`sched_rt_runtime_us`).
+pub fn run_before_others() -> io::Result<()> {
+    schedule(libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, PRIORITY)
+}
+
+/// Takes [`run_before_others`] back.
+pub fn run_with_others() -> io::Result<()> {
+    schedule(libc::SCHED_OTHER, 0)
+}
+
+#[expect(unsafe_code, reason = "the C library of the static build has no sched_setscheduler")]
+fn schedule(policy: libc::c_int, priority: libc::c_int) -> io::Result<()> {
+    // SAFETY: the kernel reads one int, which outlives the call; 0 is this thread.
+    match unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const priority) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

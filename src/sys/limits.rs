@@ -44,7 +44,7 @@ pub struct Rates {
 pub struct Applied {
     /// The files that were written, by comma.
     pub method: String,
-    /// What is not in force as it was wanted, each with its reason.
+    /// What is not in force as it was wanted, each beginning with its key in the configuration (`cpu_max`, `io_max`) and with its reason.
     pub refused: Vec<String>,
     /// Groups were made in v1 hierarchies: the tree has to be moved there.
     pub new_groups: bool,
@@ -63,6 +63,8 @@ pub struct Limited {
     rates: BTreeMap<Device, Rates>,
     /// What is in force only in part.
     caveats: Vec<String>,
+    /// Processes of the tree could not be moved into its v1 groups.
+    astray: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,8 +78,15 @@ impl Limited {
     #[must_use]
     pub fn new(group: Option<&Path>, name: &str) -> Self {
         let v1 = [const { None }; 4];
-        let (rates, caveats) = (BTreeMap::new(), Vec::new());
-        Self { v2: group.map(Path::to_owned), name: name.to_owned(), v1, now: Some(Limits::default()), rates, caveats }
+        Self {
+            v2: group.map(Path::to_owned),
+            name: name.to_owned(),
+            v1,
+            now: Some(Limits::default()),
+            rates: BTreeMap::new(),
+            caveats: Vec::new(),
+            astray: false,
+        }
     }
 
     /// Of a group that an earlier agent made: whatever it wrote there is unknown, and written anew.
@@ -89,6 +98,8 @@ impl Limited {
                 limited.v1[controller as usize] = Some(base.join(name)).filter(|path| path.is_dir());
             }
         }
+        // It may have died between making them and moving the tree there.
+        limited.astray = limited.v1.iter().any(Option::is_some);
         limited.rates = match (controllers.place(Controller::Io), &limited.v1[Controller::Io as usize], group) {
             (Place::V1(_), Some(group), _) => devices_in_v1(group),
             (Place::V2, _, Some(group)) => devices_in(&group.join("io.max")),
@@ -103,6 +114,33 @@ impl Limited {
         let mut groups: Vec<&Path> = self.v1.iter().flatten().map(PathBuf::as_path).collect();
         groups.dedup();
         groups
+    }
+
+    /// Whether its processes are (still) to be moved into its v1 groups.
+    #[must_use]
+    pub fn is_astray(&self) -> bool {
+        self.astray
+    }
+
+    /// What became of moving its processes into its v1 groups.
+    pub fn set_astray(&mut self, astray: bool) {
+        self.astray = astray;
+    }
+
+    /// The configuration's keys of the limits that hold only what is in its v1 groups.
+    #[must_use]
+    pub fn keys_in_v1(&self) -> Vec<&'static str> {
+        let Some(now) = &self.now else { return Vec::new() };
+        let keys = [
+            ("cpu_max", Controller::Cpu, now.cpu_max_permille.is_some()),
+            ("cpu_weight", Controller::Cpu, now.cpu_weight.is_some()),
+            ("memory_max", Controller::Memory, now.memory_max_bytes.is_some()),
+            ("pids_max", Controller::Pids, now.pids_max.is_some()),
+            ("io_weight", Controller::Io, now.io_weight.is_some()),
+            ("io_max", Controller::Io, !now.io_max.is_empty()),
+        ];
+        let held = keys.into_iter().filter(|(_, controller, is_set)| *is_set && self.v1_group(*controller).is_some());
+        held.map(|(key, ..)| key).collect()
     }
 
     /// Brings the limits into force, in the order of the fields; what is in force already is not written again.

@@ -61,7 +61,7 @@ fn limit_that_cannot_be_had_is_told_and_a_required_one_is_no_start() {
     if !groups_or_skip() {
         return;
     }
-    let limit = "io_max: [(path: \"/proc\", read: \"1MiB\")]";
+    let limit = "io_max: [(path: \"/proc\", read_bytes: \"1MiB\")]";
     let services = shell("a", "exec sleep 1000", &format!("resources: ({limit})"))
         + &shell("b", "exec sleep 1000", &format!("resources: ({limit}, required: true), restart: Never"));
     let mut agent = Agent::running(&services);

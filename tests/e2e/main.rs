@@ -16,6 +16,7 @@ mod child;
 mod commands;
 mod dependencies;
 mod fence;
+mod fence_commands;
 mod fence_limits;
 mod fence_survival;
 mod host;

@@ -69,5 +69,5 @@ fn roles(client: &Client) -> Vec<Finding> {
             fail("role", format!("{text}{why}"), format!("mainstay why {}", role.name))
         }
     });
-    states.chain(proxy).collect()
+    states.chain(proxy).chain(super::isolation::refused(&all.services)).collect()
 }

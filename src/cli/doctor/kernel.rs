@@ -1,7 +1,7 @@
 //! The kernel, its control groups, its limits and its clock.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{AccessFlags, access};
@@ -17,7 +17,6 @@ const KERNEL_WANTED: (u32, u32) = (5, 14);
 const KERNEL_EXIT_INFO: (u32, u32) = (6, 15);
 const PIPE_BYTES_WANTED: u64 = 1 << 20;
 const FILES_WANTED: u64 = 4_096;
-const CONTROLLERS: [&str; 4] = ["cpu", "memory", "io", "pids"];
 
 pub(super) fn findings() -> Vec<Finding> {
     let mut findings = vec![kernel(), pidfd()];
@@ -99,24 +98,12 @@ fn cgroups() -> Vec<Finding> {
             warn("cgroup.kill", "trees are frozen and killed one by one", "boot Linux 5.14 or later")
         });
     }
-    findings.push(controllers(&mount));
     findings
 }
 
 fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
     let line = mountinfo.lines().find(|line| line.contains(" - cgroup2 "))?;
     line.split(' ').nth(4).map(PathBuf::from)
-}
-
-fn controllers(mount: &Path) -> Finding {
-    let available = fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
-    let missing: Vec<&str> =
-        CONTROLLERS.into_iter().filter(|wanted| !available.split_whitespace().any(|one| one == *wanted)).collect();
-    if missing.is_empty() {
-        return ok("controllers", CONTROLLERS.join(" "));
-    }
-    let text = format!("{} not available: resources of services that need them are not limited", missing.join(" "));
-    warn("controllers", text, "free them from cgroup version 1 (cgroup_no_v1=all on the kernel's command line)")
 }
 
 fn pipes() -> Finding {

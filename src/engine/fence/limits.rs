@@ -155,7 +155,8 @@ fn least_weight(own: Option<u16>, other: Option<u16>) -> Option<u16> {
     }
 }
 
-/// Of what is limited, half; weights are no limits.
+/// Half of what slows down when it is short: CPU time and I/O. Half the memory or the processes of one that was well until now would kill it, or
+/// fail its forks, for what it is entitled to.
 fn half(own: Limits) -> Limits {
     let half = |limit: Option<u64>| limit.map(|limit| (limit / 2).max(1));
     let io_max = own.io_max.into_iter().map(|limit| IoMax {
@@ -167,8 +168,6 @@ fn half(own: Limits) -> Limits {
     });
     Limits {
         cpu_max_permille: own.cpu_max_permille.map(|cpu| (cpu / 2).max(CPU_LEAST_PERMILLE.min(cpu))),
-        memory_max_bytes: half(own.memory_max_bytes),
-        pids_max: own.pids_max.map(|pids| (pids / 2).max(1)),
         io_max: io_max.collect(),
         ..own
     }
@@ -204,8 +203,10 @@ mod tests {
     #[test]
     fn half_of_no_limit_is_no_limit_and_half_of_the_least_is_the_least() {
         assert_eq!(half(Limits::default()), Limits::default());
-        let own = Limits { cpu_max_permille: Some(15), cpu_weight: Some(50), pids_max: Some(1), ..Limits::default() };
+        let own = Limits { cpu_max_permille: Some(15), cpu_weight: Some(50), pids_max: Some(8), ..Limits::default() };
+        let own = Limits { memory_max_bytes: Some(100), ..own };
         let halved = half(own);
-        assert_eq!((halved.cpu_max_permille, halved.cpu_weight, halved.pids_max), (Some(10), Some(50), Some(1)));
+        assert_eq!((halved.cpu_max_permille, halved.cpu_weight), (Some(10), Some(50)));
+        assert_eq!((halved.memory_max_bytes, halved.pids_max), (Some(100), Some(8)));
     }
 }

@@ -76,6 +76,9 @@ pub(in crate::engine) struct FenceState {
     /// The latest readings of groups.
     #[serde(with = "pairs")]
     pub(in crate::engine) watched: BTreeMap<ReplicaId, Watched>,
+    /// What could not be thawed and is to be.
+    #[serde(default)]
+    pub(in crate::engine) thaw_again: BTreeSet<ReplicaId>,
     /// The host is short of memory, or may become so.
     pub(in crate::engine) tight: bool,
     /// What was observed lately, and when (mono).

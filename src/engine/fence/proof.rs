@@ -146,19 +146,16 @@ impl Engine {
     fn look_at_throttle(&mut self, id: ReplicaId, gauge: &Gauge) {
         let now = self.now.mono;
         let wanted = self.limits(id);
-        let refused = self.refused(id).iter().any(|refused| refused.starts_with("cpu"));
+        let refused = self.throttle_is_refused(id);
         let Some(fence) = self.at_mut(id).memory.fence.as_deref_mut().filter(|fence| fence.written) else {
-            return;
-        };
-        let Some(allowed) = wanted.cpu_max_permille else {
-            if !self.is_throttle_refused(id) {
-                self.prove(id, "the limits were read back");
-            }
             return;
         };
         if refused {
             return;
         }
+        let Some(allowed) = wanted.cpu_max_permille else {
+            return self.prove(id, "the limits were read back");
+        };
         let Some(first) = fence.first else {
             fence.first = Some(First { at: now, cpu_usec: gauge.cpu_usec, cpu_throttled: gauge.cpu_throttled });
             return;
@@ -168,17 +165,19 @@ impl Engine {
         }
     }
 
-    /// Something of the throttle itself is not in force.
-    fn is_throttle_refused(&self, id: ReplicaId) -> bool {
-        let limits = self.throttle(id.service);
-        let set = [
-            (limits.cpu_weight.is_some(), "cpu"),
-            (limits.memory_max_bytes.is_some(), "memory"),
-            (limits.pids_max.is_some(), "pids"),
-            (limits.io_weight.is_some() || !limits.io_max.is_empty(), "io"),
+    /// Something that the step sets is not in force. Each refusal begins with the key that it is about.
+    fn throttle_is_refused(&self, id: ReplicaId) -> bool {
+        let step = self.throttle(id.service);
+        let sets = [
+            ("cpu_max", step.cpu_max_permille.is_some()),
+            ("cpu_weight", step.cpu_weight.is_some()),
+            ("memory_max", step.memory_max_bytes.is_some()),
+            ("pids_max", step.pids_max.is_some()),
+            ("io_weight", step.io_weight.is_some()),
+            ("io_max", !step.io_max.is_empty()),
         ];
-        let is_one = |refused: &String| set.iter().any(|(set, name)| *set && refused.starts_with(name));
-        self.refused(id).iter().any(is_one)
+        let concerns = |refused: &String| sets.iter().any(|(key, set)| *set && refused.starts_with(key));
+        self.refused(id).iter().any(concerns)
     }
 
     /// Something was written to the kernel for a replica.
@@ -198,8 +197,37 @@ impl Engine {
             Wrote::Limits => self.limits_written(id, at, &result),
             Wrote::Freeze => self.step_written(id, FenceLevel::Freeze, at, written),
             Wrote::Kill => self.step_written(id, FenceLevel::Kill, at, written),
-            // What is thawed is not under a fence any more; that it could not be is seen at its next signal.
-            Wrote::Thaw => {}
+            Wrote::Thaw => {
+                if let Err(why) = &result {
+                    self.thaw_failed(id, why);
+                }
+            }
+        }
+    }
+
+    /// It stands still although nobody wants it to: said, and tried again.
+    fn thaw_failed(&mut self, id: ReplicaId, why: &str) {
+        let replica = self.at(id);
+        let up = matches!(replica.state, State::Starting | State::Ready | State::Degraded);
+        if !up || replica.run.as_ref().is_none_or(|run| run.exited) {
+            // On its way out: each signal thaws it first, and a kill needs no thaw.
+            return;
+        }
+        if !self.at(id).memory.frozen {
+            self.memory_mut(id).frozen = true;
+            let text = format!("cannot be thawed: {why}; tried again until it can");
+            self.tell(id, Level::Error, NoteKind::Remark { text });
+        }
+        self.fence.thaw_again.insert(id);
+        self.watch_groups();
+    }
+
+    /// What could not be thawed.
+    pub(in crate::engine) fn thaw_again(&mut self) {
+        for id in std::mem::take(&mut self.fence.thaw_again) {
+            if self.find(id).is_some_and(|replica| replica.run.is_some()) {
+                self.freeze_or_thaw(id);
+            }
         }
     }
 

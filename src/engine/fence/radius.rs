@@ -20,20 +20,37 @@ const OBSERVED_AGAIN: Duration = Duration::from_secs(600);
 impl Engine {
     /// Why a fence would be too much, if it would.
     pub(in crate::engine) fn beyond_radius(&self, id: ReplicaId) -> Option<String> {
-        let replicas = self.replicas_of(id.service);
-        if let Some(other) = replicas.iter().find(|other| **other != id && self.fence(**other).is_some()) {
-            return Some(format!("{} is fenced already, and a service has one fence at a time", self.label(*other)));
+        if let Some(why) = self.fenced_beside(id) {
+            return Some(why);
         }
+        let replicas = self.replicas_of(id.service);
         let well =
             |id: &ReplicaId| matches!(self.at(*id).state, State::Ready | State::Done) && self.fence(*id).is_none();
         let least = usize::from(self.plan_of(id.service).min_healthy);
         let left = replicas.iter().filter(|other| **other != id && well(other)).count();
-        if well(&id) && left < least {
+        // One that is slow for the very reason that is looked at here may be all there is.
+        let serves = matches!(self.at(id).state, State::Starting | State::Ready | State::Degraded | State::Done);
+        if serves && left < least {
             return Some(format!("{left} replicas would be left that are well, and min_healthy is {least}"));
         }
+        self.budget_is_used()
+    }
+
+    fn fenced_beside(&self, id: ReplicaId) -> Option<String> {
+        let replicas = self.replicas_of(id.service);
+        let other = replicas.into_iter().find(|other| *other != id && self.fence(*other).is_some())?;
+        Some(format!("{} is fenced already, and a service has one fence at a time", self.label(other)))
+    }
+
+    fn budget_is_used(&self) -> Option<String> {
         let used = self.automatic_used(self.now.mono);
         let within = human(AUTOMATIC_WITHIN);
         (used >= AUTOMATIC_MAX).then(|| format!("{used} fences have been set within {within} on this host already"))
+    }
+
+    /// The same for one whose run has ended: what serves is not taken from anybody.
+    pub(in crate::engine) fn beyond_radius_of_the_failed(&self, id: ReplicaId) -> Option<String> {
+        self.fenced_beside(id).or_else(|| self.budget_is_used())
     }
 
     /// A fence of the agent's own counts against the budget of the host.

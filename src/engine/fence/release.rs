@@ -1,6 +1,6 @@
 //! The end of a fence, and the probation after one that the agent had set.
 //!
-//! On probation a replica has half its limits and a quarter of its weight, and is in its balancers only when it has been ready for three
+//! On probation a replica has half its CPU time and I/O and a quarter of its weight, and is in its balancers only when it has been ready for three
 //! good alive probes, where it has such. It passes after `probation` of ready time (a task when it is done): one off the count. If it
 //! fails meanwhile, it is held again, twice as long.
 
@@ -170,6 +170,11 @@ impl Engine {
             evidence,
             seen: self.now.wall,
         };
+        if let Some(because) = self.beyond_radius_of_the_failed(id) {
+            self.observe(id, &cause, FenceLevel::Hold, &because);
+            return None;
+        }
+        self.count_automatic();
         self.begin_fence(id, &cause);
         self.step_to(id, FenceLevel::Hold);
         let why = match self.hold_length(id) {

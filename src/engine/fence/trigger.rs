@@ -76,7 +76,10 @@ impl Engine {
 
     fn memory_text(&self, id: ReplicaId, has: Option<u64>) -> String {
         let mib = |bytes: Option<u64>| bytes.map_or_else(|| "?".to_owned(), |bytes| (bytes >> 20).to_string());
-        format!("{} MiB in use, its share is {} MiB", mib(has), mib(self.memory_share(id)))
+        let limits = self.plan_of(id.service).resources.as_ref().map(|resources| &resources.limits);
+        let own = limits.and_then(|limits| limits.memory_max_bytes);
+        let own = own.map_or_else(String::new, |most| format!(", its limit {} MiB", mib(Some(most))));
+        format!("{} MiB in use, its share is {} MiB{own}", mib(has), mib(self.memory_share()))
     }
 
     /// The first step for a cause, where the ladder has one that helps.
@@ -135,7 +138,7 @@ impl Engine {
         for (id, watched) in &self.fence.watched {
             let fresh = now.mono.since(watched.at) < READING_FRESH && self.fence(*id).is_none();
             let mode = self.read_fence_plan(id.service, |plan| plan.triggers.host_memory);
-            let has = watched.gauge.memory_bytes.filter(|has| self.is_over_share(*id, Some(*has)));
+            let has = watched.gauge.memory_bytes.filter(|has| self.is_over_share(Some(*has)));
             if let Some(has) = has.filter(|_| fresh && mode != Mode::Off) {
                 over.push((self.plan_of(id.service).priority, std::cmp::Reverse(has), *id));
             }

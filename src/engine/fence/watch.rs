@@ -23,6 +23,8 @@ const EVERY: Duration = Duration::from_secs(5);
 const APART_MIN: Duration = Duration::from_secs(4);
 /// In hundredths of a percent.
 const STALLED_BEYOND: u32 = 4_000;
+/// Of the time in which somebody waits for the host's memory, likewise: less is the noise of any host.
+const TIGHT_FROM: u32 = 100;
 
 /// The latest reading of one replica, and for how long it has been as bad as it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,7 +59,8 @@ impl Streak {
 impl Engine {
     /// Somebody may have to be asked from now on.
     pub(in crate::engine) fn watch_groups(&mut self) {
-        if self.timers.get(TimerKey::Gauge).is_none() && !self.groups_to_watch().is_empty() {
+        let somebody = !self.fence.thaw_again.is_empty() || !self.groups_to_watch().is_empty();
+        if self.timers.get(TimerKey::Gauge).is_none() && somebody {
             self.timers.set(TimerKey::Gauge, self.now.mono.after(EVERY));
         }
     }
@@ -71,6 +74,7 @@ impl Engine {
     }
 
     pub(in crate::engine) fn gauge_timer(&mut self) {
+        self.thaw_again();
         let runs = self.groups_to_watch();
         self.fence.watched.retain(|id, _| runs.iter().any(|(watched, _)| watched == id));
         if !runs.is_empty() {
@@ -106,7 +110,8 @@ impl Engine {
     pub(in crate::engine) fn look_at_memory(&mut self) {
         let short = |kind| matches!(self.check_state(kind), Health::Degraded | Health::Failing);
         let system = self.readings.system.as_ref();
-        let stalls = system.and_then(|system| system.pressure_memory).is_some_and(|pressure| pressure.some_avg10 > 0);
+        let stalls =
+            system.and_then(|system| system.pressure_memory).is_some_and(|pressure| pressure.some_avg10 >= TIGHT_FROM);
         self.fence.tight = stalls || short(CheckKind::Memory) || short(CheckKind::PressureMemory);
         if self.fence.tight {
             self.watch_groups();
@@ -154,7 +159,7 @@ impl Engine {
             grew(before.gauge.memory_limit_met, gauge.memory_limit_met),
         ];
         let reclaims = reclaims.contains(&Some(true));
-        let beyond = self.is_over_share(id, gauge.memory_bytes);
+        let beyond = self.is_large(id, gauge.memory_bytes);
         let cpu = before.cpu.next(at_cpu_limit(&before.gauge, &gauge), since, since_wall);
         let pids = before.pids.next(grew(before.gauge.pids_refused, gauge.pids_refused), since, since_wall);
         let pressure = before.pressure.next(stalls.map(|stalls| stalls && reclaims && beyond), since, since_wall);
@@ -191,18 +196,21 @@ impl Engine {
         self.arm_fence(id);
     }
 
-    /// What a replica may have when memory is short: an equal part of all there is, or half of its own limit if that is less. `None`:
-    /// nobody knows how much there is.
-    pub(in crate::engine) fn memory_share(&self, id: ReplicaId) -> Option<u64> {
+    /// What each replica may have when the host's memory is short: an equal part of all there is. `None`: nobody knows how much that is.
+    pub(in crate::engine) fn memory_share(&self) -> Option<u64> {
         let total = self.readings.system.as_ref().map(|system| system.memory_total_bytes);
-        let equal = total.map(|total| total / u64::from(self.populated.max(1)));
-        let limits = self.plan_of(id.service).resources.as_ref().map(|resources| &resources.limits);
-        let half = limits.and_then(|limits| limits.memory_max_bytes).map(|most| most / 2);
-        equal.into_iter().chain(half).min()
+        total.map(|total| total / u64::from(self.populated.max(1)))
     }
 
-    pub(in crate::engine) fn is_over_share(&self, id: ReplicaId, has: Option<u64>) -> bool {
-        has.zip(self.memory_share(id)).is_some_and(|(has, share)| has > share)
+    pub(in crate::engine) fn is_over_share(&self, has: Option<u64>) -> bool {
+        has.zip(self.memory_share()).is_some_and(|(has, share)| has > share)
+    }
+
+    /// Its own memory is what it stalls for: it is over its share of the host's, or over half of its own limit.
+    fn is_large(&self, id: ReplicaId, has: Option<u64>) -> bool {
+        let limits = self.plan_of(id.service).resources.as_ref().map(|resources| &resources.limits);
+        let most = limits.and_then(|limits| limits.memory_max_bytes);
+        self.is_over_share(has) || has.zip(most).is_some_and(|(has, most)| has > most / 2)
     }
 }
 

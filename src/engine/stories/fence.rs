@@ -392,6 +392,48 @@ fn a_service_that_leaves_the_configuration_leaves_no_fence() {
 }
 
 #[test]
+fn a_hold_by_hand_outlives_the_absence_of_its_service() {
+    let mut kit = up(vec![service("api")]);
+    kit.command(HOLD, "api");
+    killed(&mut kit, "api");
+    let reload = |kit: &mut Kit, services| {
+        kit.step(Event::Reload { request: None, caller: Caller::Agent, plan: Box::new(Kit::plan(services)) })
+    };
+    reload(&mut kit, Vec::new());
+    assert!(kit.engine.service("api", kit.now).is_none());
+    reload(&mut kit, vec![service("web")]);
+    let words = reload(&mut kit, vec![service("api"), service("web")]);
+    assert!(!words.iter().any(|word| word.starts_with("spawn api")), "{words:?}");
+    assert_eq!(kit.word_of("api"), "held");
+    let words = [kit.command(Verb::Unfence, "api"), kit.persist()].concat();
+    assert!(words.iter().any(|word| word.starts_with("spawn api/0")), "{words:?}");
+}
+
+#[test]
+fn what_cannot_be_thawed_is_told_and_tried_again() {
+    let mut kit = up(vec![service("api")]);
+    kit.command(FREEZE, "api");
+    kit.persist();
+    kit.gauged(frozen(&kit, "api"));
+    kit.command(Verb::Unfence, "api");
+    kit.persist();
+    let (replica, run, at) = (kit.id("api"), kit.run("api"), kit.now.mono);
+    let failed = |kit: &mut Kit| {
+        let result = Err("EIO".to_owned());
+        kit.step(Event::Wrote { replica, run, what: Wrote::Thaw, at, result });
+        assert!(kit.memory("api").frozen);
+    };
+    failed(&mut kit);
+    assert!(kit.notes().iter().any(|note| note.contains("cannot be thawed: EIO")), "{:?}", kit.notes());
+    assert_eq!(kit.pass(Duration::from_secs(5)), ["thaw api/0"]);
+    failed(&mut kit);
+    assert_eq!(kit.pass(Duration::from_secs(5)), ["thaw api/0"]);
+    kit.wrote("api", Wrote::Thaw, "cgroup.freeze");
+    assert!(!kit.memory("api").frozen);
+    assert!(kit.pass(Duration::from_secs(60)).is_empty());
+}
+
+#[test]
 fn a_new_replica_of_a_fenced_service_is_fenced_too() {
     let mut kit = up(vec![service("api")]);
     kit.command(HOLD, "api");

@@ -160,14 +160,14 @@ fn a_cause_that_ends_lifts_the_fence_after_a_quiet_step() {
     let words = readings(&mut kit, "api", 5, quiet);
     assert!(!words.contains(&"freeze api/0".to_owned()), "{words:?}");
     assert!(kit.fence_is_none("api") && kit.memory("api").probation.is_some());
-    // Half of everything, for five minutes of ready time.
+    // Half of the CPU time, for five minutes of ready time.
     let limits = kit.engine.limits(kit.id("api"));
-    assert_eq!((limits.cpu_max_permille, limits.pids_max), (Some(250), Some(5)));
+    assert_eq!((limits.cpu_max_permille, limits.pids_max), (Some(250), Some(10)));
     assert!(kit.why("api").starts_with("on probation, it forks beyond its limit"), "{}", kit.why("api"));
     let words = kit.pass(Duration::from_secs(300));
     assert!(words.contains(&"limit api/0".to_owned()), "{words:?}");
     assert_eq!((kit.memory("api").fences, kit.why("api").as_str()), (0, ""));
-    assert_eq!(kit.engine.limits(kit.id("api")).pids_max, Some(10), "reversal is exact");
+    assert_eq!(kit.engine.limits(kit.id("api")).cpu_max_permille, Some(500), "reversal is exact");
     assert_eq!(past(&kit)[0].standing, Standing::Released);
 }
 
@@ -216,7 +216,7 @@ fn a_hold_goes_by_the_boot_clock_and_over_the_agents_death() {
     kit.pass(Duration::from_secs(200));
     kit.heir(&processes);
     assert!(kit.words().contains(&"limit api/0".to_owned()), "half its limits: {:?}", kit.words());
-    assert_eq!(kit.engine.limits(kit.id("api")).pids_max, Some(5));
+    assert_eq!(kit.engine.limits(kit.id("api")).cpu_max_permille, Some(250));
     kit.pass(Duration::from_secs(101));
     assert!(kit.memory("api").probation.is_none(), "its ready time counts on");
 }
@@ -277,7 +277,10 @@ fn stalling_for_memory_needs_two_signals_and_more_than_its_share() {
         stalling(gauge, seconds);
         gauge.memory_bytes = Some(GIB / 2);
     };
-    assert!(!readings(&mut kit, "api", 6, small).contains(&"kill api/0".to_owned()), "half its limit is its share");
+    assert!(
+        !readings(&mut kit, "api", 6, small).contains(&"kill api/0".to_owned()),
+        "it has not half of its limit, nor its share"
+    );
     let mut kit = tight();
     assert!(!readings(&mut kit, "api", 2, stalling).contains(&"kill api/0".to_owned()));
     let words = readings(&mut kit, "api", 1, stalling);
@@ -285,7 +288,7 @@ fn stalling_for_memory_needs_two_signals_and_more_than_its_share() {
     let record = kit.record("api");
     assert_eq!(record.trigger, Trigger::Pressure);
     assert_eq!(record.evidence[0], "memory.pressure full avg10 60.00%");
-    assert_eq!(record.evidence[2], "1024 MiB in use, its share is 512 MiB");
+    assert_eq!(record.evidence[2], "1024 MiB in use, its share is 4096 MiB, its limit 1024 MiB");
 }
 
 #[test]

@@ -18,11 +18,12 @@ holds() { holds_now=$(cat "$(group_file "$1" "$2")" 2>&1); [ "$holds_now" = "$3"
 word_is() { [ "$(field "$1" state)" = "\"$2\"" ] || { mainstay status "$1"; return 1; }; }
 number_in() { sed -n "s/^$2 //p" "$1"; }
 
-# The number of the latest fence of a service.
-fence_of() {
-    mainstay fences -o json | tr -d ' \n\t' | sed 's/{"id":/\n&/g' | sed -n "s/^{\"id\":\([0-9]*\),.*\"service\":\"$1\".*/\1/p" | sort -n | tail -n 1
+# The record of the latest fence of a service. Exit code 3 says that some fence stands.
+fences() { mainstay fences "$@" || [ $? = 3 ]; }
+evidence() {
+    evidence_id=$(fences "$1" -o json | tr -d ' \n\t' | sed 's/"id":/\n/' | sed -n '2s/^\([0-9]*\).*/\1/p')
+    fences "$evidence_id" -o json | tr -d ' \n\t'
 }
-evidence() { mainstay fences "$(fence_of "$1")" -o json | tr -d ' \n\t'; }
 says() { evidence "$1" | grep -q "$2" || { evidence "$1"; return 1; }; }
 
 # The longest pause of chill since its file was begun, in seconds; emulation and a full machine excuse less than two.
@@ -32,7 +33,7 @@ chill_had_no_gap() {
 }
 prompt() {
     prompt_began=$(cut -d' ' -f1 /proc/uptime)
-    mainstay fences >/dev/null || return 1
+    fences >/dev/null || return 1
     echo "$prompt_began $(cut -d' ' -f1 /proc/uptime)" | awk '{ if ($2 - $1 > 2) { print "an answer took " $2 - $1 " s"; exit 1 } }'
 }
 audit() { chill_had_no_gap && prompt; }
@@ -95,7 +96,7 @@ bomb_is_fenced_by_itself() {
     within 90 word_is bomb held || { rm /tmp/explode; return 1; }
     rm /tmp/explode
     [ -z "$(instances bomb)" ] || { census; return 1; }
-    says bomb '"trigger":"pids"' && says bomb '"populated0"\|"populated 0\|populated0' || return 1
+    says bomb '"trigger":"pids"' && says bomb '"proven_after_us":[0-9]' || return 1
     mainstay why bomb | grep -qi pids
 }
 bomb_comes_back_on_probation() {
@@ -113,7 +114,6 @@ freeze_and_thaw() {
     # The next agent knows of it.
     freeze_old=$(agent_pid)
     kill -9 "$freeze_old"
-    within 40 another_agent "$freeze_old" || mainstay status >/dev/null || [ $? = 3 ] || return 1
     within 40 word_is runner frozen || return 1
     mainstay unfence runner || return 1
     sleep 1

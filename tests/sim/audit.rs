@@ -179,10 +179,11 @@ impl Audit {
                 let straight = known.is_some_and(|since| since > self.wall_jumped);
                 check_record(record, straight);
                 self.saw(format!("closed: {}", record.standing.word()));
+                self.saw(format!("closed of {}", record.trigger.word()));
             }
             FenceNote::Observed { because, .. } => {
                 let because: String = because.chars().filter(|letter| !letter.is_ascii_digit()).collect();
-                self.saw(format!("observed: {because}"));
+                self.saw(format!("observed: {}", because.trim()));
             }
             FenceNote::Released { .. } => self.saw("released".to_owned()),
             FenceNote::Passed { .. } => self.saw("probation passed".to_owned()),

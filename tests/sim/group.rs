@@ -44,13 +44,10 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    pub(crate) fn new(limits: Limits, chaos: bool, now: Time, dice: &mut Dice) -> Self {
-        let vice = match dice.below(12) {
-            0 | 1 if chaos => Vice::Bomb,
-            2 | 3 if chaos => Vice::Leaker,
-            4 | 5 if chaos => Vice::Busy,
-            _ => Vice::None,
-        };
+    /// `faulty`: how likely it has a vice, in percent.
+    pub(crate) fn new(limits: Limits, faulty: u64, now: Time, dice: &mut Dice) -> Self {
+        let vices = [Vice::Bomb, Vice::Leaker, Vice::Busy];
+        let vice = if dice.percent(faulty) { *dice.pick(&vices) } else { Vice::None };
         Self {
             limits,
             refused: false,

@@ -212,7 +212,7 @@ fn service(dice: &mut Dice, number: u64, earlier: &[String]) -> ServicePlan {
     plan.resources = resources(dice).map(Box::new);
     plan.fence = fence(dice).map(Box::new);
     plan.priority = i32::try_from(dice.below(3)).expect("small");
-    plan.min_healthy = *dice.pick(&[0, 1, 1, 2]);
+    plan.min_healthy = *dice.pick(&[0, 0, 0, 1, 1, 2]);
     plan
 }
 

@@ -117,7 +117,8 @@ fn gather(group: &mut Group) -> Vec<String> {
     keys.into_iter().map(|key| format!("{key}: its processes cannot be moved into their groups: {why}")).collect()
 }
 
-/// After an adoption: what an earlier agent wrote is unknown, so the limits of everything that was found are written anew.
+/// After an adoption: what an earlier agent wrote is unknown, so the limits of everything that it limited are written anew. Others may have been
+/// given some by hand.
 pub(super) fn settle_adopted(shell: &mut Shell, engine: &Engine) {
     if !shell.controllers.were_used() {
         return;
@@ -127,7 +128,9 @@ pub(super) fn settle_adopted(shell: &mut Shell, engine: &Engine) {
     for (replica, station) in &mut shell.stations {
         let name = adopt::group_name(&station.service, station.index);
         let Some(live) = &mut station.live else { continue };
-        if let Some(group) = &mut live.group {
+        let is_limited = engine.memory(*replica).is_none_or(|memory| memory.limited)
+            || engine.limits(*replica) != plan::Limits::default();
+        if let Some(group) = live.group.as_mut().filter(|_| is_limited) {
             let found = Limited::of_earlier_agent(group.path(), &name, &shell.controllers);
             group.set_limited(Some(Box::new(found)));
             limited.push((*replica, live.run));

@@ -228,11 +228,11 @@ fn what_is_frozen_by_hand_on_probation_has_all_its_limits_afterwards() {
     killed(&mut kit, "api");
     kit.pass(Duration::from_secs(601));
     kit.exec("api");
-    assert_eq!(kit.engine.limits(kit.id("api")).pids_max, Some(5));
+    assert_eq!(kit.engine.limits(kit.id("api")).cpu_max_permille, Some(250));
     kit.command(Verb::Fence(FenceLevel::Freeze), "api");
     let words = kit.command(Verb::Unfence, "api");
     assert!(words.contains(&"limit api/0".to_owned()), "it ran with half of them: {words:?}");
-    assert_eq!(kit.engine.limits(kit.id("api")).pids_max, Some(10));
+    assert_eq!(kit.engine.limits(kit.id("api")).cpu_max_permille, Some(500));
 }
 
 #[test]

@@ -26,9 +26,9 @@ evidence() {
 }
 says() { evidence "$1" | grep -q "$2" || { evidence "$1"; return 1; }; }
 
-# The longest pause of chill since its file was begun, in seconds; emulation and a full machine excuse less than two.
+# The longest pause of chill since its file was begun, in seconds; emulation on a busy host excuses less than five.
 chill_had_no_gap() {
-    awk 'NR > 1 && $1 - last > gap { gap = $1 - last; at = last } { last = $1 } END { if (NR < 10 || gap >= 2) { print NR " stamps, a gap of " gap " s at " at; exit 1 } }' /tmp/chill.log || return 1
+    awk 'NR > 1 && $1 - last > gap { gap = $1 - last; at = last } { last = $1 } END { if (NR < 10 || gap >= 5) { print NR " stamps, a gap of " gap " s at " at; exit 1 } }' /tmp/chill.log || return 1
     [ "$(main_of chill)" = "$chill_pid" ] || { echo "chill is another process"; return 1; }
 }
 prompt() {
@@ -150,14 +150,18 @@ member_in_d_state() {
     mainstay unfence stuck && within 20 word_is stuck ready && [ "$(main_of stuck)" != "$stuck_run" ]
 }
 
+# Who goes first, the kernel or the agent, is a race; what counts is who does not.
 host_memory_runs_out() {
     memory_restarts=$(field glutton restarts)
     touch /tmp/eat-glutton
-    within 120 glutton_is_gone || return 1
+    within 120 glutton_has_lost || return 1
     memory_agent=$(agent_pid)
     [ "$memory_agent" = "$agent_before" ] || { echo "the agent was $agent_before and is $memory_agent"; return 1; }
+    prompt
 }
-glutton_is_gone() { restarts_over glutton "$memory_restarts" || word_is glutton held || word_is glutton failed; }
+glutton_has_lost() {
+    dmesg | grep -q "^.*Out of memory: Killed process [0-9]* (tail)" || restarts_over glutton "$memory_restarts" || word_is glutton held
+}
 
 chill_pid=
 must "the agent comes up and all is well" within 60 all_well
@@ -178,6 +182,6 @@ check "a hold by hand survives the agent" hold_survives_the_agent
 check "a member in uninterruptible sleep is never claimed as fenced" member_in_d_state
 check "the neighbour did not notice any of it" audit
 agent_before=$(agent_pid)
-check "the host runs out of memory: the glutton goes, the agent stays" host_memory_runs_out
+check "the host runs out of memory: the glutton pays, the agent stays" host_memory_runs_out
 check "the neighbour lives on" sh -c "[ \"\$(. /vm/lib.sh; field chill pid)\" = $chill_pid ]"
 finish

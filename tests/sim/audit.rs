@@ -262,7 +262,9 @@ fn keys(plan: &Plan) -> impl Iterator<Item = Key> + '_ {
 fn is_automatic(engine: &Engine, record: u64) -> bool {
     engine.fence_record(record).is_some_and(|record| match record.trigger {
         Trigger::Cpu | Trigger::Pids | Trigger::Pressure | Trigger::HostMemory => true,
-        Trigger::Operator | Trigger::Restarts | Trigger::Probation => false,
+        // By a cause as well, and not because it ended.
+        Trigger::Probation => record.evidence.first().is_some_and(|text| text.starts_with("on probation: ")),
+        Trigger::Operator | Trigger::Restarts => false,
     })
 }
 

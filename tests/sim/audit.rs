@@ -242,7 +242,8 @@ impl Facts<'_> {
             FenceLevel::Throttle => assert!(!self.populated || self.limited, "{key:?}: {text}; it is not limited"),
             FenceLevel::Freeze => {
                 assert!(!self.asleep, "{key:?}: {text}; a member sleeps in the kernel");
-                assert!(self.populated && self.still, "{key:?}: {text}; it does not stand still");
+                // Somebody may have killed it since.
+                assert!(!self.populated || self.still, "{key:?}: {text}; it does not stand still");
             }
             FenceLevel::Kill | FenceLevel::Hold => {
                 assert!(!self.asleep, "{key:?}: {text}; a member sleeps in the kernel");
@@ -261,7 +262,9 @@ fn keys(plan: &Plan) -> impl Iterator<Item = Key> + '_ {
 fn is_automatic(engine: &Engine, record: u64) -> bool {
     engine.fence_record(record).is_some_and(|record| match record.trigger {
         Trigger::Cpu | Trigger::Pids | Trigger::Pressure | Trigger::HostMemory => true,
-        Trigger::Operator | Trigger::Restarts | Trigger::Probation => false,
+        // By a cause as well, and not because it ended.
+        Trigger::Probation => record.evidence.first().is_some_and(|text| text.starts_with("on probation: ")),
+        Trigger::Operator | Trigger::Restarts => false,
     })
 }
 

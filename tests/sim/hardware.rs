@@ -2,7 +2,7 @@
 //!
 //! The agent is told by readings, as the roles would send them, so that the rules of the checks are between a fault and what follows.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use mainstay::engine::Engine;
@@ -36,6 +36,8 @@ pub(crate) struct Hardware {
     pub(crate) memory: Option<HostMemory>,
     /// By the command: when the latest alerts were sent, each once.
     sent: BTreeMap<usize, VecDeque<(Time, u64)>>,
+    /// All alerts of which a try was made.
+    told: BTreeSet<u64>,
     pub(crate) petted: Option<Time>,
 }
 
@@ -51,6 +53,7 @@ impl Hardware {
             busy_ms: 0,
             memory: None,
             sent: BTreeMap::new(),
+            told: BTreeSet::new(),
             petted: None,
         }
     }
@@ -146,7 +149,7 @@ impl Hardware {
     pub(crate) fn alerted(&mut self, plan: &Plan, now: Now, alert: u64, index: usize, body: &AlertBody) {
         let rule = plan.alerts.get(index).expect("an alert of the plan");
         let sent = self.sent.entry(index).or_default();
-        if sent.iter().any(|(_, known)| *known == alert) {
+        if !self.told.insert(alert) {
             return;
         }
         sent.push_back((now.mono, alert));

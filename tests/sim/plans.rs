@@ -139,11 +139,11 @@ pub(crate) fn changed(dice: &mut Dice, old: &Plan) -> Plan {
                     plan.stop.timeout = dice.ms(0, 8_000);
                     plan.alive = alive(dice).map(Box::new);
                 }
-                3 => {
+                3 if plan.launch == Launch::Command => {
                     *plan = old.clone();
                     plan.fence = fence(dice).map(Box::new);
                 }
-                4 => {
+                4 if plan.launch == Launch::Command => {
                     *plan = old.clone();
                     plan.resources = resources(dice).map(Box::new);
                 }

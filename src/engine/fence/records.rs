@@ -205,7 +205,9 @@ impl Engine {
                 step.method = written.method.clone();
                 step.processes_before = written.processes;
             }
-            Err(why) => step.proof = format!("could not be written: {why}"),
+            Err(why) if step.proven.is_none() => step.proof = format!("could not be written: {why}"),
+            // What did not run is proven until its next start, and what is refused then is told of the limits.
+            Err(_) => {}
         }
     }
 

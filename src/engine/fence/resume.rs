@@ -75,6 +75,8 @@ impl Engine {
                     if awaited {
                         (fence.looks, fence.first) = (0, None);
                     }
+                    // The limits are written anew, and what was refused before is not known.
+                    fence.written &= fence.proof == Proof::Given;
                 }
                 if awaited { self.look_for_proof(id) } else { self.arm_fence(id) }
             }

@@ -212,8 +212,11 @@ fn accepted_connections_are_handed_to_the_replicas() {
         "(name: \"front\", listen: [\"tcp:127.0.0.1:{port}\"], to: \"api\", delivery: HandOff, algorithm: RoundRobin, ramp: \"0s\"),"
     );
     // What it has taken is its own: it finishes that before it stops.
-    let service =
-        sample("api", "--listen-fd --answer-after 5ms --slow-stop 500ms", "replicas: 2, backoff: (min: \"0ms\")");
+    let service = sample(
+        "api",
+        "--listen-fd --answer-after 5ms --slow-stop 500ms --notify",
+        "ready: Notify, replicas: 2, backoff: (min: \"0ms\")",
+    );
     let mut agent = Agent::balancing(As::Me, &service, &hand_off);
     agent.wait_up("front", 2);
     let place = Place::Port(port);
@@ -311,7 +314,7 @@ fn agent_without_rights_balances_as_well() {
 fn silent_proxy_costs_only_its_counters() {
     let (mut agent, _) = serving(1, "", "");
     let proxy = agent.service_pid("@proxy").unwrap();
-    kill(Pid::from_raw(proxy), Signal::SIGSTOP).unwrap();
+    proc::halt(proxy);
     let asked = std::time::Instant::now();
     let answer = agent.get("/v1/balancers").json();
     assert_eq!(answer["proxy"], "no answer");

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::balance::{api, front, serving};
-use crate::support::{Agent, As, Load, Place, SOON, free_ports, sample};
+use crate::support::{Agent, As, Load, Place, SOON, free_ports, proc, sample};
 
 /// The process that answers curl with these options, or `None` where there is no curl.
 #[expect(clippy::print_stdout, reason = "a test that cannot run says so")]
@@ -110,7 +110,7 @@ fn replica_that_hangs_costs_no_request_once_its_probe_has_found_it() {
     let load = Load::on(&Place::Port(port), 8);
     load.wait_for(50);
     let hung = i32::try_from(agent.replica("api", 1)["pid"].as_i64().unwrap()).unwrap();
-    kill(Pid::from_raw(hung), Signal::SIGSTOP).unwrap();
+    proc::halt(hung);
     agent.wait_until("it was replaced", SOON, |agent| {
         agent.replica("api", 1)["pid"].as_i64().is_some_and(|pid| pid != i64::from(hung))
     });
@@ -131,7 +131,7 @@ fn killed_replica_gives_back_what_it_had_not_taken_yet() {
     agent.wait_up("front", 2);
     let place = Place::Port(port);
     let stopped = i32::try_from(agent.replica("api", 0)["pid"].as_i64().unwrap()).unwrap();
-    kill(Pid::from_raw(stopped), Signal::SIGSTOP).unwrap();
+    proc::halt(stopped);
     // Half of these are handed to the one that does not take them.
     let clients: Vec<_> = (0..6)
         .map(|_| {

@@ -7,7 +7,8 @@ use nix::sys::signal::Signal;
 use crate::support::{Agent, As, SOON, proc, sample, shell};
 
 fn nasty_tree(more: &str) -> String {
-    sample("a", "--ignore-term --fork-child", &format!("stop: (timeout: \"500ms\"){more}"))
+    // Ready means that its signals are in its hands.
+    sample("a", "--notify --ignore-term --fork-child", &format!("ready: Notify, stop: (timeout: \"500ms\"){more}"))
 }
 
 fn stopping_leaves_nobody(who: As) {
@@ -38,7 +39,8 @@ fn stop_ends_the_whole_tree_without_cgroups_too() {
 
 #[test]
 fn service_has_its_time_to_stop() {
-    let agent = Agent::running(&sample("a", "--slow-stop 700ms --last-words bye", "stop: (timeout: \"10s\")"));
+    let service = sample("a", "--notify --slow-stop 700ms --last-words bye", "ready: Notify, stop: (timeout: \"10s\")");
+    let agent = Agent::running(&service);
     agent.wait_for("a", "ready");
     let began = Instant::now();
     agent.cli_ok(&["stop", "a"]);
@@ -50,8 +52,8 @@ fn service_has_its_time_to_stop() {
 
 #[test]
 fn service_may_be_stopped_by_another_signal() {
-    let script = "trap 'echo got INT; exit 0' INT; while :; do sleep 0.05; done";
-    let agent = Agent::running(&shell("a", script, "stop: (signal: \"INT\")"));
+    let script = "trap 'echo got INT; exit 0' INT; echo armed; while :; do sleep 0.05; done";
+    let agent = Agent::running(&shell("a", script, "ready: Log(\"armed\"), stop: (signal: \"INT\")"));
     agent.wait_for("a", "ready");
     agent.cli_ok(&["stop", "a"]);
     assert!(agent.cli_ok(&["logs", "a"]).contains("got INT"));
@@ -80,7 +82,7 @@ fn stopped_service_stays_stopped_over_an_agent_restart() {
 fn term_stops_everything_in_reverse_order() {
     let services = [
         sample("db", "--notify", "ready: Notify"),
-        sample("api", "--slow-stop 300ms", "requires: [\"db\"]"),
+        sample("api", "--notify --slow-stop 300ms", "ready: Notify, requires: [\"db\"]"),
         nasty_tree(", after: [\"db\"]"),
     ];
     let mut agent = Agent::running(&services.concat());
@@ -106,7 +108,7 @@ fn term_stops_everything_in_reverse_order() {
 
 #[test]
 fn second_term_kills_at_once() {
-    let mut agent = Agent::running(&sample("a", "--ignore-term", "stop: (timeout: \"60s\")"));
+    let mut agent = Agent::running(&sample("a", "--notify --ignore-term", "ready: Notify, stop: (timeout: \"60s\")"));
     agent.wait_for("a", "ready");
     let began = Instant::now();
     agent.signal(Signal::SIGTERM);

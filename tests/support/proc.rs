@@ -31,9 +31,25 @@ pub(crate) fn is_alive(pid: i32) -> bool {
     stat(pid).is_some_and(|fields| fields[0] != "Z")
 }
 
+/// Stops a process by SIGSTOP and waits until it has stopped: the signal is only on its way when kill(2) returns, and a call that
+/// is under way may still succeed before.
+pub(crate) fn halt(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let stopped = |task: fs::DirEntry| stat_at(&task.path()).is_some_and(|fields| fields[0] == "T");
+    while !fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten().all(stopped) {
+        assert!(std::time::Instant::now() < deadline, "process {pid} does not stop");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// The fields of /proc/PID/stat from the third (the state) on; field N of the manual page is at N - 3.
 pub(crate) fn stat(pid: i32) -> Option<Vec<String>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat_at(Path::new(&format!("/proc/{pid}")))
+}
+
+fn stat_at(place: &Path) -> Option<Vec<String>> {
+    let text = fs::read_to_string(place.join("stat")).ok()?;
     let rest = &text[text.rfind(')')? + 2..];
     Some(rest.split_whitespace().map(str::to_owned).collect())
 }

@@ -238,7 +238,7 @@ fn forget(shell: &mut Shell, engine: &Engine, replica: ReplicaId) {
     }
 }
 
-fn remove_quietly(path: &std::path::Path) {
+pub(super) fn remove_quietly(path: &std::path::Path) {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             log::warn!("agent: cannot remove {}: {error}", path.display());

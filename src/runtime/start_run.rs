@@ -286,12 +286,15 @@ fn prepare(shell: &mut Shell, engine: &Engine, plan: &ServicePlan, replica: Repl
     Ok(())
 }
 
-/// The socket belongs to another user than the service has now: the next one is bound for the new one.
+/// The socket belongs to another user than the service has now, or nobody knows to whom: the next one is bound for the new one. Its name goes at
+/// once: the keeper has a copy until it hears of this, with which the name would still count as somebody's.
 fn drop_notify_socket(shell: &mut Shell, replica: ReplicaId) {
     let Some(station) = shell.stations.get_mut(&replica) else { return };
     let key = sockets::replica_key("notify", &station.service, station.index);
     let Some(socket) = station.notify.take() else { return };
+    let path = station.notify_path(&shell.directories.run);
     shell.forget(socket.as_fd());
+    perform::remove_quietly(&path);
     shell.tell_logs(&ToLogs::Drop { key });
 }
 

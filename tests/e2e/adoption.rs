@@ -206,3 +206,19 @@ fn recording_of_a_flight_leads_to_the_same_actions_again() {
     replay(&agent, "flight.ndjson");
     replay(&agent, "flight.1.ndjson");
 }
+
+#[test]
+fn adopted_service_has_its_notify_socket_at_its_next_start_although_the_logs_role_stands_still() {
+    let mut agent = Agent::running(&sample("a", "--notify", "ready: Notify"));
+    agent.wait_for("a", "ready");
+    agent.kill();
+    agent.start();
+    agent.wait_for("a", "ready");
+    // It keeps a copy of the socket until it hears that the agent needs it no more.
+    let keeper = agent.service_pid("@logs").unwrap();
+    proc::halt(keeper);
+    let restarted = agent.cli(&["restart", "a"]);
+    kill(Pid::from_raw(keeper), Signal::SIGCONT).unwrap();
+    assert_eq!(restarted.code, 0, "{restarted:?}");
+    assert_eq!(agent.replica("a", 0)["run"], 2);
+}

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::{Agent, As, head, sample};
+use crate::support::{Agent, As, SOON, head, sample};
 
 fn agent() -> Agent {
     let agent = Agent::running(&sample("a", "", "env: {\"E2E_TAG\": \"$TAG\", \"SECRET\": \"swordfish\"}"));
@@ -12,7 +12,7 @@ fn agent() -> Agent {
 
 #[test]
 fn plain_request_is_answered_with_json() {
-    let agent = agent();
+    let mut agent = agent();
     let answer =
         agent.raw("mainstay.sock", "GET /v1/services HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     assert_eq!(answer.status, 200);
@@ -23,7 +23,8 @@ fn plain_request_is_answered_with_json() {
     assert_eq!(document["services"][0]["name"], "a");
     assert!(document["services"].as_array().unwrap().iter().all(|service| service["name"] != "@logs"));
     assert_eq!(agent.get("/healthz").status, 200);
-    assert_eq!(agent.get("/readyz").status, 200);
+    // The roles need not be ready before the services.
+    agent.wait_until("all is ready", SOON, |agent| agent.get("/readyz").status == 200);
     assert_eq!(agent.get("/v1/services/a/why").json()["state"], "ready");
 }
 

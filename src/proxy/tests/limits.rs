@@ -15,10 +15,10 @@ use crate::proxy::shared::Notice;
 use crate::proxy::testing::*;
 use crate::sys::testing::TempDir;
 
-/// Runs one of the tests below in a process of its own: the limit of descriptors, and what `/proc/self` says, belong to a process.
-fn alone(test: &str) {
+/// Runs one of the tests that are ignored in a process of its own: the limit of descriptors, and what `/proc/self` says, belong to a process.
+pub(super) fn alone(test: &str) {
     let output = Program::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", &format!("proxy::tests::limits::{test}"), "--nocapture"])
+        .args(["--ignored", "--exact", &format!("proxy::tests::{test}"), "--nocapture"])
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -78,7 +78,7 @@ fn few_descriptors() {
 
 #[test]
 fn descriptors_come_back_after_a_thousand_connections() {
-    alone("thousand_connections");
+    alone("limits::thousand_connections");
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn thousand_connections() {
 
 #[test]
 fn workers_sleep_while_nothing_moves() {
-    alone("nothing_moves");
+    alone("limits::nothing_moves");
 }
 
 /// Wake-ups of the workers by choice.

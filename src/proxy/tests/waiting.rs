@@ -6,11 +6,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::failing::out;
+use super::limits::alone;
 use crate::engine::balance::plan::{Address, Delivery, NoneLeft};
 use crate::proxy::testing::*;
 
 #[test]
 fn client_that_leaves_the_queue_is_forgotten_and_half_a_request_is_not() {
+    alone("waiting::leaver_and_half_a_request");
+}
+
+#[test]
+#[ignore = "started by other tests"]
+fn leaver_and_half_a_request() {
     let (server, address) = listener();
     let lab = Lab::new(out(table(std::slice::from_ref(&address), rules()), true));
     let leaver = lab.connect();

@@ -71,6 +71,8 @@ pub mod checks;
 
 pub mod proxy;
 
+pub mod copies;
+
 pub mod api;
 
 pub mod cli;

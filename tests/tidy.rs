@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("checks", &["sys", "engine::types", "engine::host"]),
     ("logs", &["sys"]),
     ("proxy", &["sys", "engine::balance", "engine::types"]),
-    ("copies", &["sys", "engine::types"]),
+    ("copies", &["sys", "engine::types", "engine::copies"]),
     ("api", &["engine", "sys"]),
     ("sample", &["sys", "engine::types"]),
     ("runtime", &["engine", "sys", "config", "checks", "logs", "proxy", "copies", "api"]),

@@ -93,6 +93,7 @@ impl Tally {
             | NoteKind::Stopped { .. }
             | NoteKind::Balance(_)
             | NoteKind::Host(_)
+            | NoteKind::Copy(_)
             | NoteKind::Done { .. }
             | NoteKind::Stuck { .. }
             | NoteKind::Unstuck { .. }

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::balance::note::BalanceNote;
 use super::balance::table::Table;
+use super::copies::event::CopyAction;
+use super::copies::note::CopyNote;
+use super::copies::order::Outcome as CopyOutcome;
 use super::event::{Caller, Decision, Remaining, Verb};
 use super::fence::FenceMemory;
 use super::fence::note::FenceNote;
@@ -128,6 +131,11 @@ pub enum Action {
     PersistFences {
         memory: Box<FenceMemory>,
     },
+    /// Something for the role of this set of copies, or a command to be run for it.
+    Copy {
+        set: String,
+        what: Box<CopyAction>,
+    },
     /// Pet the hardware watchdog.
     Pet,
     Note(Note),
@@ -150,7 +158,7 @@ pub enum Cleanness {
     SomethingRemains,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Outcome {
     /// As asked. `persisted` is false when the decision could not be written within its time.
     Done { persisted: bool },
@@ -160,6 +168,8 @@ pub enum Outcome {
     Unknown { message: String, hint: Option<String> },
     /// The state forbids it.
     Conflict { message: String },
+    /// What a job of a set of copies has come to.
+    Copied(Box<CopyOutcome>),
     /// What a reload did.
     Reloaded { changes: Vec<Change> },
 }
@@ -276,6 +286,8 @@ pub enum NoteKind {
     Host(HostNote),
     /// Something about fences and limits.
     Fence(FenceNote),
+    /// Something about a set of copies.
+    Copy(Box<CopyNote>),
     Done {
         run: RunId,
     },

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::copies::event::CopyEvent;
 use super::fence::FenceMemory;
 use super::fence::gauge::{Gauge, Written, Wrote};
 use super::fence::plan::FenceLevel;
@@ -73,6 +74,8 @@ pub enum Event {
     Ejected { balancer: String, backend: String, out: Option<(String, Duration)> },
     /// Something of the host's disks, NICs and sensors.
     Host(Box<HostEvent>),
+    /// Something about a set of copies.
+    Copies(Box<CopyEvent>),
     /// Something was written to the kernel for a tree, at this time (mono), or could not be, and why.
     Wrote { replica: ReplicaId, run: RunId, what: Wrote, at: Time, result: Result<Written, String> },
     /// The answer to `Action::Gauge`; a tree that is gone by now is missing.

@@ -24,6 +24,7 @@
 
 pub mod action;
 pub mod balance;
+pub mod copies;
 pub mod event;
 pub mod fence;
 pub mod host;
@@ -118,6 +119,8 @@ pub struct Engine {
     host: host::HostState,
     #[serde(default)]
     fence: fence::FenceState,
+    #[serde(default)]
+    copies: copies::CopiesState,
     now: Now,
     /// Replicas to be settled.
     #[serde(skip)]
@@ -166,6 +169,7 @@ impl Engine {
             ejections: BTreeMap::new(),
             host: host::HostState::default(),
             fence: fence::FenceState::default(),
+            copies: copies::CopiesState::default(),
             now,
             dirty: BTreeSet::new(),
             touched: BTreeSet::new(),
@@ -338,6 +342,7 @@ impl Engine {
                     self.look_at_memory();
                 }
             }
+            Event::Copies(event) => self.copy_event(*event),
             Event::Wrote { replica, run, what, at, result } => self.wrote(replica, run, what, at, result),
             Event::Gauged { gauges } => self.gauged(gauges),
             Event::ReloadRefused { why } => self.agent_note(Level::Error, NoteKind::ReloadRefused { why }),

@@ -70,6 +70,7 @@ impl NoteKind {
             Self::Balance(note) => note.word(),
             Self::Host(note) => note.word(),
             Self::Fence(note) => note.word(),
+            Self::Copy(note) => note.what.word(),
             Self::Done { .. } => "done",
             Self::Stuck { .. } => "stuck",
             Self::Unstuck { .. } => "unstuck",
@@ -144,6 +145,7 @@ impl NoteKind {
             Self::Balance(note) => note.text(),
             Self::Host(note) => note.text(),
             Self::Fence(note) => note.text(),
+            Self::Copy(note) => note.text(),
             Self::LinesDropped { .. }
             | Self::Commanded { .. }
             | Self::Reloaded { .. }
@@ -197,6 +199,7 @@ impl NoteKind {
             | Self::Balance(_)
             | Self::Host(_)
             | Self::Fence(_)
+            | Self::Copy(_)
             | Self::Done { .. }
             | Self::Stuck { .. }
             | Self::Unstuck { .. }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::balance::plan::BalancerPlan;
+use super::copies::plan::CopyPlan;
 use super::fence::plan::{Access, FencePlan, Resources};
 use super::host::plan::{AlertPlan, CheckPlan, OnDiskFailing};
 
@@ -23,6 +24,8 @@ pub struct Plan {
     pub checks: Vec<CheckPlan>,
     #[serde(default)]
     pub alerts: Vec<AlertPlan>,
+    #[serde(default)]
+    pub copies: Vec<CopyPlan>,
     /// What the helper of a disk is started as (a role's plan without its name and its number); `None`: this agent starts none.
     #[serde(default)]
     pub helper: Option<Box<ServicePlan>>,
@@ -127,8 +130,8 @@ pub enum Launch {
     Role(Role),
 }
 
-/// The processes of this binary beside the agent, supervised like services, under the names `@logs`, `@checks`, `@proxy`, `@sensors` and
-/// `@disk.NAME`.
+/// The processes of this binary beside the agent, supervised like services, under the names `@logs`, `@checks`, `@proxy`, `@sensors`,
+/// `@disk.NAME` and `@copy.SET`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Role {
     Logs,
@@ -139,6 +142,8 @@ pub enum Role {
     Sensors,
     /// The helper of this number, for one disk and what is mounted of it.
     Disk(u8),
+    /// Of the set of copies whose name has this number ([`Role::of_copies`]).
+    Copy(u32),
 }
 
 impl Role {
@@ -146,6 +151,23 @@ impl Role {
     pub const SINGLE: [Self; 4] = [Self::Logs, Self::Checks, Self::Proxy, Self::Sensors];
     /// Helpers of disks at once; what is beyond is watched without touching it only, and said.
     pub const DISKS_MAX: u8 = 64;
+
+    /// Sets of copies at most.
+    pub const COPIES_MAX: usize = 64;
+
+    /// The role of a set. Its number is that of the name (FNV-1a, 32 bits), so that neither an agent's death nor another order of the file gives it to
+    /// another set; the check of the configuration refuses two names of one number.
+    #[must_use]
+    pub fn of_copies(set: &str) -> Self {
+        let step = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+        Self::Copy(set.bytes().fold(0x811c_9dc5, step))
+    }
+
+    /// The service name of the role of a set.
+    #[must_use]
+    pub fn copy_service(set: &str) -> String {
+        format!("@copy.{set}")
+    }
 
     /// The service name of a role of which there is one at most; `@` cannot stand in a configured name. The name of a disk's helper is
     /// [`super::host::watch::Helper::service`]; here it is what they have in common.
@@ -157,6 +179,7 @@ impl Role {
             Self::Proxy => "@proxy",
             Self::Sensors => "@sensors",
             Self::Disk(_) => "@disk",
+            Self::Copy(_) => "@copy",
         }
     }
 

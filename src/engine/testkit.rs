@@ -158,6 +158,7 @@ impl Kit {
             Action::Freeze { replica, frozen: true, .. } => format!("freeze {}", name(replica)),
             Action::Freeze { replica, frozen: false, .. } => format!("thaw {}", name(replica)),
             Action::Alert { body, .. } => format!("alert {} {}", body.event, body.subject),
+            Action::Copy { set, what } => format!("copy {set} {what:?}"),
             Action::Pet => "pet".to_owned(),
             Action::Limit { replica, .. } => format!("limit {}", name(replica)),
             Action::Gauge { runs } => {
@@ -350,6 +351,7 @@ fn outcome_word(outcome: &Outcome) -> String {
         Outcome::Failed { why } => format!("failed, {why}"),
         Outcome::Unknown { message, hint } => format!("{message}, {}", hint.clone().unwrap_or_default()),
         Outcome::Conflict { message } => format!("conflict, {message}"),
+        Outcome::Copied(outcome) => format!("copied {outcome:?}"),
         Outcome::Reloaded { changes } => format!("reloaded {}", changes.len()),
     }
 }

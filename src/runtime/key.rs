@@ -13,6 +13,8 @@ pub enum Key {
     SensorsLink,
     /// The helper of a disk, by its number.
     DiskLink(u8),
+    /// The role of a set of copies, by its number: in the place of a run, for it needs all 32 bits.
+    CopyLink(u32),
     /// The command of an alert, by its slot in the table of those that run.
     Alert(u32),
     Loader,
@@ -55,6 +57,7 @@ impl Key {
             Self::SensorsLink => (14, 0, 0),
             Self::DiskLink(slot) => (15, u32::from(slot), 0),
             Self::Alert(slot) => (16, slot, 0),
+            Self::CopyLink(number) => (17, 0, number),
         };
         (kind << 56) | ((u64::from(slot) & SLOT_MASK) << 32) | u64::from(run)
     }
@@ -81,6 +84,7 @@ impl Key {
             14 => Self::SensorsLink,
             15 => Self::DiskLink(u8::try_from(slot).ok()?),
             16 => Self::Alert(slot),
+            17 => Self::CopyLink(run),
             _ => return None,
         })
     }
@@ -110,6 +114,7 @@ mod tests {
             Key::SensorsLink,
             Key::DiskLink(63),
             Key::Alert(8),
+            Key::CopyLink(u32::MAX),
         ];
         for key in keys {
             assert_eq!(Key::decode(key.encode()), Some(key));

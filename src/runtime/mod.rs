@@ -8,6 +8,7 @@ pub mod adopt;
 mod alerts;
 mod balancers;
 mod connecting;
+mod copying;
 mod crash;
 mod errand;
 pub mod error;
@@ -350,6 +351,7 @@ impl Agent {
             Key::ChecksLink => roles::turn(&mut self.shell, &self.engine, Role::Checks),
             Key::ProxyLink => roles::turn(&mut self.shell, &self.engine, Role::Proxy),
             Key::SensorsLink => roles::turn(&mut self.shell, &self.engine, Role::Sensors),
+            Key::CopyLink(number) => roles::turn(&mut self.shell, &self.engine, Role::Copy(number)),
             Key::DiskLink(slot) => roles::turn(&mut self.shell, &self.engine, Role::Disk(slot)),
             Key::Alert(slot) => alerts::ended(&mut self.shell, slot),
             Key::Loader => self.loader_ready(),

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 
 use super::alerts;
+use super::copying;
 use super::crash;
 use super::freezing;
 use super::handoff;
@@ -91,6 +92,7 @@ pub(super) fn perform(shell: &mut Shell, engine: &Engine, answers: &mut Answers,
         Action::Limit { replica, run } => limiting::limit(shell, engine, replica, run),
         Action::Gauge { runs } => limiting::gauge(shell, &runs),
         Action::PersistFences { memory } => kept::keep(shell, &*memory),
+        Action::Copy { set, what } => copying::perform(shell, &set, *what),
         Action::Pet => hardware_watchdog::pet(shell, engine.plan(), super::now().mono),
         Action::Note(note) => return Asked::Tell(note),
         Action::Exit { clean } => return Asked::Exit(clean),

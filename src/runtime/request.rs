@@ -156,6 +156,7 @@ fn role_arguments(role: Role, knowledge: RoleKnowledge<'_>) -> Vec<String> {
         Role::Checks => ("checks", Vec::new()),
         Role::Sensors => ("sensors", Vec::new()),
         Role::Disk(slot) => ("disk", vec!["--slot".to_owned(), slot.to_string()]),
+        Role::Copy(number) => ("copy", vec!["--number".to_owned(), number.to_string()]),
         Role::Proxy => {
             let user = knowledge.proxy_user.map(|user| ["--user".to_owned(), user.to_owned()]);
             ("proxy", state_dir.into_iter().chain(user.into_iter().flatten()).collect())

@@ -121,7 +121,7 @@ impl Shell {
             Role::Logs => Some(&self.logs),
             Role::Checks => Some(&self.checks),
             Role::Proxy => Some(&self.proxy),
-            Role::Sensors | Role::Disk(_) => self.helpers.get(&role),
+            Role::Sensors | Role::Disk(_) | Role::Copy(_) => self.helpers.get(&role),
         }
     }
 
@@ -130,7 +130,7 @@ impl Shell {
             Role::Logs => &mut self.logs,
             Role::Checks => &mut self.checks,
             Role::Proxy => &mut self.proxy,
-            Role::Sensors | Role::Disk(_) => self.helpers.entry(role).or_default(),
+            Role::Sensors | Role::Disk(_) | Role::Copy(_) => self.helpers.entry(role).or_default(),
         }
     }
 

@@ -73,7 +73,7 @@ pub(super) fn leave(mut shell: Shell, engine: &Engine, server: Server, cleanness
 fn is_helper(engine: &Engine, replica: ReplicaId) -> bool {
     match roles::role_of(engine, replica) {
         Some(Role::Sensors | Role::Disk(_)) => true,
-        Some(Role::Logs | Role::Checks | Role::Proxy) | None => false,
+        Some(Role::Logs | Role::Checks | Role::Proxy | Role::Copy(_)) | None => false,
     }
 }
 

@@ -335,6 +335,7 @@ impl World {
             Action::Limit { replica, run } => self.limit(engine, &key, *replica, *run),
             Action::Gauge { runs } => self.gauge(engine, runs),
             Action::PersistFences { memory } => self.persist_fences(memory),
+            Action::Copy { set, .. } => panic!("no plan of this world has copies, and {set} is told something"),
             Action::PersistHost { memory } => self.hardware.memory = Some((**memory).clone()),
             Action::Alert { alert, plan, body } => {
                 self.hardware.alerted(engine.plan(), self.now, *alert, *plan, body);
@@ -571,6 +572,7 @@ fn replica_of(action: &Action) -> Option<ReplicaId> {
         | Action::PersistFences { .. }
         | Action::Gauge { .. }
         | Action::Alert { .. }
+        | Action::Copy { .. }
         | Action::Pet
         | Action::Note(_)
         | Action::Exit { .. } => None,

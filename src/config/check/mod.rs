@@ -96,7 +96,7 @@ pub(super) fn check(mut gathered: Gathered, context: &Context, report: &mut Repo
         let left = if watches { "the agent would only watch the host" } else { "the agent would have nothing to do" };
         scope.report.warning(&nowhere, "", format!("there are no services: {left}"));
     }
-    Plan { agent, services, balancers, checks, alerts, helper: None }
+    Plan { agent, services, balancers, checks, alerts, copies: Vec::new(), helper: None }
 }
 
 /// The agent's part alone.

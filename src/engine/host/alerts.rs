@@ -146,7 +146,7 @@ impl Engine {
     fn is_reader(&self, id: ReplicaId) -> bool {
         match self.plan_of(id.service).launch {
             Launch::Role(Role::Disk(_) | Role::Sensors) => true,
-            Launch::Role(Role::Logs | Role::Checks | Role::Proxy) | Launch::Command => false,
+            Launch::Role(Role::Logs | Role::Checks | Role::Proxy | Role::Copy(_)) | Launch::Command => false,
         }
     }
 

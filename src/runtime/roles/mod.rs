@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::copying;
 use super::handoff;
 use super::key::Key;
 use super::links::{Gone, Importance, Link};
@@ -20,6 +21,7 @@ use super::probes;
 use super::shell::Shell;
 use super::sockets;
 use crate::checks::proto::{FromChecks, ToChecks};
+use crate::copies::proto::{FromCopies, ToCopies};
 use crate::engine::Engine;
 use crate::engine::host::HostEvent;
 use crate::engine::plan::{Launch, Plan, Readiness, Role};
@@ -44,6 +46,7 @@ pub fn socket_path(shell: &Shell, role: Role) -> PathBuf {
         Role::Proxy => "proxy.sock".to_owned(),
         Role::Sensors => "sensors.sock".to_owned(),
         Role::Disk(slot) => format!("disk-{slot}.sock"),
+        Role::Copy(number) => format!("copy-{number}.sock"),
     };
     shell.directories.run.join("roles").join(name)
 }
@@ -76,6 +79,7 @@ pub fn connect(shell: &mut Shell, engine: &Engine, role: Role) -> bool {
         Role::Checks | Role::Sensors | Role::Disk(_) => {
             shell.link(role).connect(&path, &ToChecks::Hello { agent_pid: own_pid() })
         }
+        Role::Copy(_) => shell.link(role).connect(&path, &ToCopies::Hello { agent_pid: own_pid() }),
         Role::Proxy => shell.proxy.connect(&path, &ToProxy::Hello { agent_pid: own_pid() }),
     };
     if connected.is_err() {
@@ -90,6 +94,7 @@ pub fn connect(shell: &mut Shell, engine: &Engine, role: Role) -> bool {
                 probes::ask_held(shell);
             }
         }
+        Role::Copy(_) => copying::greet(shell, engine, role),
         Role::Proxy => greet_proxy(shell, engine),
     }
     true
@@ -145,6 +150,7 @@ pub fn quit(shell: &mut Shell, role: Role) {
     match role {
         Role::Logs => shell.logs.send(&ToLogs::Quit, Importance::Current),
         Role::Checks | Role::Sensors | Role::Disk(_) => shell.link(role).send(&ToChecks::Quit, Importance::Current),
+        Role::Copy(_) => shell.link(role).send(&ToCopies::Quit, Importance::Current),
         Role::Proxy => shell.proxy.send(&ToProxy::Quit, Importance::Current),
     }
 }
@@ -230,6 +236,7 @@ pub fn disconnect(shell: &mut Shell, role: Role) {
     shell.link(role).disconnect();
     match role {
         Role::Logs => {}
+        Role::Copy(_) => copying::lost(shell, role),
         Role::Proxy => shell.ejections.clear(),
         Role::Checks | Role::Sensors | Role::Disk(_) => {
             if was_heard {
@@ -252,12 +259,16 @@ pub fn turn(shell: &mut Shell, engine: &Engine, role: Role) {
             Role::Checks | Role::Sensors | Role::Disk(_) => {
                 shell.link(role).receive::<FromChecks>(&mut buffer).map(|message| message.map(Message::Checks))
             }
+            Role::Copy(_) => {
+                shell.link(role).receive::<FromCopies>(&mut buffer).map(|message| message.map(Message::Copies))
+            }
             Role::Proxy => shell.proxy.receive::<FromProxy>(&mut buffer).map(|message| message.map(Message::Proxy)),
         };
         match received {
             Ok(None) => break,
             Ok(Some(Message::Logs((message, descriptors)))) => from_logs(shell, engine, message, descriptors),
             Ok(Some(Message::Checks((message, _)))) => heard::from_checks(shell, role, message),
+            Ok(Some(Message::Copies((message, _)))) => copying::heard(shell, role, message),
             Ok(Some(Message::Proxy((message, _)))) => heard::from_proxy(shell, engine, message),
             Err(Gone::Closed) => {
                 shell.lost_links.push(role);
@@ -273,6 +284,7 @@ enum Message {
     Logs((FromLogs, Vec<OwnedFd>)),
     Checks((FromChecks, Vec<OwnedFd>)),
     Proxy((FromProxy, Vec<OwnedFd>)),
+    Copies((FromCopies, Vec<OwnedFd>)),
 }
 
 /// A role that cannot be worked with is killed; the engine starts its successor, which is told everything anew.
@@ -315,6 +327,7 @@ fn key_of(role: Role) -> Key {
         Role::Proxy => Key::ProxyLink,
         Role::Sensors => Key::SensorsLink,
         Role::Disk(slot) => Key::DiskLink(slot),
+        Role::Copy(number) => Key::CopyLink(number),
     }
 }
 

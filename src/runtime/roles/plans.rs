@@ -23,6 +23,10 @@ const CHECKS_CAPABILITIES: [u8; 3] = [13, 24, 34];
 /// Capabilities of a disk's helper: DAC_OVERRIDE 1 for the canary, SYS_RAWIO 17 and SYS_ADMIN 21 for SMART and fanotify.
 const DISK_CAPABILITIES: [u8; 3] = [1, 17, 21];
 
+/// Capabilities of the role of a set of copies: CHOWN 0, DAC_OVERRIDE 1, DAC_READ_SEARCH 2, FOWNER 3, FSETID 4 and SETFCAP 31 to read and to make
+/// files of anybody, MKNOD 27 for nodes, SYS_ADMIN 21 for trusted attributes, SYS_NICE 23 for its I/O class, SYS_PTRACE 19 to see who has a file open.
+const COPY_CAPABILITIES: [u8; 10] = [0, 1, 2, 3, 4, 19, 21, 23, 27, 31];
+
 /// Capabilities that the proxy role begins with, to become another user: SETGID 6, SETUID 7. It has none of them afterwards.
 const PROXY_CAPABILITIES: [u8; 2] = [6, 7];
 
@@ -127,6 +131,7 @@ fn role_plan(role: Role, privileged: bool) -> ServicePlan {
             Role::Checks => &CHECKS_CAPABILITIES,
             Role::Sensors => &[],
             Role::Disk(_) => &DISK_CAPABILITIES,
+            Role::Copy(_) => &COPY_CAPABILITIES,
             Role::Proxy => &PROXY_CAPABILITIES,
         };
         // In a container root may lack some of them; the role then does without.

@@ -1,0 +1,53 @@
+//! What the agent and the role of a set of copies say to each other: one JSON message a `SOCK_SEQPACKET` packet over
+//! `{run_dir}/roles/copy-NUMBER.sock`. The role listens and takes orders from the newest agent. A job goes on while no agent lives, but for what needs one:
+//! a service that was frozen for it is thawed when the connection ends. Without a job the role leaves when no agent has been connected for ten seconds.
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::copies::order::{Order, Report};
+use crate::engine::copies::plan::CopyPlan;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum ToCopies {
+    Hello {
+        agent_pid: i32,
+    },
+    /// The set; a catalog follows. While a job runs it holds from the next one on.
+    Plan {
+        plan: Box<CopyPlan>,
+    },
+    Order {
+        order: Order,
+    },
+    Cancel {
+        order: u64,
+    },
+    /// With the `cgroup.freeze` of each frozen group, to be thawed after `max_ms` or when this connection ends.
+    Quiesced {
+        order: u64,
+        max_ms: u64,
+    },
+    NotQuiesced {
+        order: u64,
+        why: String,
+    },
+    Resumed {
+        order: u64,
+    },
+    Quit,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum FromCopies {
+    /// `running`: the order that an earlier agent gave and that is still worked on.
+    Hello {
+        pid: i32,
+        set: Option<String>,
+        running: Option<Order>,
+    },
+    Report {
+        report: Report,
+    },
+}

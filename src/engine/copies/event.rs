@@ -1,0 +1,85 @@
+//! What happens to copies, and what the shell is to do about them.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::order::{Job, Order, Report};
+use super::plan::CopyPlan;
+use crate::engine::event::{Caller, Wait};
+use crate::engine::types::{ReplicaId, RequestId, RunId};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyEvent {
+    /// The role of this set listens and has been told the plan of its set.
+    Linked {
+        set: String,
+    },
+    /// Its connection has ended; what it was doing counts as unknown until it is linked again.
+    Unlinked {
+        set: String,
+    },
+    Report {
+        set: String,
+        report: Report,
+    },
+    /// An operator's order; answered with `Outcome::Copied` or as any verb. `Wait::Decision`: once it is taken up.
+    Command {
+        request: RequestId,
+        caller: Caller,
+        set: String,
+        job: Job,
+        wait: Wait,
+    },
+    /// A hook has ended.
+    Hooked {
+        set: String,
+        order: u64,
+        hook: Hook,
+        result: Result<(), String>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hook {
+    Pre,
+    Post,
+}
+
+/// What is said to the role of a set, or done for it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyAction {
+    /// Its plan has changed.
+    Plan(Box<CopyPlan>),
+    Order(Order),
+    /// The job is not wanted any more: it ends as `Cancelled`.
+    Cancel {
+        order: u64,
+    },
+    /// The service holds still: the job goes on. The shell adds the `cgroup.freeze` of `frozen`, which the role writes 0 to at the end of
+    /// `max`, or when it loses its agent.
+    Quiesced {
+        order: u64,
+        frozen: Vec<(ReplicaId, RunId)>,
+        max: Duration,
+    },
+    /// It would not, and why; the job fails.
+    NotQuiesced {
+        order: u64,
+        why: String,
+    },
+    /// It does not hold still any more, although the job still needs it: what is copied from now on is unstable.
+    Resumed {
+        order: u64,
+    },
+    /// Run this as a child of the agent's, in a group of its own; answered by [`CopyEvent::Hooked`].
+    Hook {
+        order: u64,
+        hook: Hook,
+        command: Vec<String>,
+        timeout: Duration,
+    },
+}

@@ -1,0 +1,244 @@
+//! What the agent orders of the role of a set, and what that reports. Each order has a number; what comes late for an older one is dropped.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::catalog::{Catalog, Cause, TargetState};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    pub id: u64,
+    pub job: Job,
+}
+
+/// One at a time; each ends with one [`Report::Done`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Job {
+    /// Make a copy, unless nothing has changed since the newest good one.
+    Take {
+        cause: Cause,
+    },
+    /// Read copies and compare them with their manifests; mend what is bad.
+    Verify {
+        which: Which,
+    },
+    /// Go on reading what was read longest ago, until everything has been read within the time of the plan.
+    Scrub,
+    /// To be removed: exactly these.
+    Prune {
+        copies: Vec<u64>,
+    },
+    Pin {
+        seq: u64,
+        pinned: bool,
+    },
+    /// What is suspect about this copy is right.
+    Accept {
+        seq: u64,
+    },
+    Restore(Box<Restore>),
+    /// Some files into scratch space beside the source, compared and removed.
+    RestoreTest,
+    /// Write the marker and the directories of the set; `claim` takes a target over that is marked already.
+    Init {
+        claim: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Which {
+    Newest,
+    One(u64),
+    All,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restore {
+    /// `None`: the newest good copy, rather a verified one.
+    pub seq: Option<u64>,
+    /// Absolute paths as they were at the source; empty: everything.
+    pub paths: Vec<PathBuf>,
+    pub place: Place,
+    /// Only tell what would be done.
+    pub dry_run: bool,
+    /// Also over files that somebody has open.
+    pub force: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// Below this directory, each under its whole path. Nothing that is there is overwritten.
+    Into(PathBuf),
+    /// Where it was: built beside and exchanged; what was there is kept beside under the name that the report tells.
+    Replace,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Report {
+    /// What lies on the target; after the beginning of a role and whenever it has changed.
+    Catalog(Box<Catalog>),
+    /// The target alone has changed.
+    Target(TargetState),
+    Progress {
+        order: u64,
+        progress: Progress,
+    },
+    /// The sources have changed (`on_change`): nothing more is said until the next copy.
+    Changed,
+    /// The job is where the service must hold still (`true`), or no longer needs it.
+    Quiesce {
+        order: u64,
+        on: bool,
+    },
+    Done {
+        order: u64,
+        outcome: Outcome,
+    },
+    /// Something worth a line: a file that could not be read, rot that was found and mended.
+    Finding(Finding),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    pub phase: Phase,
+    pub files: u64,
+    pub bytes: u64,
+    /// As far as it can be told beforehand.
+    pub files_in_all: Option<u64>,
+    pub bytes_in_all: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    #[default]
+    Scan,
+    Copy,
+    Sync,
+    ReadBack,
+    Commit,
+    Verify,
+    Restore,
+    Prune,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Copy `seq` is committed.
+    Taken {
+        seq: u64,
+        files: u64,
+        written_bytes: u64,
+        linked: u64,
+    },
+    /// Nothing has changed since copy `seq`.
+    Unchanged {
+        seq: u64,
+    },
+    Verified {
+        copies: Vec<u64>,
+        files: u64,
+        bytes: u64,
+        bad: u64,
+        mended: u64,
+    },
+    Scrubbed,
+    Pruned {
+        copies: Vec<u64>,
+    },
+    /// `kept`: where what was there before lies now.
+    Restored {
+        seq: u64,
+        files: u64,
+        bytes: u64,
+        kept: Vec<PathBuf>,
+    },
+    /// Of a dry run: what would be done, one line each, at most [`LINES_MAX`]; `more` that do not fit.
+    WouldRestore {
+        seq: u64,
+        lines: Vec<String>,
+        more: u64,
+    },
+    Tested {
+        seq: u64,
+        files: u64,
+    },
+    Pinned,
+    Accepted,
+    Initialised {
+        uuid: String,
+    },
+    Failed(Failure),
+}
+
+/// Lines of a dry run.
+pub const LINES_MAX: usize = 1_000;
+
+/// Why a job has not done what it should. Nothing of it is left on the target but trash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub kind: FailureKind,
+    /// What failed, with its object.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// A guard of the target: see [`TargetState`].
+    Target,
+    Full,
+    /// The target gave an error while it was written or synced.
+    TargetIo,
+    /// No source is there.
+    Source,
+    /// Somebody else works on this set.
+    Busy,
+    /// There is no such copy, or none that is good.
+    NoCopy,
+    /// Files in use, or files that would be overwritten.
+    InUse,
+    /// Its hooks or its service would not hold still.
+    Quiesce,
+    Cancelled,
+    /// Everything else.
+    Other,
+}
+
+/// One finding about a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    pub kind: FindingKind,
+    /// Of the file, as people read it: bytes that are no UTF-8 replaced.
+    pub path: String,
+    pub detail: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FindingKind {
+    /// The source cannot be read.
+    Unreadable,
+    /// It changed while it was read, each time.
+    Unstable,
+    /// A database in use, copied as it lay.
+    LiveDatabase,
+    /// The copy is not what was written.
+    Rot,
+    /// It was, and is right again.
+    Mended,
+    /// The source has other content under the same size and times: the last good one stays the newest of it.
+    SourceRot,
+    /// Metadata that the target does not take.
+    NotKept,
+    /// Something in the set's directory that is no copy.
+    Stray,
+}

@@ -21,4 +21,9 @@
 //!       state/                        heartbeat, scrub cursor, verifications, pins
 //! ```
 
+mod codec;
+pub mod commit;
+pub mod entry;
+pub mod hash;
+pub mod manifest;
 pub mod proto;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::balance::note::BalanceNote;
-use super::balance::table::Table;
+use super::balance::table::{Table, TableMemory};
 use super::copies::event::CopyAction;
 use super::copies::note::CopyNote;
 use super::copies::order::Outcome as CopyOutcome;
@@ -135,6 +135,10 @@ pub enum Action {
     Copy {
         set: String,
         what: Box<CopyAction>,
+    },
+    /// Write what the proxy has been told of balancers that leave, for the next agent.
+    PersistTables {
+        memory: Box<TableMemory>,
     },
     /// Pet the hardware watchdog.
     Pet,

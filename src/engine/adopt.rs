@@ -18,7 +18,7 @@ use super::host::HostMemory;
 use super::host::impair::End;
 use super::memory::{LastExit, Memory};
 use super::order::is_success;
-use super::plan::{Kind, ServicePlan};
+use super::plan::{Kind, Launch, Role, ServicePlan};
 use super::service::{Decided, Phase, Replica, Run, State, StopWhy, Then};
 use super::timers::Timer;
 use super::types::{Exit, ReplicaId, StateName};
@@ -97,6 +97,8 @@ impl Engine {
         let service = self.service_id(&found.service).unwrap_or_else(|| {
             let mut plan = ServicePlan::with_defaults(&found.service, &[]);
             plan.stop = found.stop;
+            // A role that the configuration needs no more is still to be spoken to as one.
+            plan.launch = Role::of_service(&found.service).map_or(Launch::Command, Launch::Role);
             self.install_unknown(plan)
         });
         let memory = || found.memory.clone();

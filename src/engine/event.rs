@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::balance::table::TableMemory;
 use super::copies::event::CopyEvent;
 use super::fence::FenceMemory;
 use super::fence::gauge::{Gauge, Written, Wrote};
@@ -29,6 +30,9 @@ pub enum Event {
         /// What it knew of fences, if that was in this boot.
         #[serde(default)]
         fences: Option<Box<FenceMemory>>,
+        /// What it had told the proxy of balancers that have no table in its configuration any more, if that was in this boot.
+        #[serde(default)]
+        tables: Option<Box<TableMemory>>,
     },
     /// The child exists and its record is written; its gate is open.
     Spawned { replica: ReplicaId, run: RunId, pid: i32 },

@@ -75,8 +75,8 @@ pub use start::group_choice;
 use crate::api::server::{Incoming, Server};
 use crate::engine::Engine;
 use crate::engine::action::{Action, Cleanness, Note};
-use crate::engine::plan::{Launch, Role};
-use crate::engine::types::{Now, StateName, Time};
+use crate::engine::plan::Role;
+use crate::engine::types::{Now, Time};
 use crate::sys::clock::{self, BootTimer};
 use crate::sys::epoll::{Interest, Ready};
 use crate::sys::files::Lock;
@@ -239,11 +239,9 @@ impl Agent {
             roles::watch_link(&mut self.shell, Role::Logs);
             roles::greet_logs(&mut self.shell, &self.engine);
         }
-        let now = now();
-        for service in &self.engine.plan().services {
-            let Launch::Role(role) = service.launch else { continue };
-            let is_ready = self.engine.service(&service.name, now).is_some_and(|view| view.state == StateName::Ready);
-            if is_ready && !self.shell.link_of(role).is_some_and(Link::is_connected) {
+        for (role, replica) in self.engine.roles() {
+            let lives = self.engine.current_run(replica).is_some();
+            if lives && !self.shell.link_of(role).is_some_and(Link::is_connected) {
                 self.connecting.hope(role);
             }
         }

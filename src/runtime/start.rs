@@ -98,7 +98,8 @@ pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
     let server = Server::bind(&shell.directories.run, engine.plan().agent.admin_gid).map_err(RunError::Api)?;
     let mut ignored = Vec::new();
     let (host, fences) = (kept::recall(&shell, &mut ignored), kept::recall(&shell, &mut ignored));
-    let begin = Event::Begin { found, decisions, host, fences };
+    let tables = kept::recall(&shell, &mut ignored);
+    let begin = Event::Begin { found, decisions, host, fences, tables };
     let actions = engine.step(now, begin.clone());
     recorder.record(&engine, now, begin, &actions);
     take_over(&mut shell, &engine, adopted);

@@ -183,7 +183,9 @@ fn a_rolling_restart_goes_on_where_it_was() {
         kit.step(Event::Notified { replica, run, message: NotifyMessage::Ready })
     };
     let mut kit = Kit::new(vec![api.clone()]);
-    names.map(|name| start(&mut kit, name));
+    for name in names {
+        start(&mut kit, name);
+    }
     kit.command(Verb::RestartRolling, "api");
     kit.exit("api/0", 0);
     // One is on its way, and nobody else is stopped before it is up.

@@ -223,7 +223,8 @@ fn what_was_told_outlives_the_agent() {
     let text = serde_json::to_string(&written).expect("it is written as JSON");
     assert_eq!(serde_json::from_str::<HostMemory>(&text).expect("and read"), memory(&kit));
     let found = vec![kit.found("api", FoundProcess::Gone { exit: None })];
-    let begin = Event::Begin { found, decisions: Vec::new(), host: Some(Box::new(written)), fences: None };
+    let begin =
+        Event::Begin { found, decisions: Vec::new(), host: Some(Box::new(written)), fences: None, tables: None };
     let mut next = Kit::begin_on(kit.now.mono, plan(vec![frail()], vec![alert(&on, 10)]), begin);
     let words = next.pass(Duration::from_secs(70));
     assert!(!words.iter().any(|word| word.starts_with("alert")), "nothing is repeated: {words:?}");
@@ -237,7 +238,7 @@ fn what_was_wrong_before_this_agent_is_looked_at_again_before_it_is_told() {
     let mut kit = begin(vec![frail()], alert(&[AlertOn::Recovered], 10));
     spend(&mut kit);
     let found = vec![kit.found("api", FoundProcess::Gone { exit: None })];
-    let begin = Event::Begin { found, decisions: Vec::new(), host: None, fences: None };
+    let begin = Event::Begin { found, decisions: Vec::new(), host: None, fences: None, tables: None };
     let mut next = Kit::begin_on(kit.now.mono, plan(vec![frail()], vec![alert(&on, 10)]), begin);
     assert!(next.words().is_empty());
     assert!(next.pass(Duration::from_secs(9)).is_empty());

@@ -165,13 +165,13 @@ fn bury_leftovers(shell: &mut Shell, mut kept: Vec<String>) {
 }
 
 /// Performs `Action::Gauge`.
-pub(super) fn gauge(shell: &mut Shell, runs: &[(ReplicaId, RunId)]) {
+pub(super) fn gauge(shell: &mut Shell, asked: u64, runs: &[(ReplicaId, RunId)]) {
     let gauges = runs.iter().filter_map(|(replica, run)| {
         let live = shell.stations.get_mut(replica)?.live_run(*run)?;
         Some(of_reading(*replica, *run, gauge::read(live.group.as_ref()?)))
     });
     let gauges = gauges.collect();
-    shell.events.push_back(Event::Gauged { gauges });
+    shell.events.push_back(Event::Gauged { asked, gauges });
 }
 
 /// Processes in the tree.

@@ -333,7 +333,7 @@ impl World {
             }
             Action::CancelProbe { .. } | Action::Refresh { .. } | Action::Answer { .. } | Action::Watch { .. } => {}
             Action::Limit { replica, run } => self.limit(engine, &key, *replica, *run),
-            Action::Gauge { runs } => self.gauge(engine, runs),
+            Action::Gauge { asked, runs } => self.gauge(engine, *asked, runs),
             Action::PersistFences { memory } => self.persist_fences(memory),
             Action::PersistHost { memory } => self.hardware.memory = Some((**memory).clone()),
             Action::Alert { alert, plan, body } => {

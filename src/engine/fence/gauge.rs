@@ -25,7 +25,7 @@ pub struct Gauge {
     pub pids: Option<u64>,
     /// Forks that `pids.max` refused (`pids.events max`).
     pub pids_refused: Option<u64>,
-    /// `cgroup.events frozen`: every member stands still. Without cgroups: every member is stopped by a signal.
+    /// `cgroup.events frozen`: every member stands still. Without cgroups nothing can be frozen, and nobody can tell.
     pub frozen: Option<bool>,
 }
 

@@ -84,7 +84,7 @@ impl Engine {
         }
     }
 
-    /// Why a fenced replica is as it is, and what follows.
+    /// Why a fenced replica is as it is, which its state says, and what follows.
     pub(in crate::engine) fn why_fenced(&self, id: ReplicaId, now: Time) -> Option<String> {
         let fence = self.fence_of(id)?;
         let then = match fence.next {
@@ -95,13 +95,13 @@ impl Engine {
         };
         let idle = self.fence(id).is_some_and(|fence| fence.proof == Proof::Idle);
         let proof = match fence.standing {
-            Standing::Proving if idle => " from its next start on",
+            Standing::Proving if idle => " (from its next start on)",
             Standing::Proving => " (not proven yet)",
             Standing::Incomplete => " (incomplete)",
             Standing::Proven | Standing::Probation | Standing::Released | Standing::Observed => "",
         };
         Some(match fence.level {
-            Some(level) => format!("{}{proof}: {}; {then}", being(level), fence.why),
+            Some(_) => format!("{}{proof}; {then}", fence.why),
             None => format!("on probation, {}; {then}", fence.why),
         })
     }

@@ -345,12 +345,7 @@ impl Engine {
                 let state = found.map_or("gone", |(_, replica)| replica.memory.state.word());
                 let state = level.map_or(state, being);
                 let reason = found.and_then(|(id, _)| self.why_of(id));
-                let text = match reason {
-                    // Of one that is fenced it begins with what it is.
-                    Some(why) if why.starts_with(state) => format!("{name}: {why}"),
-                    Some(why) => format!("{name}: {state}: {why}"),
-                    None => format!("{name}: {state}"),
-                };
+                let text = reason.map_or_else(|| format!("{name}: {state}"), |why| format!("{name}: {state}: {why}"));
                 let causes = found.iter().flat_map(|(_, replica)| &replica.memory.causes);
                 let why = causes.map(|cause| cause.text.clone()).collect();
                 (name, state.to_owned(), text, why, vec![service.clone()])

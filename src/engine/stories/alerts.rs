@@ -272,5 +272,5 @@ fn an_alert_of_a_fence_says_once_what_the_service_is() {
     let mut kit = begin(vec![service("api")], alert(&[AlertOn::Fenced], 10));
     kit.command(Verb::Fence(FenceLevel::Hold), "api");
     let body = one(&mut kit);
-    assert_eq!(body.text, "service api: killed (not proven yet): fenced by the agent; its processes are being killed");
+    assert_eq!(body.text, "service api: killed: fenced by the agent (not proven yet); its processes are being killed");
 }

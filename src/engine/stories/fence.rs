@@ -64,7 +64,7 @@ fn a_hold_kills_and_is_proven_by_the_empty_tree() {
     kit.now.wall.0 += 1_750_000;
     assert_eq!(killed(&mut kit, "api"), ["release api/0", "answer 1: done"]);
     assert_eq!((kit.state("api"), kit.word_of("api")), (StateName::Stopped, "held"));
-    assert_eq!(kit.why("api"), "held: fenced by the agent; until `unfence`");
+    assert_eq!(kit.why("api"), "fenced by the agent; until `unfence`");
     let record = kit.record("api");
     assert_eq!((record.standing, record.trigger), (Standing::Proven, Trigger::Operator));
     let steps: Vec<_> = record.steps.iter().map(|step| (step.level, step.proof.as_str())).collect();
@@ -87,7 +87,8 @@ fn what_is_held_starts_with_unfence_only() {
         let words = kit.command(verb, "api");
         let [answer] = words.as_slice() else { panic!("{words:?}") };
         assert!(
-            answer.contains("conflict, api is fenced") && answer.ends_with("`mainstay unfence api` ends it"),
+            answer.contains("conflict, api is held (fenced by the agent;")
+                && answer.ends_with("`mainstay unfence api` ends it"),
             "{answer}"
         );
     }
@@ -572,7 +573,7 @@ fn a_throttle_by_hand_of_what_does_not_run_is_proven_when_it_runs() {
     assert_eq!(words, ["decide api Down fenced throttle", "answer 2: done"], "nothing to wait for");
     assert_eq!(kit.record("api").standing, Standing::Proving);
     assert!(kit.record("api").steps[0].proof.starts_with("nothing runs"));
-    assert_eq!(kit.why("api"), "throttled from its next start on: fenced by the agent; until `unfence`");
+    assert_eq!(kit.why("api"), "fenced by the agent (from its next start on); until `unfence`");
     assert_eq!(kit.engine.next_deadline(), None);
     kit.heir(&[("api", FoundProcess::Gone { exit: None })]);
     assert_eq!((kit.record("api").standing, kit.engine.next_deadline()), (Standing::Proving, None));

@@ -143,7 +143,7 @@ fn a_lasting_cause_climbs_the_ladder_to_a_hold_with_a_proof_at_each_step() {
     assert!(words.ends_with(&["thaw api/0".to_owned(), "kill api/0".to_owned()]), "{words:?}");
     killed(&mut kit, "api");
     assert_eq!((kit.state("api"), kit.word_of("api")), (StateName::Stopped, "held"));
-    assert_eq!(kit.why("api"), "held: it is at its CPU limit; released in 10m");
+    assert_eq!(kit.why("api"), "it is at its CPU limit; released in 10m");
     let levels: Vec<FenceLevel> = kit.record("api").steps.iter().map(|step| step.level).collect();
     assert_eq!(levels, FenceLevel::ALL);
     assert!(kit.record("api").steps.iter().all(|step| step.proven.is_some()), "{:?}", kit.record("api"));
@@ -243,10 +243,7 @@ fn a_manual_release_waits_for_an_operator() {
     readings(&mut kit, "api", 4, bomb);
     killed(&mut kit, "api");
     kit.pass(Duration::from_secs(1_000_000));
-    assert_eq!(
-        (kit.word_of("api"), kit.why("api").as_str()),
-        ("held", "held: it forks beyond its limit; until `unfence`")
-    );
+    assert_eq!((kit.word_of("api"), kit.why("api").as_str()), ("held", "it forks beyond its limit; until `unfence`"));
     assert!(kit.command(Verb::Unfence, "api").contains(&"spawn api/0 run 2".to_owned()));
     assert!(kit.memory("api").probation.is_none());
 }

@@ -139,12 +139,7 @@ pub(super) fn settle_adopted(shell: &mut Shell, engine: &Engine) {
     }
     bury_leftovers(shell, kept);
     for (replica, run) in limited {
-        let written = limit_now(shell, engine, replica, run);
-        let is_told =
-            |written: &Written| !written.refused.is_empty() || engine.limits(replica) != plan::Limits::default();
-        if let Some(written) = written.filter(is_told) {
-            tell(shell, replica, run, written);
-        }
+        limit(shell, engine, replica, run);
     }
 }
 

@@ -416,7 +416,7 @@ mod tests {
     fn writes_to_disks_are_told_apart_by_the_memory_controller_which_is_handed_down_as_well() {
         let directory = TempDir::new();
         let base = directory.path().join("mainstay");
-        fake(directory.path(), "io memory\n", "io\n");
+        fake(directory.path(), "io memory\n", "io memory\n");
         fake(&base, "io memory\n", "io\n");
         let chain = handing_down(&base, directory.path(), false);
         let mut controllers = Controllers {
@@ -426,7 +426,9 @@ mod tests {
             chain,
         };
         assert_eq!(controllers.prepare(Controller::Io), Ok(&Place::V2));
-        assert_eq!(fs::read_to_string(base.join("cgroup.subtree_control")).unwrap(), "+memory");
+        // Of a file that is no kernel's the last word is left.
+        assert_eq!(fs::read_to_string(base.join("cgroup.subtree_control")).unwrap(), "+io");
+        assert!(controllers.ready[Controller::Memory as usize] && controllers.knows_writers());
     }
 
     #[test]

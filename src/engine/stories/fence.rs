@@ -115,6 +115,8 @@ fn a_frozen_replica_keeps_its_state_and_its_deadlines_wait() {
     assert_eq!(kit.gauged(Gauge { frozen: Some(false), ..kit.gauge("api") }), [""; 0]);
     assert_eq!(kit.gauged(frozen(&kit, "api")), ["answer 1: done"]);
     assert_eq!((kit.state("api"), kit.word_of("api")), (StateName::Ready, "frozen"));
+    let shown = &kit.engine.service("api", kit.now).expect("known").replicas[0];
+    assert_eq!(shown.since_wall(), kit.record("api").steps[0].decided, "not since it is ready");
     assert_eq!(kit.engine.next_deadline(), None);
     assert!(kit.pass(Duration::from_secs(3_600)).is_empty(), "neither probed nor aborted");
     let (replica, run) = (kit.id("api"), kit.run("api"));

@@ -59,7 +59,7 @@ impl World {
     }
 
     pub(crate) fn limit(&mut self, engine: &Engine, key: &Key, replica: ReplicaId, run: RunId) {
-        let fails = if self.chaos { self.dice.below(30) } else { 30 };
+        let fails = if self.chaos { self.dice.below(16) } else { 16 };
         let now = self.now.mono;
         let Some(number) = self.tree_of(key, run) else {
             return self.wrote(replica, run, Wrote::Limits, Err("no such group".to_owned()));

@@ -613,3 +613,14 @@ fn what_is_on_disk_of_a_service_that_is_not_configured_holds_when_it_comes_back(
     assert!(!words.iter().any(|word| word.starts_with("spawn api/1")), "{words:?}");
     assert_eq!(kit.word_of("api/1"), "held");
 }
+
+/// Found by the simulation: the word that the program runs may be the first one of its process.
+#[test]
+fn what_is_throttled_at_its_birth_is_limited_whatever_is_heard_of_it_first() {
+    let mut kit = Kit::new(vec![service("api")]);
+    kit.command(THROTTLE, "api");
+    kit.persist();
+    let (replica, run) = (kit.id("api"), kit.run("api"));
+    let words = kit.step(Event::Executed { replica, run });
+    assert!(words.contains(&"limit api/0".to_owned()), "{words:?}");
+}

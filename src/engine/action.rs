@@ -123,8 +123,9 @@ pub enum Action {
         replica: ReplicaId,
         run: RunId,
     },
-    /// Read what these trees say of themselves; answered by `Event::Gauged`.
+    /// Read what these trees say of themselves; answered by `Event::Gauged` with the same number, which is a higher one each time.
     Gauge {
+        asked: u64,
         runs: Vec<(ReplicaId, RunId)>,
     },
     /// Write what must be known of fences after the agent's death.

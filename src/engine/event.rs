@@ -83,7 +83,7 @@ pub enum Event {
     /// Something was written to the kernel for a tree, at this time (mono), or could not be, and why.
     Wrote { replica: ReplicaId, run: RunId, what: Wrote, at: Time, result: Result<Written, String> },
     /// The answer to `Action::Gauge`; a tree that is gone by now is missing.
-    Gauged { gauges: Vec<Gauge> },
+    Gauged { asked: u64, gauges: Vec<Gauge> },
     /// Something of the shell that belongs into the journal: a configuration refused, a stranger's cgroup, a lost line.
     Remark { level: super::action::Level, text: String },
 }

@@ -103,9 +103,9 @@ pub struct Engine {
     /// Replicas whose process may exist; roles are not counted.
     populated: u32,
     counters: Counters,
-    /// What operators had decided of services that left the configuration, and of their replicas: should they come back, it holds.
+    /// What had been decided of services that left the configuration, and of their replicas: should they come back, it holds.
     #[serde(default)]
-    kept: BTreeMap<String, (service::Decided, BTreeMap<u16, service::Decided>)>,
+    kept: BTreeMap<String, (service::Decided, BTreeMap<u16, service::Kept>)>,
     /// The latest readings of the host, for whoever looks.
     #[serde(default)]
     readings: host::readings::Readings,
@@ -357,7 +357,7 @@ impl Engine {
             }
             Event::Copies(event) => self.copy_event(*event),
             Event::Wrote { replica, run, what, at, result } => self.wrote(replica, run, what, at, result),
-            Event::Gauged { gauges } => self.gauged(gauges),
+            Event::Gauged { asked, gauges } => self.gauged(asked, gauges),
             Event::ReloadRefused { why } => self.agent_note(Level::Error, NoteKind::ReloadRefused { why }),
             Event::Remark { level, text } => self.agent_note(level, NoteKind::Remark { text }),
         }

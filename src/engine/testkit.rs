@@ -167,7 +167,7 @@ impl Kit {
             Action::Copy { set, what } => format!("copy {set} {what:?}"),
             Action::Pet => "pet".to_owned(),
             Action::Limit { replica, .. } => format!("limit {}", name(replica)),
-            Action::Gauge { runs } => {
+            Action::Gauge { runs, .. } => {
                 let runs: Vec<String> = runs.iter().map(|(replica, _)| name(replica)).collect();
                 format!("gauge {}", runs.join(", "))
             }
@@ -250,7 +250,7 @@ impl Kit {
     }
 
     pub(super) fn gauged(&mut self, gauge: Gauge) -> Vec<String> {
-        self.step(Event::Gauged { gauges: vec![gauge] })
+        self.step(Event::Gauged { asked: self.engine.fence.asked, gauges: vec![gauge] })
     }
 
     /// The kernel was told of it just now.

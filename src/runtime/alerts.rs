@@ -97,7 +97,7 @@ fn try_start(shell: &mut Shell, engine: &Engine, alert: u64, plan: usize, body: 
     let slot = shell.alerts.next_slot;
     shell.alerts.next_slot = (slot + 1) & errand::SLOT_MAX;
     let user = plan.user.as_deref().unwrap_or(&shell.own_user).clone();
-    let order = Order {
+    let mut order = Order {
         kind: ALERT_GROUP,
         slot,
         key: Key::Alert(slot),
@@ -106,11 +106,12 @@ fn try_start(shell: &mut Shell, engine: &Engine, alert: u64, plan: usize, body: 
         user: plan.user.as_deref(),
         no_new_privileges: false,
         capabilities: None,
+        wall: None,
         cwd: plan.cwd.as_ref().map_or_else(|| "/".to_owned(), |cwd| cwd.to_string_lossy().into_owned()),
         stdin: Some(stdin.as_fd()),
         stderr: stderr.as_ref().map(AsFd::as_fd),
     };
-    let errand = Errand::start(shell, &order)?;
+    let errand = Errand::start(shell, &mut order)?;
     let deadline = super::now().mono.after(plan.timeout);
     let running = Running { alert, errand, stderr, timeout: plan.timeout, deadline };
     shell.alerts.running.insert(slot, running);

@@ -336,7 +336,7 @@ impl World {
             }
             Action::CancelProbe { .. } | Action::Refresh { .. } | Action::Answer { .. } | Action::Watch { .. } => {}
             Action::Limit { replica, run } => self.limit(engine, &key, *replica, *run),
-            Action::Gauge { runs } => self.gauge(engine, runs),
+            Action::Gauge { asked, runs } => self.gauge(engine, *asked, runs),
             Action::PersistFences { memory } => self.persist_fences(memory),
             Action::PersistTables { memory } => self.tables = Some(memory.clone()),
             Action::Copy { set, .. } => panic!("no plan of this world has copies, and {set} is told something"),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::engine::action::Action;
 use crate::engine::event::{Event, FoundProcess, Verb};
+use crate::engine::fence::plan::FenceLevel;
 use crate::engine::host::kind::CheckKind::{DiskErrors, DiskHung, DiskSpace, Filesystem, Memory};
 use crate::engine::host::plan::{AlertOn, AlertPlan, OnDiskFailing};
 use crate::engine::host::view::AlertBody;
@@ -265,4 +266,12 @@ fn a_reload_keeps_what_each_command_was_told() {
     one(&mut kit);
     kit.step(reload(Vec::new()));
     assert_eq!(kit.engine.next_deadline(), None);
+}
+
+#[test]
+fn an_alert_of_a_fence_says_once_what_the_service_is() {
+    let mut kit = begin(vec![service("api")], alert(&[AlertOn::Fenced], 10));
+    kit.command(Verb::Fence(FenceLevel::Hold), "api");
+    let body = one(&mut kit);
+    assert_eq!(body.text, "service api: killed: fenced by the agent (not proven yet); its processes are being killed");
 }

@@ -21,4 +21,16 @@
 //!       state/                        heartbeat, scrub cursor, verifications, pins
 //! ```
 
+pub mod conduct;
+mod control;
+mod job;
+mod link;
 pub mod proto;
+mod role;
+mod serve;
+#[cfg(test)]
+mod serve_tests;
+mod watch;
+
+pub use job::Hands;
+pub use role::{CopiesError, run};

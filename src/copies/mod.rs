@@ -21,10 +21,15 @@
 //!       state/                        heartbeat, scrub cursor, verifications, pins
 //! ```
 
+mod codec;
+pub mod commit;
 pub mod conduct;
 mod control;
+pub mod entry;
+pub mod hash;
 mod job;
 mod link;
+pub mod manifest;
 pub mod proto;
 mod role;
 mod serve;

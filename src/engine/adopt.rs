@@ -57,6 +57,7 @@ impl Engine {
                 self.dirty.insert(id);
             }
             self.refresh_summary(service);
+            self.resume_rolling(service);
         }
         self.resume_ties();
         self.resume_fences(&known);

@@ -400,6 +400,7 @@ pub(super) fn fresh_memory(decided: &Decided, run: RunId, spec_hash: u64, wall: 
         sockets: BTreeMap::new(),
         causes: VecDeque::new(),
         spec_hash,
+        turn: None,
         status_text: None,
         changes: VecDeque::new(),
     }

@@ -21,9 +21,20 @@
 //!       state/                        heartbeat, scrub cursor, verifications, pins
 //! ```
 
+pub mod catalog;
 mod codec;
 pub mod commit;
+pub mod conduct;
 pub mod entry;
+pub mod failure;
+mod guard;
 pub mod hash;
+pub mod init;
+pub mod layout;
 pub mod manifest;
 pub mod proto;
+pub mod prune;
+pub mod recover;
+mod reserve;
+pub mod state;
+pub mod target;

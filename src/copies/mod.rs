@@ -21,9 +21,31 @@
 //!       state/                        heartbeat, scrub cursor, verifications, pins
 //! ```
 
+pub mod catalog;
 mod codec;
 pub mod commit;
+pub mod conduct;
+mod control;
 pub mod entry;
+pub mod failure;
+mod guard;
 pub mod hash;
+pub mod init;
+mod job;
+pub mod layout;
+mod link;
 pub mod manifest;
 pub mod proto;
+pub mod prune;
+pub mod recover;
+mod reserve;
+mod role;
+mod serve;
+#[cfg(test)]
+mod serve_tests;
+pub mod state;
+pub mod target;
+mod watch;
+
+pub use job::Hands;
+pub use role::{CopiesError, run};

@@ -191,15 +191,7 @@ fn finish(shell: &mut Shell, slot: u32, result: Result<(), String>) {
     let Some(Running { alert, errand, stderr, .. }) = shell.alerts.running.remove(&slot) else { return };
     errand.end(shell);
     let said = stderr.and_then(|stderr| memory_file::taken(stderr.as_fd(), STDERR_BYTES_MAX).ok()).unwrap_or_default();
-    done(shell, alert, result.map_err(|why| with_last_line(why, &said)));
-}
-
-/// `exit code 7: curl: (7) Failed to connect`
-fn with_last_line(why: String, said: &[u8]) -> String {
-    let said = String::from_utf8_lossy(said);
-    let Some(line) = said.lines().map(str::trim).rfind(|line| !line.is_empty()) else { return why };
-    let line: String = line.chars().filter(|letter| !letter.is_control()).take(TOLD_CHARS_MAX).collect();
-    format!("{why}: {line}")
+    done(shell, alert, result.map_err(|why| errand::with_last_line(why, &said, TOLD_CHARS_MAX)));
 }
 
 fn done(shell: &mut Shell, alert: u64, result: Result<(), String>) {

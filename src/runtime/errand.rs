@@ -119,6 +119,14 @@ impl Errand {
     }
 }
 
+/// `exit code 7: curl: (7) Failed to connect`
+pub(super) fn with_last_line(why: String, said: &[u8], chars_max: usize) -> String {
+    let said = String::from_utf8_lossy(said);
+    let Some(line) = said.lines().map(str::trim).rfind(|line| !line.is_empty()) else { return why };
+    let line: String = line.chars().filter(|letter| !letter.is_control()).take(chars_max).collect();
+    format!("{why}: {line}")
+}
+
 fn clone_child(order: &mut Order<'_>, cookie: &str, group: Option<&Group>) -> Result<Helper, String> {
     let null = std::fs::OpenOptions::new()
         .write(true)

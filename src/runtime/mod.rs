@@ -16,6 +16,7 @@ mod figures;
 mod freezing;
 mod handoff;
 mod hardware_watchdog;
+mod hooks;
 pub mod journal;
 mod kept;
 pub mod key;
@@ -308,6 +309,7 @@ impl Agent {
             self.streams.next_deadline(),
             self.connecting.next_deadline(),
             self.shell.alerts.next_deadline(),
+            self.shell.copying.hooks.next_deadline(),
             (!self.shell.polled_trees.is_empty()).then(|| self.shell.tree_pace.deadline()),
             (!self.shell.dying_groups.is_empty()).then(|| self.shell.dying_pace.deadline()),
             self.shell.muted.iter().map(|(until, _)| *until).min(),
@@ -352,6 +354,7 @@ impl Agent {
             Key::CopyLink(number) => roles::turn(&mut self.shell, &self.engine, Role::Copy(number)),
             Key::DiskLink(slot) => roles::turn(&mut self.shell, &self.engine, Role::Disk(slot)),
             Key::Alert(slot) => alerts::ended(&mut self.shell, slot),
+            Key::Hook(slot) => hooks::ended(&mut self.shell, slot),
             Key::Loader => self.loader_ready(),
             Key::Main(slot, run) => wait::main_ended(&mut self.shell, slot, run),
             Key::Gate(slot, run) => wait::exec_status(&mut self.shell, slot, run),

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::adopt::{self, Adopted, Looked};
 use super::alerts::Alerts;
 use super::balancers::Ejections;
+use super::copying::Copying;
 use super::error::RunError;
 use super::figures::Inquiry;
 use super::freezing;
@@ -187,6 +188,7 @@ pub(super) fn make_shell(
         sockets: Sockets::default(),
         probes: Probes::default(),
         alerts: Alerts::default(),
+        copying: Copying::default(),
         watchdog: HardwareWatchdog::default(),
         events: VecDeque::new(),
         records: super::record::Writer::default(),

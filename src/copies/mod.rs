@@ -24,6 +24,8 @@
 mod codec;
 pub mod commit;
 pub mod entry;
+pub mod exclude;
 pub mod hash;
 pub mod manifest;
 pub mod proto;
+pub mod scan;

@@ -23,8 +23,10 @@
 
 mod codec;
 pub mod commit;
+mod dress;
 pub mod entry;
 pub mod exclude;
+pub mod file;
 pub mod hash;
 pub mod manifest;
 pub mod proto;

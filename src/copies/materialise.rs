@@ -14,9 +14,9 @@ use super::failure::{cancelled, failure};
 use super::file;
 use super::findings::Findings;
 use super::inspect::people;
-use super::joined::{directory_below, is_at_or_below, name_of, parent_of};
+use super::joined::{directory_below, is_at_or_below, name_of};
 use super::readers::hash_from_disk;
-use super::repair::{Bad, Repair, Why, make};
+use super::repair::{Bad, Repair, Why, copied, make};
 use super::target::{CommittedCopy, Set};
 use crate::engine::copies::order::{Failure, FailureKind, FindingKind, Progress};
 use crate::sys::clone::clone_file;
@@ -223,14 +223,7 @@ impl<'a> Materialise<'a> {
             let hash = hash_from_disk(&from, &mut self.buffer, &mut |_| !self.conduct.is_cancelled());
             return Ok(hash.ok());
         }
-        match file::copy(&from, into, &file::Options::default()) {
-            Ok(copied) => Ok(Some(copied.hash)),
-            // Which of the two it was is seen from reading one of them alone.
-            Err(error) => match hash_from_disk(&from, &mut self.buffer, &mut |_| true) {
-                Ok(_) => Err(write_failed(site, place, &error)),
-                Err(_) => Ok(None),
-            },
-        }
+        copied(&from, into).map_err(|error| write_failed(site, place, &error))
     }
 
     /// Tries to make the copy's file right again; why not, to be added to a sentence.
@@ -255,6 +248,11 @@ impl<'a> Materialise<'a> {
         }
     }
 
+    /// Says how much there was of what was told a few times only.
+    pub(super) fn finish(self) {
+        self.findings.sum_up(self.conduct);
+    }
+
     fn tell(&mut self, kind: FindingKind, entry: &Entry, detail: String) {
         self.findings.add(self.conduct, kind, &entry.path, detail);
     }
@@ -269,9 +267,4 @@ pub(super) fn write_failed(site: &Site, place: &[u8], error: &io::Error) -> Fail
         _ => "see the health of that disk (mainstay checks), or restore to another place with --into",
     };
     failure(FailureKind::Other, what, Some(remedy))
-}
-
-/// Whether the entry lies directly in the root of what is built.
-pub(super) fn is_at_top(root: &[u8], path: &[u8]) -> bool {
-    parent_of(path) == root
 }

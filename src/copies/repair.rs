@@ -9,10 +9,10 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use super::compare::{Difference, Eyes, file_type, listed};
+use super::compare::{Difference, Eyes, listed};
 use super::conduct::Conduct;
-use super::entry::{Entry, Kind};
-use super::file;
+use super::entry::{Entry, Hash, Kind};
+use super::file::{self, Copied, CopyError};
 use super::joined::{directory_below, name_of, os_name};
 use super::readers::hash_from_disk;
 use super::target::{CommittedCopy, Set};
@@ -249,7 +249,7 @@ impl<'a> Repair<'a> {
     fn fresh(&self, from: &File, wanted: &[u8; 32], entry: &Entry) -> io::Result<Option<u64>> {
         let (work, name) = (&self.set.work, OsStr::new(FRESH));
         let into = work.overwrite(name)?;
-        if file::copy(from, &into, &file::Options::default())?.hash != *wanted {
+        if copied(from, &into)? != Some(*wanted) {
             return Ok(None);
         }
         file::dress(work, name, entry)?;
@@ -339,6 +339,15 @@ pub(super) fn sweep(set: &Set, now: Time) -> io::Result<()> {
     Ok(())
 }
 
+/// Copies the content, and tells its hash; `None`: what is copied from cannot be read.
+pub(super) fn copied(from: &File, into: &File) -> io::Result<Option<Hash>> {
+    match file::copy(from, into, &mut |_| {}) {
+        Ok(Copied { kind: Kind::File { hash, .. }, .. }) => Ok(Some(hash)),
+        Ok(_) | Err(CopyError::Source(_)) => Ok(None),
+        Err(CopyError::Target(error)) => Err(error),
+    }
+}
+
 /// The live file; its parents may be links.
 fn source(path: &Path) -> io::Result<File> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
@@ -354,9 +363,4 @@ pub(super) fn set_mtime(dir: &Dir, mtime: Stamp) -> io::Result<()> {
 
 pub(super) fn lossy(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
-}
-
-/// Whether something of the entry's kind has its name.
-pub(super) fn is_of_kind(entry: &Entry, dir: &Dir, name: &OsStr) -> bool {
-    dir.stat(name).is_ok_and(|stat| stat.kind() == file_type(&entry.kind))
 }

@@ -40,7 +40,7 @@ pub fn restore(set: &mut Set, plan: &CopyPlan, wanted: &Restore, conduct: &mut d
     job.is_all_there()?;
     match &wanted.place {
         Place::Into(_) | Place::Replace if wanted.dry_run => job.dry_run(plan, &wanted.place),
-        Place::Into(directory) => job.into(directory),
+        Place::Into(directory) => job.elsewhere(directory),
         Place::Replace => job.replace(plan, wanted.force),
     }
 }
@@ -128,7 +128,7 @@ impl Job<'_> {
 
     fn is_all_there(&self) -> Result<(), Failure> {
         let wanted = self.selection.wanted();
-        if wanted == [Vec::new()] || self.totals.roots == wanted.len() {
+        if wanted == [Vec::<u8>::new()] || self.totals.roots == wanted.len() {
             return Ok(());
         }
         for path in wanted {
@@ -246,7 +246,7 @@ impl Job<'_> {
         }
     }
 
-    fn into(&mut self, directory: &Path) -> Result<Outcome, Failure> {
+    fn elsewhere(&mut self, directory: &Path) -> Result<Outcome, Failure> {
         if directory.starts_with(self.set.path()) {
             let what = format!("{} lies within the copies themselves, which nobody writes to", directory.display());
             return Err(failure(FailureKind::Other, what, Some("restore to another directory")));

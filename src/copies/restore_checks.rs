@@ -16,8 +16,7 @@ use super::restore::{Lines, NAMED_MAX, shown};
 use super::target::{CommittedCopy, Set};
 use crate::engine::copies::order::{Failure, FailureKind};
 use crate::sys::dir::Dir;
-use crate::sys::mounts::Mounts;
-use crate::sys::writers;
+use crate::sys::{mounts, writers};
 
 /// What a file of SQLite begins with (sqlite.org/fileformat.html).
 const SQLITE: &[u8; 16] = b"SQLite format 3\0";
@@ -28,11 +27,10 @@ const SURCHARGE_PERCENT: u64 = 5;
 
 /// A directory that is renamed takes what is mounted below it along.
 pub(super) fn no_mounts_below(places: &[PathBuf]) -> Result<(), Failure> {
-    let mounts = Mounts::read().map_err(|error| other("/proc/self/mountinfo", &error))?;
     for place in places {
-        let is_below = |point: &Path| point != place && point.starts_with(place);
-        let Some(mount) = mounts.iter().find(|mount| is_below(&mount.point)) else { continue };
-        let what = format!("{} is mounted below {}, and would be moved with what is there", mount.point.display(), place.display());
+        let below = mounts::below(place).map_err(|error| other("/proc/self/mountinfo", &error))?;
+        let Some(point) = below else { continue };
+        let what = format!("{} is mounted below {}, and would be moved with what is there", point.display(), place.display());
         let remedy = "unmount it first, name paths that have no mount below them, or restore to another place with --into";
         return Err(failure(FailureKind::InUse, what, Some(remedy)));
     }

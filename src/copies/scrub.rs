@@ -32,7 +32,7 @@ pub fn scrub(set: &mut Set, plan: &CopyPlan, conduct: &mut dyn Conduct) -> Resul
     scrub_until(set, plan, conduct, until_ns)
 }
 
-fn scrub_until(
+pub(super) fn scrub_until(
     set: &mut Set,
     plan: &CopyPlan,
     conduct: &mut dyn Conduct,

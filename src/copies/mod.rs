@@ -21,4 +21,24 @@
 //!       state/                        heartbeat, scrub cursor, verifications, pins
 //! ```
 
+pub mod catalog;
+mod codec;
+pub mod commit;
+pub mod conduct;
+mod dress;
+pub mod entry;
+pub mod exclude;
+pub mod failure;
+pub mod file;
+mod guard;
+pub mod hash;
+pub mod init;
+pub mod layout;
+pub mod manifest;
 pub mod proto;
+pub mod prune;
+pub mod recover;
+mod reserve;
+pub mod scan;
+pub mod state;
+pub mod target;

@@ -12,21 +12,22 @@ use super::conduct::Conduct;
 use super::entry::{Entry, Hash, Kind};
 use super::failure::{cancelled, failure};
 use super::file;
-use super::findings::Findings;
 use super::inspect::people;
 use super::joined::{directory_below, is_at_or_below, name_of};
 use super::readers::hash_from_disk;
 use super::repair::{Bad, Repair, Why, copied, make};
 use super::target::{CommittedCopy, Set};
-use crate::engine::copies::order::{Failure, FailureKind, FindingKind, Progress};
+use crate::engine::copies::order::{Failure, FailureKind, Finding, FindingKind, Progress};
 use crate::sys::clone::clone_file;
 use crate::sys::dir::Dir;
+use crate::sys::scratch::Scratch;
 
 /// Hard-linked files whose first name is remembered; of more, each name becomes a file of its own.
 const GROUPS_MAX: usize = 50_000;
 /// Progress is told after so many entries.
 const PROGRESS_EVERY: u64 = 64;
-const BUFFER_BYTES: usize = 128 << 10;
+/// Lines about single files.
+const FINDINGS_MAX: u64 = 50;
 
 /// Where things are built.
 #[derive(Debug)]
@@ -60,13 +61,14 @@ pub(super) struct Materialise<'a> {
     pub(super) copy: &'a CommittedCopy,
     pub(super) conduct: &'a mut dyn Conduct,
     pub(super) progress: &'a mut Progress,
-    pub(super) findings: Findings,
     /// First names, by [`Entry::link_key`].
     groups: HashMap<(u64, u64), Vec<u8>>,
     /// Whether files of the target can be cloned to where they are built. Found out with the first.
     clones: bool,
-    buffer: Vec<u8>,
+    buffer: Scratch,
     count: u64,
+    /// Findings, of which the first are told.
+    found: u64,
 }
 
 /// A directory that is being filled; it gets its metadata when it is full.
@@ -84,9 +86,10 @@ impl<'a> Materialise<'a> {
         copy: &'a CommittedCopy,
         conduct: &'a mut dyn Conduct,
         progress: &'a mut Progress,
-    ) -> Self {
-        let (findings, groups, buffer) = (Findings::default(), HashMap::new(), vec![0; BUFFER_BYTES]);
-        Self { set, copy, conduct, progress, findings, groups, clones: true, buffer, count: 0 }
+    ) -> Result<Self, Failure> {
+        let buffer = file::buffer().map_err(|error| super::failure::other("a buffer", &error))?;
+        let groups = HashMap::new();
+        Ok(Self { set, copy, conduct, progress, groups, clones: true, buffer, count: 0, found: 0 })
     }
 
     /// Builds these entries, which come in the order of the manifest and each after the directories that it is in, below the root of the site.
@@ -144,7 +147,6 @@ impl<'a> Materialise<'a> {
                     return Ok(None);
                 }
                 self.file(site, dir, entry, place, hash)?;
-                self.conduct.pace(*size);
             }
             Kind::Dir => {
                 make(dir, name, entry).map_err(|error| failed(&error))?;
@@ -198,6 +200,9 @@ impl<'a> Materialise<'a> {
         if self.fill(site, place, entry, &into)? == Some(*hash) {
             return Ok(());
         }
+        if self.conduct.is_cancelled() {
+            return Err(cancelled());
+        }
         let why = self.mend(entry)?;
         into.set_len(0).map_err(|error| write_failed(site, place, &error))?;
         if self.fill(site, place, entry, &into)? == Some(*hash) {
@@ -220,10 +225,18 @@ impl<'a> Materialise<'a> {
             self.clones = clone_file(&from, into).is_ok();
         }
         if self.clones {
-            let hash = hash_from_disk(&from, &mut self.buffer, &mut |_| !self.conduct.is_cancelled());
+            let hash = hash_from_disk(&from, &mut self.buffer, &mut |bytes| {
+                self.conduct.pace(bytes);
+                !self.conduct.is_cancelled()
+            });
             return Ok(hash.ok());
         }
-        copied(&from, into).map_err(|error| write_failed(site, place, &error))
+        let conduct = &mut *self.conduct;
+        let mut pace = |bytes| {
+            conduct.pace(bytes);
+            if conduct.is_cancelled() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+        };
+        copied(&from, into, &mut self.buffer, &mut pace).map_err(|error| write_failed(site, place, &error))
     }
 
     /// Tries to make the copy's file right again; why not, to be added to a sentence.
@@ -248,13 +261,20 @@ impl<'a> Materialise<'a> {
         }
     }
 
-    /// Says how much there was of what was told a few times only.
+    /// Says how much there was beyond what was told.
     pub(super) fn finish(self) {
-        self.findings.sum_up(self.conduct);
+        if self.found > FINDINGS_MAX {
+            let detail = format!("{} more findings of this restore are not told", self.found - FINDINGS_MAX);
+            let path = self.set.path().display().to_string();
+            self.conduct.finding(Finding { kind: FindingKind::NotKept, path, detail });
+        }
     }
 
     fn tell(&mut self, kind: FindingKind, entry: &Entry, detail: String) {
-        self.findings.add(self.conduct, kind, &entry.path, detail);
+        self.found += 1;
+        if self.found <= FINDINGS_MAX {
+            self.conduct.finding(Finding { kind, path: people(&entry.path), detail });
+        }
     }
 }
 

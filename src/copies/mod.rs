@@ -24,21 +24,41 @@
 pub mod catalog;
 mod codec;
 pub mod commit;
+mod compare;
 pub mod conduct;
 mod dress;
 pub mod entry;
+mod exchange;
 pub mod exclude;
 pub mod failure;
 pub mod file;
 mod guard;
 pub mod hash;
 pub mod init;
+mod inodes;
+mod inspect;
+mod joined;
 pub mod layout;
 pub mod manifest;
+mod materialise;
+#[cfg(test)]
+mod mend_testing;
 pub mod proto;
 pub mod prune;
+mod readers;
 pub mod recover;
+mod repair;
 mod reserve;
+pub mod restore;
+mod restore_checks;
+pub mod restore_test;
+#[cfg(test)]
+mod restore_tests;
 pub mod scan;
+pub mod scrub;
+mod selection;
 pub mod state;
 pub mod target;
+pub mod verify;
+#[cfg(test)]
+mod verify_tests;

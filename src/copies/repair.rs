@@ -12,7 +12,7 @@ use std::path::Path;
 use super::compare::{Difference, Eyes, listed};
 use super::conduct::Conduct;
 use super::entry::{Entry, Hash, Kind};
-use super::file::{self, Copied, CopyError};
+use super::file::{self, FileError};
 use super::joined::{directory_below, name_of, os_name};
 use super::readers::hash_from_disk;
 use super::target::{CommittedCopy, Set};
@@ -20,6 +20,7 @@ use crate::engine::copies::order::Failure;
 use crate::engine::types::Time;
 use crate::sys::attributes::Inode;
 use crate::sys::dir::{Dir, FileType, Rename, Stamp};
+use crate::sys::scratch::Scratch;
 
 /// What is mended in one go: for each such batch every manifest is read once.
 pub(super) const BATCH: usize = 512;
@@ -27,7 +28,6 @@ pub(super) const BATCH: usize = 512;
 const CANDIDATES_MAX: usize = 8;
 /// What was found bad and mended is kept for so long.
 const QUARANTINE_SECONDS: i64 = 30 * 86_400;
-const BUFFER_BYTES: usize = 128 << 10;
 /// Where new inodes are made, in `work/`.
 const FRESH: &str = "mend";
 const FRESH_LINK: &str = "mend-link";
@@ -228,17 +228,15 @@ impl<'a> Repair<'a> {
         let mut tried = String::new();
         let path = Path::new("/").join(OsStr::from_bytes(&mending.bad.entry.path));
         let whole = |file: &File| file.metadata().is_ok_and(|found| found.is_file() && found.len() == size);
-        match source(&path).ok().filter(whole).map(|file| self.fresh(&file, hash, &mending.bad.entry)) {
+        match source(&path).ok().filter(whole).map(|file| self.fresh(&file, hash, &mending.bad.entry, conduct)) {
             Some(Ok(Some(ino))) => return self.relink(mending).map(|()| ("the source".to_owned(), ino)),
             Some(Ok(None)) | None => tried.push_str("the source has other content"),
             Some(Err(error)) => tried = format!("from the source: {error}"),
         }
-        conduct.pace(size);
         for candidate in candidates {
             let Ok((dir, name)) = self.parent(candidate.seq, &candidate.path) else { continue };
             let Some(other) = dir.read(&name).ok().filter(whole) else { continue };
-            conduct.pace(size);
-            if let Ok(Some(ino)) = self.fresh(&other, hash, &mending.bad.entry) {
+            if let Ok(Some(ino)) = self.fresh(&other, hash, &mending.bad.entry, conduct) {
                 return self.relink(mending).map(|()| (format!("copy {}", candidate.seq), ino));
             }
         }
@@ -246,15 +244,25 @@ impl<'a> Repair<'a> {
     }
 
     /// A new inode in `work/`, on the disk, of this content or not at all (`None`).
-    fn fresh(&self, from: &File, wanted: &[u8; 32], entry: &Entry) -> io::Result<Option<u64>> {
+    fn fresh(
+        &self,
+        from: &File,
+        wanted: &[u8; 32],
+        entry: &Entry,
+        conduct: &mut dyn Conduct,
+    ) -> io::Result<Option<u64>> {
         let (work, name) = (&self.set.work, OsStr::new(FRESH));
         let into = work.overwrite(name)?;
-        if copied(from, &into)? != Some(*wanted) {
+        let mut buffer = file::buffer()?;
+        let mut pace = |bytes| {
+            conduct.pace(bytes);
+            Ok(())
+        };
+        if copied(from, &into, &mut buffer, &mut pace)? != Some(*wanted) {
             return Ok(None);
         }
         file::dress(work, name, entry)?;
         into.sync_all()?;
-        let mut buffer = vec![0; BUFFER_BYTES];
         let into = work.read(name)?;
         Ok((hash_from_disk(&into, &mut buffer, &mut |_| true)? == *wanted).then_some(work.stat(name)?.ino))
     }
@@ -339,12 +347,17 @@ pub(super) fn sweep(set: &Set, now: Time) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies the content, and tells its hash; `None`: what is copied from cannot be read.
-pub(super) fn copied(from: &File, into: &File) -> io::Result<Option<Hash>> {
-    match file::copy(from, into, &mut |_| {}) {
-        Ok(Copied { kind: Kind::File { hash, .. }, .. }) => Ok(Some(hash)),
-        Ok(_) | Err(CopyError::Source(_)) => Ok(None),
-        Err(CopyError::Target(error)) => Err(error),
+/// Copies the content, and tells its hash; `None`: what is copied from cannot be read, or `pace` has ended it.
+pub(super) fn copied(
+    from: &File,
+    into: &File,
+    buffer: &mut Scratch,
+    pace: &mut dyn FnMut(u64) -> io::Result<()>,
+) -> io::Result<Option<Hash>> {
+    match file::copy(from, into, &mut file::Means { buffer, pace }) {
+        Ok(copied) => Ok(Some(copied.hash)),
+        Err(FileError::Write { source, .. }) => Err(source),
+        Err(FileError::Stat(_) | FileError::NotAFile | FileError::Read { .. } | FileError::Stopped(_)) => Ok(None),
     }
 }
 

@@ -211,7 +211,7 @@ impl Job<'_> {
             let selection = Selection::of_one(path);
             let entries = entries(&self.copy, self.set)?
                 .filter(move |entry| entry.as_ref().map_or(true, |entry| selection.takes(&entry.path)));
-            let mut work = Materialise::new(self.set, &self.copy, &mut *self.conduct, progress);
+            let mut work = Materialise::new(self.set, &self.copy, &mut *self.conduct, progress)?;
             work.build(&site, entries)?;
             work.finish();
             site.base.sync_fs().map_err(|error| write_failed(&site, b"", &error))?;
@@ -284,7 +284,7 @@ impl Job<'_> {
         let entries = entries(&self.copy, self.set)?.filter(move |entry| {
             entry.as_ref().map_or(true, |entry| selection.takes(&entry.path) || selection.leads(&entry.path))
         });
-        let mut work = Materialise::new(self.set, &self.copy, &mut *self.conduct, progress);
+        let mut work = Materialise::new(self.set, &self.copy, &mut *self.conduct, progress)?;
         work.build(&site, entries)?;
         work.finish();
         site.base.sync_fs().map_err(failed)?;

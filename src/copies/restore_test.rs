@@ -132,7 +132,7 @@ fn try_out(
     let mut progress = Progress { phase: Phase::Restore, files_in_all, ..Progress::default() };
     let again = base.again().map_err(|error| other(shown.display(), &error))?;
     let site = Site { base: again, shown: shown.display().to_string(), root: Vec::new(), top: None };
-    let mut work = Materialise::new(set, copy, conduct, &mut progress);
+    let mut work = Materialise::new(set, copy, conduct, &mut progress)?;
     work.build(&site, chosen(set, copy, paths)?)?;
     work.finish();
     // What is compared is to come from the disk.

@@ -69,6 +69,7 @@ mod unix;
 pub mod users;
 pub mod wake;
 pub mod watchdog;
+pub mod writers;
 mod xattr;
 
 pub use fallbacks::Fallbacks;

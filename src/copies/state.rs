@@ -52,6 +52,8 @@ pub struct Scrub {
     /// When everything had been read.
     pub finished: Option<Time>,
     pub began: Option<Time>,
+    /// The highest number of this round: later copies are read in the next.
+    pub top: u64,
     /// The copy that is read, and the path of its manifest that was read last (bytes).
     pub seq: Option<u64>,
     pub after: Vec<u8>,

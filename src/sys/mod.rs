@@ -70,6 +70,7 @@ mod unix;
 pub mod users;
 pub mod wake;
 pub mod watchdog;
+pub mod writers;
 mod xattr;
 
 pub use fallbacks::Fallbacks;

@@ -154,6 +154,12 @@ impl Mounts {
     }
 }
 
+/// The point of a mount that lies below this directory, and is not mounted at it.
+pub fn below(directory: &Path) -> io::Result<Option<PathBuf>> {
+    let is_below = |point: &Path| point != directory && point.starts_with(directory);
+    Ok(Mounts::read()?.iter().find(|mount| is_below(&mount.point)).map(|mount| mount.point.clone()))
+}
+
 /// Overlays of overlays that are followed; the kernel allows two.
 const STACKED_MAX: u32 = 4;
 

@@ -26,7 +26,7 @@ fn no_host() -> Host<'static> {
     static NOTHING: std::sync::LazyLock<Readings> = std::sync::LazyLock::new(Readings::default);
     static NO_FENCES: FencesView<'static> =
         FencesView { active: Vec::new(), past: Vec::new(), automatic_used: 0, automatic_max: 3 };
-    Host { checks: &[], fences: &NO_FENCES, readings: &NOTHING }
+    Host { checks: &[], copies: &[], fences: &NO_FENCES, readings: &NOTHING }
 }
 
 fn agent() -> Agent<'static> {

@@ -29,6 +29,7 @@ mod control;
 pub mod entry;
 pub mod failure;
 mod guard;
+mod hands;
 pub mod hash;
 pub mod init;
 mod job;
@@ -47,5 +48,6 @@ pub mod state;
 pub mod target;
 mod watch;
 
+pub use hands::HANDS;
 pub use job::Hands;
 pub use role::{CopiesError, run};

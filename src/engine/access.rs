@@ -89,7 +89,7 @@ impl Engine {
     pub(super) fn is_meant_to_run(&self, id: ReplicaId) -> bool {
         let replica = self.at(id);
         let leaving = self.shutdown.is_some() && !self.service_at(id.service).is_role;
-        replica.memory.wanted == Wanted::Up && !replica.removed && !leaving
+        replica.memory.wanted == Wanted::Up && !replica.removed && !leaving && !self.copies_stop(id.service)
     }
 
     pub(super) fn is_task(&self, id: ReplicaId) -> bool {

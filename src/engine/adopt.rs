@@ -35,6 +35,7 @@ impl Engine {
         fences: Option<FenceMemory>,
     ) {
         self.remember_fences(fences);
+        self.install_copies(&[]);
         let knew = host.is_some();
         self.begin_host(host.unwrap_or_default());
         self.apply_decisions(decisions);

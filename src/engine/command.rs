@@ -305,7 +305,7 @@ impl Engine {
 }
 
 /// The name that was probably meant: at most two edits away, or the one that begins with what was written.
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<&'a String> {
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<&'a String> {
     const EDITS_MAX: usize = 2;
     known
         .filter_map(|other| {

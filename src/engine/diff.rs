@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::action::{Change, Effect};
 use super::balance::plan::{BalancerPlan, Destination, Rules};
+use super::copies::plan::CopyPlan;
 use super::fence::plan::Access;
 use super::host::plan::{AlertPlan, CheckPlan};
 use super::plan::{Kind, Launch, Needs, Plan, ProcessPlan, Readiness, Role, ServicePlan};
@@ -82,6 +83,7 @@ pub(super) fn changes(old: &Plan, new: &Plan) -> Vec<Change> {
     list.extend(leaving.map(|plan| change(plan, Effect::Stop, "no longer configured".to_owned())));
     list.extend(balancer_changes(&old.balancers, &new.balancers));
     list.extend(host_changes(old, new));
+    list.extend(copy_changes(&old.copies, &new.copies));
     list
 }
 
@@ -102,6 +104,42 @@ fn balancer_changes(old: &[BalancerPlan], new: &[BalancerPlan]) -> Vec<Change> {
     let leaving = old.iter().filter(|old| new.iter().all(|plan| plan.name != old.name));
     list.extend(leaving.map(|plan| change(plan, Effect::Stop, "no longer configured".to_owned())));
     list
+}
+
+/// Sets of copies apply at once; what did not change is not told.
+fn copy_changes(old: &[CopyPlan], new: &[CopyPlan]) -> Vec<Change> {
+    let change =
+        |plan: &CopyPlan, effect, why: String| Change { service: format!("copies {}", plan.name), effect, why };
+    let mut list: Vec<Change> = Vec::new();
+    for plan in new {
+        match old.iter().find(|old| old.name == plan.name) {
+            None => list.push(change(plan, Effect::Start, "new".to_owned())),
+            Some(old) if old == plan => {}
+            Some(old) => list.push(change(plan, Effect::Live, copy_fields(old, plan).join(", "))),
+        }
+    }
+    let gone = old.iter().filter(|old| new.iter().all(|plan| plan.name != old.name));
+    list.extend(gone.map(|plan| change(plan, Effect::Stop, "no longer configured; what was copied stays".to_owned())));
+    list
+}
+
+fn copy_fields(old: &CopyPlan, new: &CopyPlan) -> Vec<&'static str> {
+    differing(&[
+        ("from", old.from != new.from),
+        ("exclude", old.exclude != new.exclude),
+        ("to", (&old.to, old.same_disk, &old.uuid) != (&new.to, new.same_disk, &new.uuid)),
+        ("when", old.when != new.when),
+        ("keep", old.keep != new.keep),
+        ("quiesce", old.quiesce != new.quiesce),
+        ("scrub_every", old.scrub_every != new.scrub_every),
+        ("restore_test", old.restore_test != new.restore_test),
+        ("max_age", old.max_age != new.max_age),
+        ("max_shrink", old.max_shrink_permille != new.max_shrink_permille),
+        ("bandwidth", old.bandwidth != new.bandwidth),
+        ("space", old.space != new.space),
+        ("read_back", old.read_back != new.read_back),
+        ("on_source_failing", old.on_source_failing != new.on_source_failing),
+    ])
 }
 
 /// The watch over the host. All of it applies at once; what did not change is not told.

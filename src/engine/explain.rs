@@ -122,6 +122,7 @@ impl Engine {
             State::Done => return None,
             State::Adopting => "what an earlier agent left is being looked at".to_owned(),
             State::Stopped if replica.memory.wanted == Wanted::Down => "stopped by an operator".to_owned(),
+            State::Stopped if self.copies_stop(id.service) => "stopped while its data is copied".to_owned(),
             State::Stopped => "stopped".to_owned(),
             State::Waiting { on, .. } => self.why_waiting(id.service, on, now),
             State::Starting => self.with_trouble(id, self.why_starting(id, replica.run.as_ref(), now)),
@@ -141,7 +142,11 @@ impl Engine {
 
     /// Of one that is ready.
     fn why_impaired(&self, id: ReplicaId) -> Option<String> {
+        if self.copies_freeze(id.service) && self.trouble(id.service).is_none() {
+            return Some("frozen for a moment while its data is copied".to_owned());
+        }
         let trouble = self.trouble_text(self.trouble(id.service)?);
+        let trouble = self.with_copies(id.service, trouble);
         Some(if self.at(id).memory.frozen {
             format!("frozen until the disk is well; {trouble}")
         } else {
@@ -158,7 +163,16 @@ impl Engine {
 
     /// What a start waits for: the failing disk, with what its check says.
     pub(super) fn disk_name(&self, service: ServiceId) -> String {
-        self.failing_disk(service).map(|disk| self.trouble_text(disk)).unwrap_or_default()
+        let text = self.failing_disk(service).map(|disk| self.trouble_text(disk));
+        text.map(|text| self.with_copies(service, text)).unwrap_or_default()
+    }
+
+    /// What fails, and what there is of its data elsewhere when that is its disk.
+    fn with_copies(&self, service: ServiceId, trouble: String) -> String {
+        match self.failing_disk(service).and_then(|_| self.copies_in_words(service)) {
+            Some(copies) => format!("{trouble}; {copies}"),
+            None => trouble,
+        }
     }
 
     fn why_drained(&self, id: ReplicaId) -> String {

@@ -324,6 +324,7 @@ impl Engine {
             | TimerKey::Shutdown
             | TimerKey::Host
             | TimerKey::Gauge
+            | TimerKey::Copies
             | TimerKey::Alerts
             | TimerKey::Pet => false,
         }

@@ -47,6 +47,7 @@ impl Engine {
                 TimerKey::Alerts => assert!(!self.plan.alerts.is_empty(), "a deadline of no alert"),
                 TimerKey::Pet => assert!(self.plan.agent.watchdog.is_some(), "a pet of no watchdog"),
                 TimerKey::Gauge => {}
+                TimerKey::Copies => assert!(!self.plan.copies.is_empty(), "a deadline of no copies"),
                 TimerKey::Host => assert!(self.host.deadline().is_some(), "no reading has a deadline"),
             }
         }
@@ -262,7 +263,7 @@ impl Engine {
             let fenced = self.fence_level(id) == Some(FenceLevel::Freeze);
             let stays = self.fence.thaw_again.contains(&id);
             assert!(
-                fenced || stays || self.failing_disk(id.service).is_some(),
+                fenced || stays || self.copies_freeze(id.service) || self.failing_disk(id.service).is_some(),
                 "{label}: frozen although its disk is well"
             );
             let runs = replica.run.as_ref().is_some_and(|run| run.spawned && !run.exited);

@@ -382,6 +382,8 @@ impl Engine {
             } else if let Some(service) = self.touched.pop_first() {
                 self.advance_rolling(service);
                 self.review_requests(service);
+            } else if self.copies_are_due() {
+                self.review_copies();
             } else {
                 break;
             }
@@ -398,6 +400,7 @@ impl Engine {
             TimerKey::Pet => self.pet_timer(),
             TimerKey::Host => self.host_deadline(),
             TimerKey::Gauge => self.gauge_timer(),
+            TimerKey::Copies => self.copies_timer(),
         }
     }
 

@@ -83,7 +83,11 @@ impl Engine {
             return (!self.keeps_proxy(id)).then_some(StopWhy::Removed);
         }
         if !self.is_wanted(id) {
-            return Some(if self.shutdown.is_some() { StopWhy::Shutdown } else { StopWhy::Operator });
+            return Some(match self.shutdown {
+                Some(_) => StopWhy::Shutdown,
+                None if self.copies_stop(id.service) => StopWhy::Restart,
+                None => StopWhy::Operator,
+            });
         }
         if let Some(why) = self.disk_stops(id.service) {
             return Some(why);
@@ -108,6 +112,7 @@ impl Engine {
 
     /// Brings the counts of the service up to date with this replica, and those who depend on them onto the worklist.
     pub(super) fn refresh(&mut self, id: ReplicaId) {
+        self.quiet_changed(id.service);
         let standing = self.standing(id);
         self.rebalance_later(id.service);
         let replica = self.at(id);

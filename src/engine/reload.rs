@@ -45,7 +45,9 @@ impl Engine {
     pub(super) fn change_plan(&mut self, plan: Plan) {
         let changes = diff::changes(&self.plan, &plan);
         let limits = self.limits_in_use();
+        let copies = self.plan.copies.clone();
         self.install(plan);
+        self.install_copies(&copies);
         self.host_replanned();
         self.admit_new();
         self.review_ties();

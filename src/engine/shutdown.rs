@@ -36,6 +36,7 @@ impl Engine {
                     self.end_rolling(service);
                 }
                 self.end_requests_at_shutdown();
+                self.end_copies_at_shutdown();
                 for id in self.everything() {
                     self.dirty.insert(id);
                 }

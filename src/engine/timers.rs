@@ -22,6 +22,8 @@ pub(super) enum TimerKey {
     Host,
     /// The next reading of groups.
     Gauge,
+    /// Something about copies is due; on both clocks.
+    Copies,
 }
 
 /// What a replica may wait for; at most one of each.

@@ -65,6 +65,23 @@ pub enum TargetState {
     },
 }
 
+impl TargetState {
+    /// In words: what keeps copies from being made.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Unknown => "nobody has looked at the target yet".to_owned(),
+            Self::Ready => "the target is ready".to_owned(),
+            Self::Absent { why } => format!("the target is not there: {why}"),
+            Self::Unmarked { why } => format!("the target has no marker: {why}"),
+            Self::Refused { why } => format!("the target is refused: {why}"),
+            Self::Full { missing_bytes } => format!("the target is full: {missing_bytes} bytes are missing"),
+            Self::Failing { why } => format!("the target is failing: {why}"),
+            Self::NoSource { why } => format!("the source is not there: {why}"),
+        }
+    }
+}
+
 /// One committed copy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Copy {
@@ -122,6 +139,21 @@ pub enum Suspicion {
     OtherDevice { source: String },
 }
 
+impl Suspicion {
+    /// In words.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Empty { source } => format!("{source} is empty and was not"),
+            Self::Shrunk { files_permille, bytes_permille } => {
+                let (files, bytes) = (files_permille / 10, bytes_permille / 10);
+                format!("{files} % of the files and {bytes} % of the bytes of the last good copy are left")
+            }
+            Self::OtherDevice { source } => format!("{source} is on another file system than before"),
+        }
+    }
+}
+
 /// All of its content had the hashes of the manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
@@ -145,6 +177,20 @@ pub enum Cause {
     Changed,
     ByHand,
     BeforeDeploy,
+}
+
+impl Cause {
+    /// In words.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Every => "its interval",
+            Self::At => "its time of day",
+            Self::Changed => "its sources have changed",
+            Self::ByHand => "by hand",
+            Self::BeforeDeploy => "before a deploy",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -20,6 +20,11 @@ pub enum CopyEvent {
     Unlinked {
         set: String,
     },
+    /// After `Linked` and before the first report: the role still works on what an earlier connection ordered.
+    Running {
+        set: String,
+        order: Order,
+    },
     Report {
         set: String,
         report: Report,

@@ -1,9 +1,12 @@
 //! What is told of copies: the sentences of the journal and of `why`.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{Cause, Suspicion, TargetState};
 use super::order::{Failure, Finding};
+use crate::engine::types::human;
 
 /// Something about one set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,10 +109,69 @@ impl CopyNews {
     }
 }
 
+impl CopyNews {
+    fn text(&self) -> String {
+        match self {
+            Self::Begun { cause } => format!("a run has begun ({})", cause.text()),
+            Self::Taken { seq, files, written_bytes, linked } => {
+                format!("copy {seq} is made: {files} files, {linked} of them as before, {written_bytes} bytes written")
+            }
+            Self::Unchanged { seq } => format!("nothing has changed since copy {seq}"),
+            Self::Suspect { seq, suspicion } => {
+                format!("copy {seq} is suspect and displaces no other: {}", suspicion.text())
+            }
+            Self::Failed { failure, next } => format!("no copy was made: {}; {next}", failure.text()),
+            Self::Target { state } => state.text(),
+            Self::PrunePlanned { copies } => format!("to be removed, as nothing keeps them: {}", list(copies)),
+            Self::Pruned { copies } => format!("removed: {}", list(copies)),
+            Self::PruneFrozen { why } => format!("nothing is removed: {why}"),
+            Self::Verified { copies, files, bad, mended } => {
+                let found = if *bad == 0 && *mended == 0 {
+                    "all well".to_owned()
+                } else {
+                    format!("{bad} bad, {mended} mended")
+                };
+                format!("verified: {}: {files} files, {found}", list(copies))
+            }
+            Self::Restored { seq, files, kept } if kept.is_empty() => format!("{files} files restored from copy {seq}"),
+            Self::Restored { seq, files, kept } => {
+                format!("{files} files restored from copy {seq}; what was there is kept as {}", kept.join(", "))
+            }
+            Self::RestoreTested { seq, files } => {
+                format!("{files} files of copy {seq} were restored for a test, and are right")
+            }
+            Self::Finding(finding) if finding.detail.is_empty() => format!("{} {}", finding.path, finding.kind.text()),
+            Self::Finding(finding) => format!("{} {}: {}", finding.path, finding.kind.text(), finding.detail),
+            Self::Quiesced { service, ms, late: false } => format!("service {service} held still for {ms}ms"),
+            Self::Quiesced { service, ms, late: true } => {
+                format!(
+                    "service {service} held still for {ms}ms and had to go on before the copy was ready; the rest of it may be unstable"
+                )
+            }
+            Self::TooOld { age_s, max_age_s } => {
+                let human = |s: &u64| human(Duration::from_secs(*s));
+                format!("the newest good copy is {} old, more than {}", human(age_s), human(max_age_s))
+            }
+            Self::FreshAgain => "the newest good copy is fresh again".to_owned(),
+            Self::Remark { text } => text.clone(),
+        }
+    }
+}
+
+/// At most so many numbers are named.
+const NAMED_MAX: usize = 12;
+
+fn list(copies: &[u64]) -> String {
+    let named: Vec<String> = copies.iter().take(NAMED_MAX).map(u64::to_string).collect();
+    let rest = copies.len().saturating_sub(NAMED_MAX);
+    let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    format!("copies {}{more}", named.join(", "))
+}
+
 impl CopyNote {
     /// The sentence, which begins with the set.
     #[must_use]
     pub fn text(&self) -> String {
-        format!("copies {}: {}", self.set, self.what.word())
+        format!("copies {}: {}", self.set, self.what.text())
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{Catalog, Cause, TargetState};
+use crate::engine::action::Level;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Order {
@@ -241,4 +242,61 @@ pub enum FindingKind {
     NotKept,
     /// Something in the set's directory that is no copy.
     Stray,
+}
+
+impl FindingKind {
+    pub(in crate::engine) fn level(self) -> Level {
+        match self {
+            Self::Rot | Self::SourceRot => Level::Error,
+            Self::Unreadable | Self::Unstable | Self::LiveDatabase | Self::Stray => Level::Warn,
+            Self::Mended | Self::NotKept => Level::Info,
+        }
+    }
+
+    /// What it says of the file.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Unreadable => "cannot be read",
+            Self::Unstable => "changed each time it was read; the copy of it is marked unstable",
+            Self::LiveDatabase => "is a database in use, copied as it lay",
+            Self::Rot => "is not in the copy what was written",
+            Self::Mended => "was not in the copy what was written, and is right again",
+            Self::SourceRot => {
+                "has other content at the source under the same size and times; the last good one stays the newest of it"
+            }
+            Self::NotKept => "has metadata that the target does not take",
+            Self::Stray => "is no copy, and left where it is",
+        }
+    }
+}
+
+impl Job {
+    /// The word of the command that asks for it.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Take { .. } => "run",
+            Self::Verify { .. } => "verify",
+            Self::Scrub => "scrub",
+            Self::Prune { .. } => "prune",
+            Self::Pin { pinned: true, .. } => "pin",
+            Self::Pin { pinned: false, .. } => "unpin",
+            Self::Accept { .. } => "accept",
+            Self::Restore(_) => "restore",
+            Self::RestoreTest => "restore test",
+            Self::Init { .. } => "init",
+        }
+    }
+}
+
+impl Failure {
+    /// What failed, and what to do about it.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match &self.remedy {
+            Some(remedy) => format!("{}; {remedy}", self.what),
+            None => self.what.clone(),
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What the configuration says of copies, checked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,14 @@ pub struct CopyPlan {
     pub read_back: ReadBack,
     /// `None`: the service's own `on_disk_failing` holds.
     pub on_source_failing: Option<OnSourceFailing>,
+}
+
+impl CopyPlan {
+    /// Whether what lies at this path is copied, or a part of it.
+    #[must_use]
+    pub fn covers(&self, path: &Path) -> bool {
+        self.from.iter().any(|from| path.starts_with(from) || from.starts_with(path))
+    }
 }
 
 /// When copies are made by themselves. Nothing of it: by hand only.

@@ -81,6 +81,11 @@ impl Reason {
         }
     }
 
+    /// Whether an operator may remove a copy that stays for this reason.
+    pub(super) fn may_go_by_hand(self) -> bool {
+        self.is_rule() || self == Self::Suspect
+    }
+
     /// One of the rules that `keep` configures; a full disk goes before them where the plan says so.
     fn is_rule(self) -> bool {
         match self {
@@ -99,7 +104,7 @@ impl Reason {
 }
 
 /// Why something is to be removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ground {
     /// No run of the set has succeeded since this agent began.
     NoRun,

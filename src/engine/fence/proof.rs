@@ -312,7 +312,8 @@ impl Engine {
                 | TimerKey::Alerts
                 | TimerKey::Pet
                 | TimerKey::Host
-                | TimerKey::Gauge => None,
+                | TimerKey::Gauge
+                | TimerKey::Copies => None,
             })
             .collect();
         for id in fenced {

@@ -97,7 +97,11 @@ impl Engine {
         format!("{}: {}", trouble.subject(), now.unwrap_or(&trouble.why))
     }
 
-    fn policy(&self, service: ServiceId) -> OnDiskFailing {
+    /// What the service says of it, where the copies of its data say nothing else.
+    pub(in crate::engine) fn policy(&self, service: ServiceId) -> OnDiskFailing {
+        if self.held_for_copies(service) {
+            return OnDiskFailing::Hold;
+        }
         self.plan_of(service).needs.as_ref().map(|needs| needs.on_disk_failing).unwrap_or_default()
     }
 
@@ -152,14 +156,14 @@ impl Engine {
         }
     }
 
-    /// By the policy for its disk, or by its fence: the one place that says so.
+    /// By the policy for its disk, by its fence, or while its data is copied: the one place that says so.
     fn is_to_be_frozen(&self, id: ReplicaId) -> bool {
         let replica = self.at(id);
         let up = matches!(replica.state, State::Starting | State::Ready | State::Degraded);
         let runs = replica.run.as_ref().is_some_and(|run| run.spawned && !run.exited);
         let fenced = self.fence_level(id) == Some(FenceLevel::Freeze);
         let disk = || self.failing_disk(id.service).is_some() && self.policy(id.service) == OnDiskFailing::Freeze;
-        up && runs && (fenced || disk())
+        up && runs && (fenced || disk() || self.copies_freeze(id.service))
     }
 
     pub(in crate::engine) fn freeze_or_thaw(&mut self, id: ReplicaId) {

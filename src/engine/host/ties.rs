@@ -5,7 +5,7 @@
 //! A NIC that is part of a bond counts through the bond, for the same reason.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -132,6 +132,18 @@ impl Engine {
         concerned.map(|service| service.name.clone()).collect()
     }
 
+    /// What fails below one of these paths, in words.
+    pub(in crate::engine) fn failing_below(&self, paths: &[PathBuf]) -> Option<String> {
+        let needs = Needs { data: paths.to_vec(), ..Needs::default() };
+        let mut failing = self.host.states.iter().filter(|(key, (state, _))| {
+            *state == Health::Failing && key.kind.impairs() && self.host.devices.concerns(key, &needs)
+        });
+        failing.next().map(|(key, (_, why))| {
+            let trouble = Trouble { key: key.clone(), why: why.clone() };
+            self.trouble_text(&trouble)
+        })
+    }
+
     /// What fails now under a service. What has been its trouble stays so while it lasts.
     pub(in crate::engine) fn troubles_of(&self, service: ServiceId) -> Troubles {
         let Some(needs) = self.plan_of(service).needs.as_deref() else {
@@ -150,7 +162,7 @@ impl Engine {
             let rank = |trouble: &Trouble| ORDER.iter().position(|kind| *kind == trouble.key.kind);
             same.or_else(|| found().min_by_key(rank))
         };
-        let disk = match needs.on_disk_failing {
+        let disk = match self.policy(service) {
             OnDiskFailing::Ignore => None,
             OnDiskFailing::Leave | OnDiskFailing::Freeze | OnDiskFailing::Kill | OnDiskFailing::Hold => {
                 first(before.and_then(|before| before.disk.as_ref()), false)

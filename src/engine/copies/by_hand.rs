@@ -1,0 +1,139 @@
+//! What operators ask for: looked at, queued, answered.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::note::CopyNews;
+use super::order::Job;
+use super::rotate::{Ground, Occasion, judge, prune};
+use crate::engine::Engine;
+use crate::engine::action::{Action, Level, Outcome as Answer};
+use crate::engine::command::nearest;
+use crate::engine::event::{Caller, Wait};
+use crate::engine::types::{RequestId, Time};
+
+/// Orders by hand that wait, of one set.
+pub(super) const QUEUE_MAX: usize = 8;
+/// A role that does not say what lies on its target by then is not waited for.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// One order by hand.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Asked {
+    pub request: RequestId,
+    pub job: Job,
+    pub wait: Wait,
+    /// It was lost with its role once.
+    pub again: bool,
+    /// While nothing is heard of the role: until then (mono).
+    pub patience: Time,
+}
+
+impl Engine {
+    pub(super) fn copy_command(&mut self, request: RequestId, caller: &Caller, set: &str, job: Job, wait: Wait) {
+        let job = match self.look_at_order(set, job) {
+            Ok(job) => job,
+            Err(outcome) => return self.out.push(Action::Answer { request, outcome }),
+        };
+        let text = format!("{} is asked for by {}", job.word(), caller.text());
+        let patience = self.now.mono.after(PATIENCE);
+        let Some(memory) = self.copies.sets.get_mut(set) else { return };
+        memory.queue.push_back(Asked { request, job, wait, again: false, patience });
+        self.copy_note(set, Level::Info, CopyNews::Remark { text });
+        if wait == Wait::Decision {
+            self.out.push(Action::Answer { request, outcome: Answer::Done { persisted: true } });
+        }
+    }
+
+    /// The order as it is to be carried out.
+    fn look_at_order(&self, set: &str, job: Job) -> Result<Job, Answer> {
+        let conflict = |message: String| Err(Answer::Conflict { message });
+        let (Some(memory), Some(plan)) = (self.copies.sets.get(set), self.copy_plan(set)) else {
+            let hint = nearest(set, self.copies.sets.keys()).map(|near| format!("did you mean \"{near}\"?"));
+            return Err(Answer::Unknown { message: format!("no set of copies \"{set}\""), hint });
+        };
+        if self.shutdown.is_some() {
+            return conflict("the agent shuts down".to_owned());
+        }
+        if memory.queue.len() >= QUEUE_MAX {
+            return conflict(format!("{QUEUE_MAX} orders for copies {set} are waiting already; try again later"));
+        }
+        let Job::Prune { copies } = job else { return Ok(job) };
+        let occasion =
+            Occasion { now: self.now.wall, synchronised: self.now.wall_synchronised, ground: Ground::ByHand };
+        if copies.is_empty() {
+            return match prune(&memory.catalog, plan, occasion) {
+                Ok(copies) if copies.is_empty() => conflict(format!("copies {set}: nothing is to be removed")),
+                Ok(copies) => Ok(Job::Prune { copies }),
+                Err(frozen) => conflict(format!("copies {set}: nothing is removed, as {}", frozen.text(set))),
+            };
+        }
+        let judged = judge(&memory.catalog, plan, self.now.wall);
+        for seq in &copies {
+            let Some(kept) = judged.iter().find(|kept| kept.seq == *seq) else {
+                return conflict(format!("copies {set}: there is no copy {seq}"));
+            };
+            if let Some(reason) = kept.reasons.iter().find(|reason| !reason.may_go_by_hand()) {
+                return conflict(format!("copies {set}: copy {seq} is not removed: {}", reason.word()));
+            }
+        }
+        Ok(Job::Prune { copies: copies.into_iter().collect::<BTreeSet<u64>>().into_iter().collect() })
+    }
+
+    /// Whether an order by hand was begun.
+    pub(super) fn begin_by_hand(&mut self, set: &str) -> bool {
+        let asked = self.copies.sets.get_mut(set).and_then(|memory| memory.queue.pop_front());
+        let Some(asked) = asked else { return false };
+        self.begin_order(set, asked.job.clone(), Some(asked));
+        true
+    }
+
+    /// The role has just gone: it may come back.
+    pub(super) fn be_patient_anew(&mut self, set: &str) {
+        let patience = self.now.mono.after(PATIENCE);
+        if let Some(memory) = self.copies.sets.get_mut(set) {
+            memory.queue.iter_mut().for_each(|asked| asked.patience = patience);
+        }
+    }
+
+    /// Nobody waits for ever for a role that says nothing.
+    pub(super) fn answer_the_impatient(&mut self, set: &str) {
+        let now = self.now.mono;
+        let Some(memory) = self.copies.sets.get_mut(set).filter(|memory| !memory.heard) else { return };
+        while memory.queue.front().is_some_and(|asked| asked.patience <= now) {
+            let Some(asked) = memory.queue.pop_front() else { return };
+            let why = format!("the role of copies {set} does not answer; see `mainstay status @copy.{set}`");
+            if asked.wait == Wait::Outcome {
+                self.out.push(Action::Answer { request: asked.request, outcome: Answer::Failed { why } });
+            }
+        }
+    }
+
+    /// Nothing more will be done for this set: who waits is told.
+    pub(super) fn end_copies(&mut self, set: &str, message: &str) {
+        self.end_quiet(set);
+        let Some(memory) = self.copies.sets.get_mut(set) else { return };
+        let running = memory.running.as_mut().and_then(|running| {
+            running.cancelled = true;
+            running.asked.take()
+        });
+        let order = memory.running.as_ref().map(|running| running.order.id);
+        let waiting: Vec<Asked> = memory.queue.drain(..).chain(running).collect();
+        for asked in waiting.into_iter().filter(|asked| asked.wait == Wait::Outcome) {
+            let outcome = Answer::Conflict { message: message.to_owned() };
+            self.out.push(Action::Answer { request: asked.request, outcome });
+        }
+        if let Some(order) = order {
+            self.copy_action(set, super::event::CopyAction::Cancel { order });
+        }
+    }
+
+    pub(in crate::engine) fn end_copies_at_shutdown(&mut self) {
+        for set in self.copies.sets.keys().cloned().collect::<Vec<_>>() {
+            self.end_copies(&set, "the agent shuts down");
+        }
+        self.copies.due = true;
+    }
+}

@@ -1,0 +1,120 @@
+//! What is wrong with copies: too old, bad, not to be made; and what keeps them from being tried.
+
+use super::SetMemory;
+use super::catalog::TargetState;
+use super::note::CopyNews;
+use super::plan::CopyPlan;
+use super::view::SetState;
+use crate::engine::Engine;
+use crate::engine::action::Level;
+use crate::engine::types::{ServiceId, Time, human};
+
+/// A failure that a retry may mend is told of from this many in a row on.
+const FAILURES_BAD: u32 = 2;
+
+impl Engine {
+    /// Why nothing is copied for now: a disk under the source or under the target fails.
+    pub(super) fn paused(&self, plan: &CopyPlan) -> Option<String> {
+        let source = self.failing_below(&plan.from).map(|why| ("source", why));
+        let target = || self.failing_below(std::slice::from_ref(&plan.to)).map(|why| ("target", why));
+        let (which, why) = source.or_else(target)?;
+        Some(format!("paused: the disk of the {which} is failing: {why}"))
+    }
+
+    pub(super) fn too_old_at(&self, memory: &SetMemory, plan: &CopyPlan) -> Option<Time> {
+        let good = memory.good_as_of().unwrap_or(memory.since).min(self.now.wall);
+        plan.max_age.map(|max| good.after(max))
+    }
+
+    pub(super) fn is_too_old(&self, memory: &SetMemory, plan: &CopyPlan) -> bool {
+        memory.heard && self.too_old_at(memory, plan).is_some_and(|at| at <= self.now.wall)
+    }
+
+    pub(super) fn review_age(&mut self, set: &str, plan: &CopyPlan) {
+        let Some(memory) = self.copies.sets.get(set) else { return };
+        let too_old = self.is_too_old(memory, plan);
+        if too_old == memory.too_old_told || !memory.heard {
+            return;
+        }
+        let good = memory.good_as_of().unwrap_or(memory.since);
+        let age_s = self.now.wall.since(good).as_secs();
+        if let Some(memory) = self.copies.sets.get_mut(set) {
+            memory.too_old_told = too_old;
+        }
+        if too_old {
+            let max_age_s = plan.max_age.unwrap_or_default().as_secs();
+            self.copy_note(set, Level::Error, CopyNews::TooOld { age_s, max_age_s });
+        } else {
+            self.copy_note(set, Level::Info, CopyNews::FreshAgain);
+        }
+    }
+
+    /// How a set is, and why it is not well.
+    pub(in crate::engine) fn copies_state(&self, set: &str) -> (SetState, Option<String>) {
+        let (Some(memory), Some(plan)) = (self.copies.sets.get(set), self.copy_plan(set)) else {
+            return (SetState::Unknown, None);
+        };
+        if !memory.heard {
+            let why = format!("its role has not told yet what lies on the target; see `mainstay status @copy.{set}`");
+            return (SetState::Unknown, Some(why));
+        }
+        let failure = memory.failure.as_ref().map(|failure| failure.text());
+        if let Some(why) = self.paused(plan) {
+            return (SetState::Failing, Some(why));
+        }
+        match &memory.catalog.target {
+            TargetState::Unmarked { .. }
+            | TargetState::Refused { .. }
+            | TargetState::Full { .. }
+            | TargetState::Failing { .. } => {
+                return (SetState::Failing, Some(memory.catalog.target.text()));
+            }
+            TargetState::Unknown | TargetState::Ready | TargetState::Absent { .. } | TargetState::NoSource { .. } => {}
+        }
+        if memory.failures >= FAILURES_BAD {
+            return (SetState::Failing, failure);
+        }
+        if self.is_too_old(memory, plan) {
+            let age = memory.good_as_of().map(|good| human(self.now.wall.since(good)));
+            let age =
+                age.map_or("there is no good copy".to_owned(), |age| format!("the newest good copy is {age} old"));
+            return (SetState::Degraded, Some(failure.map_or(age.clone(), |failure| format!("{age}; {failure}"))));
+        }
+        let bad: u64 = memory.catalog.copies.iter().map(|copy| copy.bad).sum::<u64>().max(memory.catalog.quarantined);
+        if bad > 0 {
+            return (SetState::Degraded, Some(format!("{bad} files of copies are bad and could not be mended")));
+        }
+        (SetState::Ok, failure)
+    }
+
+    /// Whether the copies of its data say that it is held while its disk fails.
+    pub(in crate::engine) fn held_for_copies(&self, service: ServiceId) -> bool {
+        let says = |plan: &&CopyPlan| plan.on_source_failing.is_some();
+        self.plan.copies.iter().filter(says).any(|plan| self.copies_data_of(plan, service))
+    }
+
+    /// What there is of the data of a service, for the sentence about its failing disk.
+    pub(in crate::engine) fn copies_in_words(&self, service: ServiceId) -> Option<String> {
+        let plan = self.plan.copies.iter().find(|plan| self.copies_data_of(plan, service))?;
+        let good = self.copies.sets.get(&plan.name).and_then(SetMemory::good_as_of);
+        Some(match good {
+            Some(good) => {
+                format!(
+                    "the newest good copy of its data is {} old (copies {})",
+                    human(self.now.wall.since(good)),
+                    plan.name
+                )
+            }
+            None => format!("there is no good copy of its data known (copies {})", plan.name),
+        })
+    }
+}
+
+impl SetMemory {
+    /// When (wall) the newest good copy was made, or was found to be still the same as its source.
+    pub(super) fn good_as_of(&self) -> Option<Time> {
+        let good = self.catalog.copies.iter().rfind(|copy| copy.is_good())?;
+        let same = self.catalog.unchanged.filter(|unchanged| unchanged.seq == good.seq).map(|unchanged| unchanged.at);
+        Some(same.map_or(good.at, |at| at.max(good.at)))
+    }
+}

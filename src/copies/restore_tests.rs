@@ -67,7 +67,8 @@ fn nothing_is_overwritten_elsewhere() {
 fn source_is_replaced_in_one_step_and_what_was_there_is_kept() {
     let mut fixture = ready();
     let reference = fixture.path("reference");
-    let copied = std::process::Command::new("cp").arg("-a").arg(&fixture.plan.from[0]).arg(&reference).status().unwrap();
+    let copied =
+        std::process::Command::new("cp").arg("-a").arg(&fixture.plan.from[0]).arg(&reference).status().unwrap();
     assert!(copied.success());
     fs::write(fixture.source("a"), "broken").unwrap();
     fs::remove_dir_all(fixture.source("d")).unwrap();
@@ -111,7 +112,8 @@ fn bad_file_is_mended_on_the_way_or_nothing_is_restored() {
     let mut fixture = ready();
     let path = fixture.copied(1, "a");
     Fixture::rot(&path);
-    run(&mut fixture, &order(Place::Into(fixture.path("one")))).unwrap();
+    let into = order(Place::Into(fixture.path("one")));
+    run(&mut fixture, &into).unwrap();
     assert_eq!(fixture.conduct.taken()[0].0, FindingKind::Mended);
     Fixture::rot(&path);
     fs::write(fixture.source("a"), "other").unwrap();

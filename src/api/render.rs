@@ -355,7 +355,7 @@ fn last_exit(last: &memory::LastExit) -> LastExit {
 }
 
 fn since_ms(one: &ReplicaView<'_>, stamp: &Stamp) -> u64 {
-    ms(stamp.now.wall.since(one.memory.since_wall))
+    ms(stamp.now.wall.since(one.since_wall()))
 }
 
 fn ms(duration: Duration) -> u64 {

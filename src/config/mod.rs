@@ -31,7 +31,7 @@ pub use explain::explain;
 pub use files::{FILE_BYTES_MAX, FILES_MAX};
 pub use look::{COMMAND_PATH, Look};
 pub use report::{DIAGNOSTICS_MAX, Diagnostic, Excerpt, Severity};
-pub use schema::{NOT_BUILT, keys};
+pub use schema::keys;
 
 /// The demonstration: runs anywhere, as any user, with nothing installed.
 pub const DEMO: &str = include_str!("../../configs/demo.ron");

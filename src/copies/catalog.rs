@@ -87,5 +87,6 @@ pub(super) fn copy(listed: &Listed, state: &State) -> Copy {
         verified: marks.verified,
         bad: marks.bad,
         in_use: state.failed_over.as_ref().is_some_and(|over| over.seq == commit.seq),
+        large: 0,
     }
 }

@@ -101,7 +101,7 @@ pub fn copy(source: &File, into: &File, means: &mut Means<'_>) -> Result<Copied,
     let before = settled(source)?;
     let mut pass = Pass::new(source, &before);
     let mut sink = Sink::new(into, before.size >= LARGE_BYTES);
-    if before.size >= LARGE_BYTES && !pass.is_sparse {
+    if before.size >= LARGE_BYTES && clone::next_hole(source, 0).ok().flatten() == Some(before.size) {
         // Finds out early that there is no room; where this is not known, writing does.
         match clone::reserve(into, before.size) {
             Err(source) if source.kind() == io::ErrorKind::StorageFull => {
@@ -204,7 +204,6 @@ struct Pass<'a> {
     offset: u64,
     hasher: FileHasher,
     holes: Vec<(u64, u64)>,
-    is_sparse: bool,
     /// Until where `offset` is known to be in data.
     data_end: u64,
     /// Of a large file; what services had in the cache stays there.
@@ -228,9 +227,10 @@ impl<'a> Pass<'a> {
         let size = stat.size;
         // Without knowing, nothing is dropped.
         let cached = if size >= LARGE_BYTES { Cached::of(source, size).ok() } else { None };
-        let is_sparse = stat.blocks.saturating_mul(512) < size;
-        let (hasher, holes) = (FileHasher::new(size), Vec::new());
-        Self { source, size, offset: 0, hasher, holes, is_sparse, data_end: if is_sparse { 0 } else { size }, cached }
+        // Room that XFS sets aside hides the holes of a file that was written lately, so a large one is always asked.
+        let may_have_holes = size >= LARGE_BYTES || stat.blocks.saturating_mul(512) < size;
+        let data_end = if may_have_holes { 0 } else { size };
+        Self { source, size, offset: 0, hasher: FileHasher::new(size), holes: Vec::new(), data_end, cached }
     }
 
     fn next(&mut self, means: &mut Means<'_>) -> Result<Option<Piece>, FileError> {

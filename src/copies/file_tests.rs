@@ -77,6 +77,7 @@ fn holes_stay_holes() {
 
 #[test]
 fn what_changes_while_it_is_read_is_told() {
+    type Act<'a> = &'a dyn Fn(&Path);
     let append = |path: &Path| {
         let file = File::options().append(true).open(path).unwrap();
         io::Write::write_all(&mut &file, b"more").unwrap();
@@ -87,7 +88,7 @@ fn what_changes_while_it_is_read_is_told() {
         overwrite(path);
         append(path);
     };
-    let cases: [(&dyn Fn(&Path), Change, usize); 4] = [
+    let cases: [(Act<'_>, Change, usize); 4] = [
         (&append, Change::Growing, MIB),
         (&overwrite, Change::Changed, MIB),
         (&both, Change::Changed, MIB),

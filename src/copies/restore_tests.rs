@@ -112,8 +112,8 @@ fn bad_file_is_mended_on_the_way_or_nothing_is_restored() {
     let mut fixture = ready();
     let path = fixture.copied(1, "a");
     Fixture::rot(&path);
-    let into = order(Place::Into(fixture.path("one")));
-    run(&mut fixture, &into).unwrap();
+    let into = fixture.path("one");
+    run(&mut fixture, &order(Place::Into(into))).unwrap();
     assert_eq!(fixture.conduct.taken()[0].0, FindingKind::Mended);
     Fixture::rot(&path);
     fs::write(fixture.source("a"), "other").unwrap();

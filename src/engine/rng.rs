@@ -20,6 +20,12 @@ impl Rng {
         mixed ^ (mixed >> 31)
     }
 
+    /// From 0 to below `end`, for tests that throw dice.
+    #[cfg(test)]
+    pub(super) fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
     /// `delay`, up to `permille` thousandths shorter or longer.
     pub(super) fn jitter(&mut self, delay: Duration, permille: u32) -> Duration {
         let permille = u64::from(permille.min(1_000));

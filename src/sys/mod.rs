@@ -29,6 +29,7 @@ mod group_weak;
 pub mod heap;
 pub mod host;
 pub mod identity;
+pub mod idle;
 pub mod inherited;
 pub mod kmsg;
 pub mod landlock;

@@ -98,6 +98,9 @@ pub struct Copy {
     pub bad: u64,
     /// Somebody reads from it at present.
     pub in_use: bool,
+    /// Stands for all files of at least `space.large.over` with their content: another number where one of them is another. 0: there is none.
+    #[serde(default)]
+    pub large: u64,
 }
 
 impl Copy {

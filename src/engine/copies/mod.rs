@@ -8,6 +8,8 @@ pub mod note;
 pub mod order;
 pub mod plan;
 pub mod rotate;
+#[cfg(test)]
+pub(in crate::engine) mod testing;
 pub mod view;
 
 use std::collections::BTreeMap;

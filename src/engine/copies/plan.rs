@@ -90,7 +90,8 @@ pub struct Space {
     pub reserve_permille: u32,
     pub reserve_bytes: u64,
     pub on_full: OnFull,
-    /// Versions of files of at least this size, that the target cannot share pages of, are kept in this many copies only. `None`: no cap.
+    /// Versions of files of at least this size, that the target cannot share pages of, are kept in this many copies only (and those that have the
+    /// same version). `None`: no cap.
     pub large: Option<Large>,
 }
 

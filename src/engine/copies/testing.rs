@@ -1,0 +1,59 @@
+//! For the tests of copies.
+
+use std::time::Duration;
+
+use super::catalog::{Catalog, Cause, Copy, TargetState};
+use super::plan::{CopyPlan, Keep, OnFull, Quiesce, ReadBack, Space, When};
+use crate::engine::types::Time;
+
+/// A set by hand only.
+pub(in crate::engine) fn plan(name: &str) -> CopyPlan {
+    CopyPlan {
+        name: name.to_owned(),
+        from: vec!["/srv/data".into()],
+        exclude: Vec::new(),
+        to: "/mnt/second/copies".into(),
+        same_disk: false,
+        uuid: None,
+        when: When::default(),
+        keep: Keep::default(),
+        quiesce: Quiesce::None,
+        scrub_every: None,
+        restore_test: None,
+        max_age: None,
+        max_shrink_permille: 500,
+        bandwidth: None,
+        space: Space { reserve_permille: 20, reserve_bytes: 0, on_full: OnFull::Stop, large: None },
+        read_back: ReadBack::Written,
+        on_source_failing: None,
+    }
+}
+
+/// A good one.
+pub(in crate::engine) fn copy(seq: u64, at: Time) -> Copy {
+    Copy {
+        seq,
+        directory: format!("{seq:06}"),
+        at,
+        took: Duration::from_secs(1),
+        files: 10,
+        bytes: 1_000,
+        written_bytes: 100,
+        cause: Cause::Every,
+        stale: 0,
+        unstable: 0,
+        suspect: None,
+        clock_suspect: false,
+        pinned: false,
+        accepted: false,
+        verified: None,
+        bad: 0,
+        in_use: false,
+        large: 0,
+    }
+}
+
+/// A target that is ready and has these.
+pub(in crate::engine) fn catalog(copies: Vec<Copy>) -> Catalog {
+    Catalog { target: TargetState::Ready, copies, free_bytes: 1 << 40, size_bytes: 1 << 41, ..Catalog::default() }
+}

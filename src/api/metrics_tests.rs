@@ -31,7 +31,7 @@ fn no_host() -> Host<'static> {
         automatic_max: 3,
         automatic_within: Duration::from_secs(600),
     };
-    Host { checks: &[], fences: &NO_FENCES, readings: &NOTHING }
+    Host { checks: &[], copies: &[], fences: &NO_FENCES, readings: &NOTHING }
 }
 
 fn agent() -> Agent<'static> {

@@ -217,7 +217,7 @@ pub fn outcome(outcome: &Outcome, service: &str, replica: Option<u16>, wait: Wai
             error.response()
         }
         Outcome::Conflict { message } => ApiError::new(Code::ServiceConflict, message.as_str()).response(),
-        Outcome::Copied(outcome) => Response::json(200, outcome),
+        Outcome::Copied(outcome) => super::copies::outcome(outcome, service, stamp),
         Outcome::Reloaded { changes } => Response::json(200, &reloaded(changes, Applied::Yes, stamp)),
     }
 }

@@ -38,6 +38,7 @@ pub mod file;
 mod findings;
 mod fresh;
 mod guard;
+mod hands;
 pub mod hash;
 pub mod init;
 mod inodes;
@@ -84,5 +85,6 @@ pub mod verify;
 mod verify_tests;
 mod watch;
 
+pub use hands::HANDS;
 pub use job::Hands;
 pub use role::{CopiesError, run};

@@ -111,7 +111,10 @@ impl Server {
                     link::LISTENER => self.accept(),
                     link::AGENT => match self.hear(event) {
                         Next::Continue => {}
-                        Next::Leave => return Ok(self.leave()),
+                        Next::Leave => {
+                            self.leave();
+                            return Ok(());
+                        }
                     },
                     _ => self.listen(),
                 }

@@ -27,6 +27,7 @@ use super::files::Gathered;
 use super::parse;
 use super::report::{Item, Report};
 use super::schema::{self, Service};
+use crate::engine::copies::plan::CopyPlan;
 use crate::engine::plan::{
     AgentPlan, CgroupPlan, Kind, Launch, LogsPlan, Plan, ProcessPlan, Readiness, RestartPolicy, ServicePlan, Stop,
 };
@@ -104,6 +105,14 @@ pub(super) fn check(mut gathered: Gathered, context: &Context, report: &mut Repo
 /// The agent's part alone.
 pub(super) fn agent_only(gathered: Gathered, context: &Context, report: &mut Report) -> AgentPlan {
     agent::agent(gathered.agent, None, context, report)
+}
+
+/// The sets of copies alone.
+pub(super) fn copies_only(mut gathered: Gathered, context: &Context, report: &mut Report) -> Vec<CopyPlan> {
+    let items = std::mem::take(&mut gathered.copies);
+    let agent = agent::agent(gathered.agent, None, context, report);
+    let mut scope = Scope { context, report, run_dir: &agent.run_dir, cgroup: &agent.cgroup };
+    copies::check(items, None, &[], &mut scope)
 }
 
 fn service(given: &Given, scope: &mut Scope<'_>) -> ServicePlan {

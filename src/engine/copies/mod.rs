@@ -16,8 +16,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use catalog::Catalog;
+use super::types::Now;
+use catalog::{Catalog, TargetState};
 use event::CopyEvent;
+use plan::CopyPlan;
+use view::{CopyView, SetState};
 
 use super::Engine;
 
@@ -34,6 +37,44 @@ struct SetMemory {
 }
 
 impl Engine {
+    /// The sets of the plan, in its order.
+    #[must_use]
+    pub fn copies(&self, now: Now) -> Vec<CopyView<'_>> {
+        self.plan.copies.iter().filter_map(|plan| self.copy_view(plan, now)).collect()
+    }
+
+    fn copy_view<'a>(&'a self, plan: &'a CopyPlan, now: Now) -> Option<CopyView<'a>> {
+        let catalog = &self.copies.sets.get(&plan.name)?.catalog;
+        let good = catalog.copies.iter().rev().find(|copy| copy.is_good());
+        let state = match catalog.target {
+            TargetState::Unknown => SetState::Unknown,
+            TargetState::Ready => SetState::Ok,
+            TargetState::Absent { .. }
+            | TargetState::Unmarked { .. }
+            | TargetState::Refused { .. }
+            | TargetState::Full { .. }
+            | TargetState::Failing { .. }
+            | TargetState::NoSource { .. } => SetState::Failing,
+        };
+        let kept = rotate::judge(catalog, plan, now.wall);
+        let (why, target) = (None, &catalog.target);
+        let (good_as_of, next, running, failure) = (good.map(|copy| copy.at), None, None, None);
+        Some(CopyView {
+            plan,
+            state,
+            why,
+            target,
+            catalog,
+            kept,
+            prune_frozen: None,
+            good_as_of,
+            next,
+            running,
+            failure,
+            failures: 0,
+        })
+    }
+
     pub(in crate::engine) fn copy_event(&mut self, event: CopyEvent) {
         match event {
             CopyEvent::Report { set, report: order::Report::Catalog(catalog) } => {

@@ -5,6 +5,7 @@ use super::failure::failure;
 use super::init::{Claim, init};
 use super::job::Hands;
 use super::prune::prune;
+use super::take::take;
 use super::target::{Refused, Set, Target};
 use crate::engine::copies::catalog::{Catalog, TargetState};
 use crate::engine::copies::order::{Failure, FailureKind, Job, Outcome};
@@ -37,7 +38,8 @@ fn attempt(plan: &CopyPlan, job: &Job, conduct: &mut dyn Conduct) -> Result<Outc
             let claim = if *claim { Claim::Taken } else { Claim::No };
             Ok(Outcome::Initialised { uuid: init(plan, claim, conduct)? })
         }
-        Job::Take { .. } | Job::Verify { .. } | Job::Scrub | Job::RestoreTest | Job::Restore(_) => {
+        Job::Take { cause } => take(&mut lock()?, plan, *cause, conduct),
+        Job::Verify { .. } | Job::Scrub | Job::RestoreTest | Job::Restore(_) => {
             Err(failure(FailureKind::Other, format!("{} is not built yet", plan.name), None))
         }
         Job::Prune { copies } => prune(&mut lock()?, copies, conduct),

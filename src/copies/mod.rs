@@ -21,13 +21,20 @@
 //!       state/                        heartbeat, scrub cursor, verifications, pins
 //! ```
 
+mod build;
 pub mod catalog;
 mod codec;
 pub mod commit;
 pub mod conduct;
 mod control;
+mod cursor;
+mod dress;
 pub mod entry;
+pub mod exclude;
 pub mod failure;
+pub mod file;
+mod findings;
+mod fresh;
 mod guard;
 mod hands;
 pub mod hash;
@@ -36,15 +43,25 @@ mod job;
 pub mod layout;
 mod link;
 pub mod manifest;
+mod merge;
+mod moved;
+mod older;
 pub mod proto;
 pub mod prune;
+mod readback;
 pub mod recover;
 mod reserve;
 mod role;
+mod same;
+pub mod scan;
 mod serve;
 #[cfg(test)]
 mod serve_tests;
 pub mod state;
+mod survey;
+pub mod take;
+#[cfg(test)]
+mod take_tests;
 pub mod target;
 mod watch;
 

@@ -30,12 +30,17 @@ pub type Attribute = (Vec<u8>, Vec<u8>);
 
 #[derive(Debug)]
 pub enum Inode<'a> {
-    Open(&'a File),
+    Open(BorrowedFd<'a>),
     /// Of [`Dir::handle`].
     Handle(OwnedFd),
 }
 
-impl Inode<'_> {
+impl<'a> Inode<'a> {
+    /// A file or a directory that is open for reading or writing.
+    pub fn open(file: &'a impl AsFd) -> Self {
+        Self::Open(file.as_fd())
+    }
+
     /// Whatever has this name, a link itself.
     pub fn named(dir: &Dir, name: &OsStr) -> io::Result<Self> {
         dir.handle(name).map(Self::Handle)
@@ -43,7 +48,7 @@ impl Inode<'_> {
 
     fn fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Open(file) => file.as_fd(),
+            Self::Open(file) => *file,
             Self::Handle(handle) => handle.as_fd(),
         }
     }
@@ -169,7 +174,7 @@ impl Inode<'_> {
 
 /// The attributes of an open file; none on a file system that has none.
 pub fn list(file: &File) -> io::Result<Vec<Attribute>> {
-    or_none(Inode::Open(file).attributes())
+    or_none(Inode::open(file).attributes())
 }
 
 /// The attributes of whatever has this name, a link itself; none on a file system that has none.
@@ -186,7 +191,8 @@ pub fn list_named(dir: &Dir, name: &OsStr) -> io::Result<Vec<Attribute>> {
     }
 }
 
-fn or_none(found: io::Result<Vec<Attribute>>) -> io::Result<Vec<Attribute>> {
+/// A file system without attributes has none.
+pub fn or_none(found: io::Result<Vec<Attribute>>) -> io::Result<Vec<Attribute>> {
     match found {
         Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => Ok(Vec::new()),
         found => found,
@@ -238,7 +244,7 @@ mod tests {
         dir.make_dir(OsStr::new("d"), 0o700).unwrap();
         symlink("nowhere", directory.path().join("l")).unwrap();
         assert!(list(&file).unwrap().is_empty());
-        let open = Inode::Open(&file);
+        let open = Inode::open(&file);
         if let Err(error) = open.set_attribute(b"trusted.b", b"\0\xff") {
             eprintln!("skipped: {}: {error}", directory.path().display());
             return;
@@ -276,8 +282,8 @@ mod tests {
         let (f, l) = (dir.stat(OsStr::new("f")).unwrap(), dir.stat(OsStr::new("l")).unwrap());
         assert_eq!((f.mode & 0o7777, f.mtime, l.mtime.s), (0o4711, MTIME, 5));
         let open = dir.read(OsStr::new("f")).unwrap();
-        Inode::Open(&open).chmod(0o600).unwrap();
-        Inode::Open(&open).set_mtime(Stamp { s: 9, ns: 9 }).unwrap();
+        Inode::open(&open).chmod(0o600).unwrap();
+        Inode::open(&open).set_mtime(Stamp { s: 9, ns: 9 }).unwrap();
         assert_eq!(dir.stat(OsStr::new("f")).unwrap().mtime, Stamp { s: 9, ns: 9 });
     }
 }

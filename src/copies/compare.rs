@@ -9,7 +9,6 @@ use crate::sys::attributes;
 use crate::sys::dir::{Dir, FileType, Stamp, Stat};
 use crate::sys::host;
 
-
 /// What is not as the entry says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Difference {

@@ -152,7 +152,9 @@ impl Spot {
     /// Makes it as it was before [`Spot::replace`]; what had been built is removed.
     pub(super) fn undo(&self, is_kept: bool) -> io::Result<()> {
         match (self.kind, is_kept) {
-            (SpotKind::MountPoint, _) => Err(io::Error::other("what was there lies in the directory beside, to be moved back by hand")),
+            (SpotKind::MountPoint, _) => {
+                Err(io::Error::other("what was there lies in the directory beside, to be moved back by hand"))
+            }
             (SpotKind::Free | SpotKind::Taken, false) => {
                 self.dir.rename(self.name()?, &self.dir, &self.built, Rename::New)?;
                 self.clear()

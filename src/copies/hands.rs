@@ -1,13 +1,17 @@
 //! Jobs by their names: what the role and the commands without an agent do with an order.
 
 use super::conduct::Conduct;
-use super::failure::failure;
 use super::init::{Claim, init};
 use super::job::Hands;
 use super::prune::prune;
+use super::restore::restore;
+use super::restore_test::restore_test;
+use super::scrub::scrub;
+use super::take::take;
 use super::target::{Refused, Set, Target};
+use super::verify::verify;
 use crate::engine::copies::catalog::{Catalog, TargetState};
-use crate::engine::copies::order::{Failure, FailureKind, Job, Outcome};
+use crate::engine::copies::order::{Failure, Job, Outcome};
 use crate::engine::copies::plan::CopyPlan;
 
 /// The real ones.
@@ -37,9 +41,11 @@ fn attempt(plan: &CopyPlan, job: &Job, conduct: &mut dyn Conduct) -> Result<Outc
             let claim = if *claim { Claim::Taken } else { Claim::No };
             Ok(Outcome::Initialised { uuid: init(plan, claim, conduct)? })
         }
-        Job::Take { .. } | Job::Verify { .. } | Job::Scrub | Job::RestoreTest | Job::Restore(_) => {
-            Err(failure(FailureKind::Other, format!("{} is not built yet", plan.name), None))
-        }
+        Job::Take { cause } => take(&mut lock()?, plan, *cause, conduct),
+        Job::Verify { which } => verify(&mut lock()?, plan, *which, conduct),
+        Job::Scrub => scrub(&mut lock()?, plan, conduct),
+        Job::RestoreTest => restore_test(&mut lock()?, plan, conduct),
+        Job::Restore(wanted) => restore(&mut lock()?, plan, wanted, conduct),
         Job::Prune { copies } => prune(&mut lock()?, copies, conduct),
         Job::Pin { seq, pinned } => mark(lock()?, *seq, |set| {
             set.update(|state| state.marks_of(*seq).pinned = *pinned)?;

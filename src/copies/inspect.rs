@@ -16,8 +16,8 @@ use super::readers::{Content, Job, Read, Readers, Reading, hash_from_disk};
 use super::repair::{self, BATCH, Bad, Mending, Repair, Why, lossy};
 use super::state::{QUARANTINED_MAX, Quarantined};
 use super::target::{CommittedCopy, Set};
-use crate::engine::copies::plan::CopyPlan;
 use crate::engine::copies::order::{Failure, Finding, FindingKind, Phase, Progress};
+use crate::engine::copies::plan::CopyPlan;
 use crate::sys::dir::{Dir, Stat};
 
 /// Lines about single files in one job; the state and the outcome count all of them.
@@ -255,7 +255,11 @@ impl<'a> Inspection<'a> {
             Ok((whence, ino)) => {
                 self.mended += 1;
                 self.seen.insert(*ino);
-                self.find(FindingKind::Mended, path, format!("copy {}: {found}; right again, from {whence}{others}", bad.seq));
+                self.find(
+                    FindingKind::Mended,
+                    path,
+                    format!("copy {}: {found}; right again, from {whence}{others}", bad.seq),
+                );
                 false
             }
             Err(why) if bad.is_of_metadata() => {

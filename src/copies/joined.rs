@@ -22,12 +22,23 @@ pub(super) enum Surplus {
 #[derive(Debug)]
 pub(super) enum Step {
     /// Something of the entry's name is there.
-    Present { entry: Entry, dir: Arc<Dir>, stat: Stat },
-    Missing { entry: Entry },
+    Present {
+        entry: Entry,
+        dir: Arc<Dir>,
+        stat: Stat,
+    },
+    Missing {
+        entry: Entry,
+    },
     /// The file system would not tell.
-    Unreadable { entry: Entry, error: io::Error },
+    Unreadable {
+        entry: Entry,
+        error: io::Error,
+    },
     /// No entry is of this name: told once, not for what is below it.
-    Surplus { path: Vec<u8> },
+    Surplus {
+        path: Vec<u8>,
+    },
 }
 
 /// Goes through entries in the order of a manifest.
@@ -120,8 +131,10 @@ where
                 return;
             }
             let skipped = if level.path.is_empty() { 0 } else { level.path.len() + 1 };
-            let end = directory[skipped..].iter().position(|byte| *byte == b'/').map_or(directory.len(), |at| skipped + at);
-            let dir = level.dir.as_ref().and_then(|dir| dir.sub(Path::new(OsStr::from_bytes(&directory[skipped..end]))).ok());
+            let end =
+                directory[skipped..].iter().position(|byte| *byte == b'/').map_or(directory.len(), |at| skipped + at);
+            let dir =
+                level.dir.as_ref().and_then(|dir| dir.sub(Path::new(OsStr::from_bytes(&directory[skipped..end]))).ok());
             let level = Level::open(directory[..end].to_vec(), dir.map(Arc::new), self.surplus);
             self.levels.push(level);
         }
@@ -194,8 +207,7 @@ pub(super) fn joined(directory: &[u8], name: &[u8]) -> Vec<u8> {
 
 /// Everything is below the empty path.
 pub(super) fn is_at_or_below(directory: &[u8], path: &[u8]) -> bool {
-    directory.is_empty()
-        || path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    directory.is_empty() || path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
 /// The directory that holds an entry.

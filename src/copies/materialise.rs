@@ -189,7 +189,11 @@ impl<'a> Materialise<'a> {
         if self.groups.len() < GROUPS_MAX {
             self.groups.insert(key, place.to_vec());
         } else {
-            self.tell(FindingKind::NotKept, entry, "there are too many hard links: it has become a file of its own".to_owned());
+            self.tell(
+                FindingKind::NotKept,
+                entry,
+                "there are too many hard links: it has become a file of its own".to_owned(),
+            );
         }
         Ok(false)
     }
@@ -217,7 +221,8 @@ impl<'a> Materialise<'a> {
     /// Writes the content of the copy's file, and tells its hash; `None`: the copy's file could not be read.
     fn fill(&mut self, site: &Site, place: &[u8], entry: &Entry, into: &File) -> Result<Option<Hash>, Failure> {
         let opened = directory_below(&self.copy.data, &entry.path).and_then(|dir| dir.read(entry.name()));
-        let Ok(from) = opened.and_then(|file| file.metadata()?.is_file().then_some(file).ok_or(io::ErrorKind::NotFound.into()))
+        let Ok(from) =
+            opened.and_then(|file| file.metadata()?.is_file().then_some(file).ok_or(io::ErrorKind::NotFound.into()))
         else {
             return Ok(None);
         };
@@ -250,7 +255,11 @@ impl<'a> Materialise<'a> {
         let mendings = repair.mend(vec![bad], self.conduct)?;
         match mendings.first().map(|mending| &mending.result) {
             Some(Ok((whence, _))) => {
-                self.tell(FindingKind::Mended, entry, format!("copy {seq}: it was bad, and is right again, from {whence}"));
+                self.tell(
+                    FindingKind::Mended,
+                    entry,
+                    format!("copy {seq}: it was bad, and is right again, from {whence}"),
+                );
                 Ok(String::new())
             }
             Some(Err(why)) => {
@@ -282,7 +291,9 @@ impl<'a> Materialise<'a> {
 pub(super) fn write_failed(site: &Site, place: &[u8], error: &io::Error) -> Failure {
     let what = format!("{}/{}: {error}", site.shown, String::from_utf8_lossy(place));
     let remedy = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room there, or restore to another place with --into",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room there, or restore to another place with --into"
+        }
         io::ErrorKind::PermissionDenied => "restore as root, or to a place of your own with --into",
         _ => "see the health of that disk (mainstay checks), or restore to another place with --into",
     };

@@ -18,8 +18,8 @@ use crate::engine::copies::catalog::Cause;
 use crate::engine::copies::order::{Finding, FindingKind, Progress};
 use crate::engine::copies::plan::{CopyPlan, Keep, OnFull, Quiesce, ReadBack, Space, When};
 use crate::engine::types::Time;
-use crate::sys::clock::clocks;
 use crate::sys::attributes::{Inode, list_named};
+use crate::sys::clock::clocks;
 use crate::sys::dir::{Dir, FileType};
 use crate::sys::testing::TempDir;
 
@@ -258,7 +258,8 @@ fn lines_of(root: &Path) -> Vec<String> {
         let found = fs::symlink_metadata(&path).unwrap();
         let below = path.strip_prefix(root).unwrap().to_owned();
         let first = names.entry(found.ino()).or_insert_with(|| below.clone()).clone();
-        let content = if found.is_file() { hex(blake3::hash(&fs::read(&path).unwrap()).as_bytes()) } else { String::new() };
+        let content =
+            if found.is_file() { hex(blake3::hash(&fs::read(&path).unwrap()).as_bytes()) } else { String::new() };
         let target = fs::read_link(&path).unwrap_or_default();
         let directory = Dir::open(path.parent().unwrap()).unwrap();
         let attributes = list_named(&directory, path.file_name().unwrap()).unwrap();
@@ -338,7 +339,9 @@ fn lay(entry: &Entry, data: &Path, before: Option<&Path>) {
     let is_same = |older: &PathBuf| {
         let Ok(found) = fs::symlink_metadata(older) else { return false };
         let same_time = (found.mtime(), found.mtime_nsec()) == (entry.mtime.s, i64::from(entry.mtime.ns));
-        same_time && found.mode() & 0o7777 == entry.mode && (!found.is_file() || fs::read(older).unwrap() == fs::read(&whole).unwrap())
+        same_time
+            && found.mode() & 0o7777 == entry.mode
+            && (!found.is_file() || fs::read(older).unwrap() == fs::read(&whole).unwrap())
     };
     if entry.kind == Kind::Dir {
         return fs::create_dir_all(into).unwrap();

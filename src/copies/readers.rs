@@ -206,7 +206,11 @@ pub(super) fn hash_from_disk(
 
 /// Whether a file that has not been changed since it was copied, as far as its inode tells, has other content. Whoever changes the content changes the
 /// inode's times, and nobody can set `ctime`.
-fn is_source_rotten(entry: &Entry, wanted: &Hash, hashed: &mut dyn FnMut(io::Result<File>) -> io::Result<Hash>) -> bool {
+fn is_source_rotten(
+    entry: &Entry,
+    wanted: &Hash,
+    hashed: &mut dyn FnMut(io::Result<File>) -> io::Result<Hash>,
+) -> bool {
     let marks = &entry.marks;
     if marks.unstable || marks.growing || marks.live_db || marks.stale {
         return false;

@@ -148,7 +148,9 @@ impl<'a> Repair<'a> {
                 let Kind::File { hash, .. } = &entry.kind else { continue };
                 let Some(indices) = wanted.get(hash) else { continue };
                 let name = os_name(&entry.path);
-                let Ok(stat) = directory_below(&copy.data, &entry.path).and_then(|dir| dir.stat(&name)) else { continue };
+                let Ok(stat) = directory_below(&copy.data, &entry.path).and_then(|dir| dir.stat(&name)) else {
+                    continue;
+                };
                 for index in indices {
                     let place = Place { seq: *seq, path: entry.path.clone() };
                     if bads[*index].ino == Some(stat.ino) {
@@ -162,7 +164,12 @@ impl<'a> Repair<'a> {
         Ok(known)
     }
 
-    fn one(&self, mending: &mut Mending, candidates: &[Place], conduct: &mut dyn Conduct) -> Result<(String, u64), String> {
+    fn one(
+        &self,
+        mending: &mut Mending,
+        candidates: &[Place],
+        conduct: &mut dyn Conduct,
+    ) -> Result<(String, u64), String> {
         let entry = &mending.bad.entry;
         if mending.bad.is_of_metadata() {
             return self.dress(&mending.bad).map_err(|error| error.to_string());

@@ -28,7 +28,12 @@ const BUILT: &str = ".mainstay-restore";
 /// Files that are named when some are in the way.
 pub(super) const NAMED_MAX: usize = 5;
 
-pub fn restore(set: &mut Set, plan: &CopyPlan, wanted: &Restore, conduct: &mut dyn Conduct) -> Result<Outcome, Failure> {
+pub fn restore(
+    set: &mut Set,
+    plan: &CopyPlan,
+    wanted: &Restore,
+    conduct: &mut dyn Conduct,
+) -> Result<Outcome, Failure> {
     let seq = match wanted.seq {
         Some(seq) => seq,
         None => newest(set)?,
@@ -51,7 +56,9 @@ fn newest(set: &Set) -> Result<u64, Failure> {
     choose(&catalog).map(|copy| copy.seq).ok_or_else(|| {
         let what = match catalog.copies.last() {
             None => format!("{} has no copies", set.path().display()),
-            Some(copy) => format!("{} has no good copy; the newest of the others is {}", set.path().display(), copy.seq),
+            Some(copy) => {
+                format!("{} has no good copy; the newest of the others is {}", set.path().display(), copy.seq)
+            }
         };
         let remedy = "`mainstay copies list` says what is wrong with each; one that is named is restored all the same";
         failure(FailureKind::NoCopy, what, Some(remedy))
@@ -135,7 +142,11 @@ impl Job<'_> {
             let of_one = totals(&self.copy, &Selection::of_one(path), self.set)?;
             if of_one.roots == 0 {
                 let what = format!("copy {} has no {}", self.seq(), shown(path));
-                return Err(failure(FailureKind::NoCopy, what, Some("`mainstay copies list` shows older copies, which may have it")));
+                return Err(failure(
+                    FailureKind::NoCopy,
+                    what,
+                    Some("`mainstay copies list` shows older copies, which may have it"),
+                ));
             }
         }
         Ok(())
@@ -279,7 +290,8 @@ impl Job<'_> {
         }
         base.make_dir(built, 0o700).map_err(failed)?;
         let within = base.sub(Path::new(built)).map_err(failed)?;
-        let site = Site { base: within, shown: directory.join(BUILT).display().to_string(), root: Vec::new(), top: None };
+        let site =
+            Site { base: within, shown: directory.join(BUILT).display().to_string(), root: Vec::new(), top: None };
         let selection = self.selection.clone();
         let entries = entries(&self.copy, self.set)?.filter(move |entry| {
             entry.as_ref().map_or(true, |entry| selection.takes(&entry.path) || selection.leads(&entry.path))
@@ -326,7 +338,8 @@ impl Job<'_> {
         if count == 0 {
             return Ok(());
         }
-        let more = if count > NAMED_MAX as u64 { format!(" and {} more", count - NAMED_MAX as u64) } else { String::new() };
+        let more =
+            if count > NAMED_MAX as u64 { format!(" and {} more", count - NAMED_MAX as u64) } else { String::new() };
         let what = format!("nothing is overwritten, and these are there already: {}{more}", named.join(", "));
         Err(failure(FailureKind::InUse, what, Some("give --into an empty directory, or use --replace")))
     }
@@ -345,7 +358,9 @@ impl Job<'_> {
         let mut lines = Lines::default();
         let live = match place {
             Place::Into(directory) => {
-                lines.push(|| format!("{} files, {} bytes below {}", self.totals.files, self.totals.bytes, directory.display()));
+                lines.push(|| {
+                    format!("{} files, {} bytes below {}", self.totals.files, self.totals.bytes, directory.display())
+                });
                 directory.clone()
             }
             Place::Replace => {
@@ -355,7 +370,10 @@ impl Job<'_> {
                         SpotKind::Free => format!("{path}: nothing is there now"),
                         SpotKind::Taken => format!("{path}: what is there is kept as {}", kept.display()),
                         SpotKind::MountPoint => {
-                            format!("{path}: a mount point; what is in it is kept in {}, one after the other", kept.display())
+                            format!(
+                                "{path}: a mount point; what is in it is kept in {}, one after the other",
+                                kept.display()
+                            )
                         }
                     });
                 }
@@ -398,7 +416,11 @@ fn undone(root: &Root, error: &io::Error, done: &[(&Root, bool)]) -> Failure {
     if root.spot.kind == SpotKind::MountPoint {
         what.push_str(&format!("; what was there and is not any more lies in {}", root.spot.kept_path().display()));
     }
-    failure(FailureKind::Other, what, Some("see the health of that disk (mainstay checks), or restore to another place with --into"))
+    failure(
+        FailureKind::Other,
+        what,
+        Some("see the health of that disk (mainstay checks), or restore to another place with --into"),
+    )
 }
 
 /// The directory, which is made where only it is missing.

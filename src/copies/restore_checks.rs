@@ -30,8 +30,10 @@ pub(super) fn no_mounts_below(places: &[PathBuf]) -> Result<(), Failure> {
     for place in places {
         let below = mounts::below(place).map_err(|error| other("/proc/self/mountinfo", &error))?;
         let Some(point) = below else { continue };
-        let what = format!("{} is mounted below {}, and would be moved with what is there", point.display(), place.display());
-        let remedy = "unmount it first, name paths that have no mount below them, or restore to another place with --into";
+        let what =
+            format!("{} is mounted below {}, and would be moved with what is there", point.display(), place.display());
+        let remedy =
+            "unmount it first, name paths that have no mount below them, or restore to another place with --into";
         return Err(failure(FailureKind::InUse, what, Some(remedy)));
     }
     Ok(())
@@ -45,8 +47,10 @@ pub(super) fn nobody_writes(places: &[PathBuf]) -> Result<(), Failure> {
     if writers.is_empty() {
         return Ok(());
     }
-    let named: Vec<String> =
-        writers.iter().map(|writer| format!("{} (pid {}) {}", writer.name, writer.pid, writer.path.display())).collect();
+    let named: Vec<String> = writers
+        .iter()
+        .map(|writer| format!("{} (pid {}) {}", writer.name, writer.pid, writer.path.display()))
+        .collect();
     let what = format!("files are open for writing: {}", named.join(", "));
     let remedy = "stop who has them open (`mainstay stop NAME`, or `restore --service NAME`), or insist with --force";
     Err(failure(FailureKind::InUse, what, Some(remedy)))
@@ -97,7 +101,10 @@ pub(super) fn no_log_beside(
 }
 
 fn log_is_left(path: &Path) -> Failure {
-    let what = format!("{} belongs to another state of the database than the one in the copy, and would break it", path.display());
+    let what = format!(
+        "{} belongs to another state of the database than the one in the copy, and would break it",
+        path.display()
+    );
     let remedy = "restore the directory that both lie in, or stop who uses the database and move that file away";
     failure(FailureKind::InUse, what, Some(remedy))
 }

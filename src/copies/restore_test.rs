@@ -85,7 +85,8 @@ fn choose(set: &Set, copy: &CommittedCopy, room: u64) -> Result<Vec<Vec<u8>>, Fa
     let mut met = 0_u64;
     let data = copy.data.again().map_err(|error| set.failed("data", &error))?;
     let manifest = copy.manifest().map_err(|error| set.failed(MANIFEST, &error))?;
-    let mut joined = Joined::new(Arc::new(data), manifest, Surplus::Ignore).map_err(|error| set.failed("data", &error))?;
+    let mut joined =
+        Joined::new(Arc::new(data), manifest, Surplus::Ignore).map_err(|error| set.failed("data", &error))?;
     while let Some(step) = joined.step() {
         let step = step.map_err(|error| other(format!("the manifest of copy {}", copy.commit.seq), &error))?;
         let Step::Present { entry, stat, .. } = step else { continue };
@@ -138,8 +139,8 @@ fn try_out(
     // What is compared is to come from the disk.
     base.sync_fs().map_err(|error| other(shown.display(), &error))?;
     let root = Arc::new(base.again().map_err(|error| other(shown.display(), &error))?);
-    let mut joined = Joined::new(root, chosen(set, copy, paths)?, Surplus::Tell)
-        .map_err(|error| other(shown.display(), &error))?;
+    let mut joined =
+        Joined::new(root, chosen(set, copy, paths)?, Surplus::Tell).map_err(|error| other(shown.display(), &error))?;
     let eyes = Eyes::of_this_process();
     let (mut files, mut buffer) = (0, vec![0; BUFFER_BYTES]);
     while let Some(step) = joined.step() {

@@ -67,7 +67,8 @@ fn nothing_is_overwritten_elsewhere() {
 fn source_is_replaced_in_one_step_and_what_was_there_is_kept() {
     let mut fixture = ready();
     let reference = fixture.path("reference");
-    let copied = std::process::Command::new("cp").arg("-a").arg(&fixture.plan.from[0]).arg(&reference).status().unwrap();
+    let copied =
+        std::process::Command::new("cp").arg("-a").arg(&fixture.plan.from[0]).arg(&reference).status().unwrap();
     assert!(copied.success());
     fs::write(fixture.source("a"), "broken").unwrap();
     fs::remove_dir_all(fixture.source("d")).unwrap();

@@ -59,7 +59,9 @@ mod tests {
         let paths = ["/a/b", "/a/b/c", "/a/bc/", "/a/b", "/d"].map(PathBuf::from);
         let selection = Selection::of(&paths);
         assert_eq!(selection.wanted(), [b"a/b".to_vec(), b"a/bc".to_vec(), b"d".to_vec()]);
-        assert!(selection.takes(b"a/b/x") && selection.takes(b"d") && !selection.takes(b"a") && !selection.takes(b"a/bx"));
+        assert!(
+            selection.takes(b"a/b/x") && selection.takes(b"d") && !selection.takes(b"a") && !selection.takes(b"a/bx")
+        );
         assert!(selection.leads(b"a") && !selection.leads(b"d") && !selection.leads(b"x"));
         assert!(Selection::of(&[]).takes(b"anything"));
     }

@@ -53,7 +53,8 @@ fn rot_is_mended_from_the_source_in_every_copy_that_shares_the_inode() {
     assert_eq!((good, good), (inode(&second), inode(&other_name)));
     assert_eq!(fs::read(&first).unwrap(), vec![7; 100_000]);
     assert_eq!(times, fs::metadata(second.parent().unwrap()).unwrap().modified().unwrap());
-    let kept: Vec<_> = fs::read_dir(fixture.set.path().join("quarantine")).unwrap().map(|kept| kept.unwrap().path()).collect();
+    let kept: Vec<_> =
+        fs::read_dir(fixture.set.path().join("quarantine")).unwrap().map(|kept| kept.unwrap().path()).collect();
     assert_eq!(kept.len(), 2, "the bad file and its record: {kept:?}");
     assert_eq!(fixture.set.state().quarantined, []);
     assert_eq!(verified(&mut fixture, Which::All), (vec![2, 1], 12, 0, 0));
@@ -119,6 +120,8 @@ fn what_is_missing_comes_back_and_what_is_too_much_is_told_and_stays() {
     // Hard links that were missing have come back as files of their own, which takes room and loses nothing.
     fs::remove_file(fixture.copied(2, "d/deep/b2")).unwrap();
     fs::hard_link(fixture.copied(2, "d/b"), fixture.copied(2, "d/deep/b2")).unwrap();
+    let older = fixture.data(1).parent().unwrap().to_owned();
+    fs::remove_dir_all(older).unwrap();
     let deep = fs::File::open(fixture.copied(2, "d/deep")).unwrap();
     deep.set_modified(fs::metadata(fixture.source("d/deep")).unwrap().modified().unwrap()).unwrap();
     Fixture::assert_alike(&fixture.plan.from[0], &fixture.copied(2, ""));

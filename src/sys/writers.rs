@@ -29,7 +29,8 @@ pub fn below(paths: &[PathBuf], at_most: usize) -> io::Result<Vec<Writer>> {
         let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
         for descriptor in descriptors.filter_map(Result::ok) {
             let Ok(path) = fs::read_link(descriptor.path()) else { continue };
-            if !paths.iter().any(|below| is_at_or_below(below, &path)) || !is_for_writing(pid, &descriptor.file_name()) {
+            if !paths.iter().any(|below| is_at_or_below(below, &path)) || !is_for_writing(pid, &descriptor.file_name())
+            {
                 continue;
             }
             if writers.len() == at_most {

@@ -229,7 +229,17 @@ mod tests {
             told(Outcome::WouldRestore { seq: 2, lines: vec!["/a".to_owned(), "/b".to_owned()], more: 3 }),
         ]
         .concat();
-        expect_test::expect![[""]].assert_eq(&lines);
+        expect_test::expect![[r#"
+            copies data: copy 3 of 10 files: 2.0K written, 7 files shared with the copy before
+            copies data: copy 1, 2 verified: 5 files, 1.0K; 2 were not as they were written, 1 of them are mended
+            copies data: restored 1 files, 10, of copy 2
+            kept what was there: /srv/.x
+            copies data: of copy 2 would be restored:
+            /a
+            /b
+            and 3 more
+        "#]]
+        .assert_eq(&lines);
     }
 
     #[test]

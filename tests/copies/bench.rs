@@ -1,0 +1,161 @@
+//! A source and a target of one test, and what must hold of them whatever happens.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use mainstay::copies::conduct::Alone;
+use mainstay::copies::entry::Kind;
+use mainstay::copies::init::{Claim, init};
+use mainstay::copies::take::take;
+use mainstay::copies::target::{Set, Target};
+use mainstay::engine::copies::catalog::Cause;
+use mainstay::engine::copies::order::{Failure, Outcome};
+use mainstay::engine::copies::plan::{CopyPlan, Keep, OnFull, Quiesce, ReadBack, Space, When};
+
+/// Ctimes younger than this are not believed.
+pub(crate) const SETTLE: Duration = Duration::from_millis(25);
+
+pub(crate) struct Bench {
+    pub(crate) root: PathBuf,
+    pub(crate) plan: CopyPlan,
+}
+
+/// What a tree is, but for inode numbers: names below it, and all of them that a copy must keep.
+pub(crate) type Tree = BTreeMap<PathBuf, String>;
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("mainstay-copies-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let bench = Self::at(&std::env::temp_dir().join(name));
+        fs::create_dir_all(bench.source()).expect("a directory");
+        init(&bench.plan, Claim::No, &mut Alone::default()).expect("marked");
+        bench
+    }
+
+    /// Of one that is there.
+    pub(crate) fn at(root: &Path) -> Self {
+        Self { root: root.to_owned(), plan: plan(root.join("src"), root.join("to")) }
+    }
+
+    pub(crate) fn source(&self) -> &Path {
+        &self.plan.from[0]
+    }
+
+    pub(crate) fn put(&self, path: &str, content: impl AsRef<[u8]>) {
+        let path = self.source().join(path);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+        fs::write(path, content).expect("a file");
+    }
+
+    pub(crate) fn set(&self) -> Set {
+        Target::open(&self.plan).expect("a target").lock().expect("not busy")
+    }
+
+    pub(crate) fn take(&self) -> Result<Outcome, Failure> {
+        std::thread::sleep(SETTLE);
+        take(&mut self.set(), &self.plan, Cause::ByHand, &mut Alone::default())
+    }
+
+    pub(crate) fn seqs(&self) -> Vec<u64> {
+        self.set().catalog().expect("a catalog").copies.iter().map(|copy| copy.seq).collect()
+    }
+
+    /// What a copy holds of the source.
+    pub(crate) fn copied(&self, seq: u64) -> Tree {
+        let catalog = self.set().catalog().expect("a catalog");
+        let copy = catalog.copies.iter().find(|copy| copy.seq == seq).expect("the copy");
+        let data = self.plan.to.join("app/copies").join(&copy.directory).join("data");
+        tree(&data.join(self.source().strip_prefix("/").expect("absolute")))
+    }
+
+    /// Every directory of `copies/` has a COMMIT, and every file in it the hash that its manifest says.
+    #[track_caller]
+    pub(crate) fn all_verify(&self) {
+        let set = self.set();
+        let seqs: Vec<u64> = set.listed().expect("a list").iter().map(|listed| listed.commit.seq).collect();
+        let directories = fs::read_dir(self.plan.to.join("app/copies")).expect("copies").count();
+        assert_eq!(directories, seqs.len(), "something in copies/ is no copy");
+        for seq in seqs {
+            let copy = set.copy(seq).expect("a copy");
+            let directory = set.listed().expect("a list").into_iter().find(|listed| listed.commit.seq == seq);
+            let data = self.plan.to.join("app/copies").join(directory.expect("listed").directory).join("data");
+            let mut entries = 0;
+            for entry in copy.manifest().expect("a manifest") {
+                let entry = entry.expect("an entry");
+                entries += 1;
+                let path = data.join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&entry.path));
+                if let Kind::File { size, hash, .. } = entry.kind {
+                    let content = fs::read(&path).expect("a file of the manifest");
+                    assert_eq!((content.len() as u64, *blake3::hash(&content).as_bytes()), (size, hash), "{path:?}");
+                }
+            }
+            assert_eq!(entries, copy.commit.entries);
+        }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // What a failing test leaves is looked at.
+        if !std::thread::panicking() && self.root.starts_with(std::env::temp_dir()) {
+            let _ = fs::remove_dir_all(&self.root);
+        }
+    }
+}
+
+fn plan(source: PathBuf, to: PathBuf) -> CopyPlan {
+    CopyPlan {
+        name: "app".to_owned(),
+        from: vec![source],
+        exclude: Vec::new(),
+        to,
+        same_disk: true,
+        uuid: None,
+        when: When::default(),
+        keep: Keep::default(),
+        quiesce: Quiesce::None,
+        scrub_every: None,
+        restore_test: None,
+        max_age: None,
+        max_shrink_permille: 1000,
+        bandwidth: None,
+        space: Space { reserve_permille: 0, reserve_bytes: 0, on_full: OnFull::Stop, large: None },
+        read_back: ReadBack::Written,
+        on_source_failing: None,
+    }
+}
+
+pub(crate) fn tree(root: &Path) -> Tree {
+    let mut found = Tree::new();
+    let mut names: BTreeMap<u64, PathBuf> = BTreeMap::new();
+    let mut left = vec![root.to_owned()];
+    while let Some(path) = left.pop() {
+        let stat = fs::symlink_metadata(&path).expect("a name");
+        let below = path.strip_prefix(root).expect("below").to_owned();
+        let mut text =
+            format!("{:o} {}:{} {}.{}", stat.mode(), stat.uid(), stat.gid(), stat.mtime(), stat.mtime_nsec());
+        if stat.is_dir() {
+            let mut within: Vec<PathBuf> =
+                fs::read_dir(&path).expect("a directory").map(|entry| entry.expect("an entry").path()).collect();
+            within.sort();
+            left.extend(within);
+        } else if stat.is_symlink() {
+            text += &format!(" -> {}", fs::read_link(&path).expect("a link").display());
+        } else if stat.is_file() {
+            text += &format!(" {}", blake3::hash(&fs::read(&path).expect("a file")));
+        }
+        if !stat.is_dir()
+            && stat.nlink() > 1
+            && let Some(other) = names.insert(stat.ino(), below.clone())
+        {
+            text += &format!(" is {}", other.display());
+        }
+        found.insert(below, text);
+    }
+    found
+}

@@ -368,7 +368,17 @@ impl Engine {
                 | FailureKind::Quiesce
                 | FailureKind::Other => Answer::Failed { why: failure.text() },
             },
-            well => Answer::Copied(Box::new(well)),
+            well @ (Outcome::Taken { .. }
+            | Outcome::Unchanged { .. }
+            | Outcome::Verified { .. }
+            | Outcome::Scrubbed
+            | Outcome::Pruned { .. }
+            | Outcome::Restored { .. }
+            | Outcome::WouldRestore { .. }
+            | Outcome::Tested { .. }
+            | Outcome::Pinned
+            | Outcome::Accepted
+            | Outcome::Initialised { .. }) => Answer::Copied(Box::new(well)),
         };
         self.out.push(Action::Answer { request, outcome });
     }

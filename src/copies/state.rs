@@ -74,7 +74,7 @@ pub struct Quarantined {
 /// What was found at a start.
 #[derive(Debug)]
 pub enum Loaded {
-    Whole(State),
+    Whole(Box<State>),
     /// None yet.
     Missing,
     /// It could not be understood and lies aside.
@@ -91,7 +91,7 @@ impl State {
         let mut text = Vec::new();
         file.take(BYTES_MAX).read_to_end(&mut text)?;
         match serde_json::from_slice(&text) {
-            Ok(state) => Ok(Loaded::Whole(state)),
+            Ok(state) => Ok(Loaded::Whole(Box::new(state))),
             Err(error) => Ok(Loaded::Unreadable(error.to_string())),
         }
     }

@@ -151,7 +151,7 @@ impl Target {
                 Err(error) => return Err(error),
             };
         let state = match State::load(&state)? {
-            Loaded::Whole(state) => state,
+            Loaded::Whole(state) => *state,
             Loaded::Missing | Loaded::Unreadable(_) => State::default(),
         };
         catalog::read(&dir, &copies, &state, &self.marker.uuid)
@@ -356,7 +356,7 @@ impl Set {
 
     fn load(&mut self) -> Result<(), Failure> {
         match State::load(&self.state_dir).map_err(|error| self.failed(STATE, &error))? {
-            Loaded::Whole(state) => self.state = state,
+            Loaded::Whole(state) => self.state = *state,
             Loaded::Missing => {}
             Loaded::Unreadable(why) => {
                 State::set_aside(&self.state_dir).map_err(|error| self.failed(STATE, &error))?;

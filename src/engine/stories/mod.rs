@@ -6,6 +6,7 @@ mod balance;
 mod commands;
 mod fence;
 mod fence_auto;
+mod fence_late;
 mod health;
 mod host;
 mod host_helpers;

@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use expect_test::{Expect, expect};
-use mainstay::config::{
-    self, Context, DEMO, Diagnostic, Loaded, Look, NOT_BUILT, explain, keys, load, load_dirs, load_text,
-};
+use mainstay::config::{self, Context, DEMO, Diagnostic, Loaded, Look, explain, keys, load, load_dirs, load_text};
 use mainstay::engine::plan::{Probe, Readiness, expand};
 
 #[path = "config/balancers.rs"]
 mod balancers;
 #[path = "config/checks.rs"]
 mod checks;
+#[path = "config/copies.rs"]
+mod copies;
 #[path = "config/isolation.rs"]
 mod isolation;
 
@@ -194,11 +194,13 @@ fn a_text_that_is_no_ron_says_where() {
 fn keys_of_the_file() {
     let host = Host::new();
     let result = host.load_text(
-        "(\nbalancers: [],\nservics: [],\nchecks: [(name: \"x\", check: Memory)], copies: [], alerts: [],\nagent: (),\nagent: ())",
+        "(\nbalancers: [],\nservics: [],\nchecks: [(name: \"x\", check: Memory)], copies: [(name: 3)], alerts: [],\nagent: (),\nagent: ())",
     );
     expect![[r#"
         error test.ron:3:1 servics: unknown key `servics` (did you mean "services"?)
-        error test.ron:4:47 copies: `copies` is not built yet (remove it; this version has no such capability)
+        error test.ron:4:55 copies[0].name: expected a text in quotes (write "3")
+        error test.ron:4:55 copies[0].from: the key `from` is missing or empty (write what is copied, such as from: ["/var/lib/api"])
+        error test.ron:4:55 copies[0].to: the key `to` is missing or empty (write a directory on the second disk, such as to: "/mnt/second/copies")
         error test.ron:6:1 agent: the key `agent` is given twice
     "#]]
     .assert_eq(&short(&result, &host.root));
@@ -831,23 +833,12 @@ fn the_full_file_holds_every_key_with_its_default() {
     assert_eq!(loaded.plan.services[0], least.plan.services[0], "a value in configs/full.ron is not the default");
     assert_eq!(loaded.plan.agent, least.plan.agent, "a value in configs/full.ron is not the default");
     checks::the_full_files_alert_has_the_defaults(&host, &loaded.plan.alerts[0]);
+    copies::the_full_files_set_has_the_defaults(&host, &loaded.plan.copies[0]);
     let rules = mainstay::engine::balance::plan::Rules::default();
     assert_eq!(loaded.plan.balancers[0].rules, rules, "a value in configs/full.ron is not the default");
     let mut coded = mainstay::engine::plan::ServicePlan::with_defaults("defaults", &["/usr/bin/sleep", "infinity"]);
     coded.process.umask = 0o022;
     assert_eq!(least.plan.services[0], coded, "the schema and the engine disagree about a default");
-}
-
-#[test]
-fn keys_that_are_not_built_are_keys_of_the_schema() {
-    let all: Vec<&str> = keys()
-        .iter()
-        .filter(|(place, _)| ["", "services"].contains(place))
-        .flat_map(|(_, keys)| keys.iter().copied())
-        .collect();
-    for key in NOT_BUILT {
-        assert!(all.contains(&key), "{key}");
-    }
 }
 
 #[test]
@@ -862,10 +853,11 @@ fn the_examples_for_debian_pass_on_debian() {
         "/usr/bin/redis-cli",
         "/usr/bin/prometheus-node-exporter",
         "/usr/bin/curl",
+        "/usr/bin/logger",
     ] {
         host.file(program, 0o755, "");
     }
-    for name in ["nginx-postgresql.ron", "edge-gateway.ron", "alerts.ron"] {
+    for name in ["nginx-postgresql.ron", "edge-gateway.ron", "alerts.ron", "copies.ron"] {
         let loaded = load_text(name, &shipped(name), &host.context(0)).unwrap_or_else(|found| panic!("{}", found[0]));
         assert_eq!(short(&Ok(loaded), &host.root), "accepted\n", "{name}");
     }

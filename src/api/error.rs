@@ -36,6 +36,12 @@ pub enum Code {
     ServiceConflict,
     /// There is no record of this number.
     FenceUnknown,
+    /// There is no set of copies of this name, or no such copy.
+    CopyUnknown,
+    /// Somebody else works on the set, or files are in use.
+    CopyConflict,
+    /// The job on a set of copies has failed.
+    CopyFailed,
     ConfigInvalid,
     ConnectionsTooMany,
     /// The agent cannot answer this now (its logs role is away, it is shutting down).
@@ -43,7 +49,7 @@ pub enum Code {
 }
 
 impl Code {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::RequestInvalid,
         Self::RequestTooLarge,
         Self::RequestTimeout,
@@ -56,6 +62,9 @@ impl Code {
         Self::ServiceFailed,
         Self::ServiceConflict,
         Self::FenceUnknown,
+        Self::CopyUnknown,
+        Self::CopyConflict,
+        Self::CopyFailed,
         Self::ConfigInvalid,
         Self::ConnectionsTooMany,
         Self::AgentUnavailable,
@@ -77,6 +86,9 @@ impl Code {
             Self::ServiceFailed => "service.failed",
             Self::ServiceConflict => "service.conflict",
             Self::FenceUnknown => "fence.unknown",
+            Self::CopyUnknown => "copy.unknown",
+            Self::CopyConflict => "copy.conflict",
+            Self::CopyFailed => "copy.failed",
             Self::ConfigInvalid => "config.invalid",
             Self::ConnectionsTooMany => "connections.too_many",
             Self::AgentUnavailable => "agent.unavailable",
@@ -89,11 +101,11 @@ impl Code {
         match self {
             Self::RequestInvalid | Self::RequestTimeout => 400,
             Self::RequestOrigin | Self::RequestHost | Self::SocketReadOnly => 403,
-            Self::PathUnknown | Self::ServiceUnknown | Self::FenceUnknown => 404,
+            Self::PathUnknown | Self::ServiceUnknown | Self::FenceUnknown | Self::CopyUnknown => 404,
             Self::MethodNotAllowed => 405,
-            Self::ServiceConflict => 409,
+            Self::ServiceConflict | Self::CopyConflict => 409,
             Self::RequestTooLarge => 413,
-            Self::ServiceFailed | Self::ConfigInvalid => 422,
+            Self::ServiceFailed | Self::CopyFailed | Self::ConfigInvalid => 422,
             Self::ConnectionsTooMany | Self::AgentUnavailable => 503,
         }
     }

@@ -11,9 +11,6 @@ use crate::engine::fence::record::{self, Record};
 use crate::engine::fence::view::{self, FencesView, LimitsView};
 use crate::engine::types::Time;
 
-/// The window in which the engine counts its own fences.
-const AUTOMATIC_WITHIN_MS: u64 = 600_000;
-
 /// `GET /v1/fences`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fences {
@@ -172,7 +169,11 @@ pub fn fences(view: &FencesView<'_>, stamp: &Stamp) -> Fences {
         seq: stamp.seq,
         fences: active.collect(),
         records: view.past.iter().map(|record| past(record)).collect(),
-        automatic: Automatic { used: view.automatic_used, max: view.automatic_max, within_ms: AUTOMATIC_WITHIN_MS },
+        automatic: Automatic {
+            used: view.automatic_used,
+            max: view.automatic_max,
+            within_ms: u64::try_from(view.automatic_within.as_millis()).unwrap_or(u64::MAX),
+        },
     }
 }
 

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 
 use super::balancers::Balancer;
 use super::render::UsageOf;
-use super::{metrics_balancers, metrics_fences, metrics_host};
+use super::{metrics_balancers, metrics_copies, metrics_fences, metrics_host};
 use crate::engine::action::{Next, Note, NoteKind};
+use crate::engine::copies::view::CopyView;
 use crate::engine::fence::view::FencesView;
 use crate::engine::host::readings::Readings;
 use crate::engine::host::view::CheckView;
@@ -152,6 +153,7 @@ pub struct Agent<'a> {
 pub struct Host<'a> {
     pub checks: &'a [CheckView],
     pub fences: &'a FencesView<'a>,
+    pub copies: &'a [CopyView<'a>],
     pub readings: &'a Readings,
 }
 
@@ -172,6 +174,7 @@ pub fn text(
     of_services(&mut out, views);
     of_processes(&mut out, views, usage);
     metrics_fences::text(&mut out, views, host.fences, &tally.fences);
+    metrics_copies::text(&mut out, host.copies);
     metrics_balancers::text(&mut out, balancers);
     metrics_host::text(&mut out, host.checks, host.readings);
     out

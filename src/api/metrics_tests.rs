@@ -24,9 +24,14 @@ fn again() -> Next {
 
 fn no_host() -> Host<'static> {
     static NOTHING: std::sync::LazyLock<Readings> = std::sync::LazyLock::new(Readings::default);
-    static NO_FENCES: FencesView<'static> =
-        FencesView { active: Vec::new(), past: Vec::new(), automatic_used: 0, automatic_max: 3 };
-    Host { checks: &[], fences: &NO_FENCES, readings: &NOTHING }
+    static NO_FENCES: FencesView<'static> = FencesView {
+        active: Vec::new(),
+        past: Vec::new(),
+        automatic_used: 0,
+        automatic_max: 3,
+        automatic_within: Duration::from_secs(600),
+    };
+    Host { checks: &[], copies: &[], fences: &NO_FENCES, readings: &NOTHING }
 }
 
 fn agent() -> Agent<'static> {

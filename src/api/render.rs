@@ -217,7 +217,7 @@ pub fn outcome(outcome: &Outcome, service: &str, replica: Option<u16>, wait: Wai
             error.response()
         }
         Outcome::Conflict { message } => ApiError::new(Code::ServiceConflict, message.as_str()).response(),
-        Outcome::Copied(outcome) => Response::json(200, outcome),
+        Outcome::Copied(outcome) => super::copies::outcome(outcome, service, stamp),
         Outcome::Reloaded { changes } => Response::json(200, &reloaded(changes, Applied::Yes, stamp)),
     }
 }
@@ -355,7 +355,7 @@ fn last_exit(last: &memory::LastExit) -> LastExit {
 }
 
 fn since_ms(one: &ReplicaView<'_>, stamp: &Stamp) -> u64 {
-    ms(stamp.now.wall.since(one.memory.since_wall))
+    ms(stamp.now.wall.since(one.since_wall()))
 }
 
 fn ms(duration: Duration) -> u64 {

@@ -1,5 +1,6 @@
 //! Which request a head and a body mean, and who may make it: paths, methods, queries, bodies. Pure.
 
+mod copies;
 mod fence;
 
 use serde::Deserialize;
@@ -7,6 +8,7 @@ use serde::Deserialize;
 use super::error::{ApiError, Code};
 use super::http::Head;
 use super::time;
+use crate::engine::copies::order::Job;
 use crate::engine::event::{Verb, Wait};
 
 pub use fence::WHY_BYTES_MAX;
@@ -26,7 +28,7 @@ pub enum Socket {
 }
 
 /// Everything that can be asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Request {
     Index,
     Services { roles: Roles },
@@ -39,6 +41,9 @@ pub enum Request {
     Verb { service: String, replica: Option<u16>, verb: Verb, wait: Wait, why: Option<String> },
     Fences,
     FenceRecord { id: u64 },
+    Copies,
+    CopySet { name: String },
+    CopyVerb { set: String, job: Job, wait: Wait },
     Balancers,
     Checks,
     Host,
@@ -81,6 +86,8 @@ impl Request {
             | Self::Why { .. }
             | Self::Balancers
             | Self::Checks
+            | Self::Copies
+            | Self::CopySet { .. }
             | Self::Fences
             | Self::FenceRecord { .. }
             | Self::Host
@@ -92,6 +99,7 @@ impl Request {
             | Self::Config
             | Self::Reload { .. }
             | Self::Verb { .. }
+            | Self::CopyVerb { .. }
             | Self::Healthz
             | Self::Readyz => false,
         }
@@ -99,11 +107,12 @@ impl Request {
 }
 
 /// The links that `GET /v1` lists.
-pub const LINKS: [&str; 10] = [
+pub const LINKS: [&str; 11] = [
     "/v1/host",
     "/v1/services",
     "/v1/balancers",
     "/v1/checks",
+    "/v1/copies",
     "/v1/fences",
     "/v1/events",
     "/v1/config",
@@ -134,7 +143,7 @@ pub fn route(head: &Head, body: &[u8], socket: Socket) -> Result<Request, ApiErr
 fn read_only() -> ApiError {
     ApiError::new(
         Code::SocketReadOnly,
-        "read.sock answers GET of services, checks, balancers, fences, host and metrics only",
+        "read.sock answers GET of services, checks, balancers, copies, fences, host and metrics only",
     )
     .hint("use mainstay.sock as root or as a member of the admin group")
 }
@@ -160,6 +169,9 @@ fn find(head: &Head, path: &str, query: &mut Query, body: &[u8]) -> Result<Reque
         }
         ["v1", "balancers"] => get(head, Request::Balancers),
         ["v1", "checks"] => get(head, Request::Checks),
+        ["v1", "copies"] => get(head, Request::Copies),
+        ["v1", "copies", name] if !name.is_empty() => get(head, Request::CopySet { name: (*name).to_owned() }),
+        ["v1", "copies", name, verb] => copies::verb(head, name, verb, body),
         ["v1", "fences"] => get(head, Request::Fences),
         ["v1", "fences", "records", id] => fence::record(head, id),
         ["v1", "fences", name] => fence::set(head, name, None, body),

@@ -457,5 +457,6 @@ pub(crate) fn fences_view(records: &[Record]) -> FencesView<'_> {
         past: past.iter().collect(),
         automatic_used: 1,
         automatic_max: 3,
+        automatic_within: Duration::from_secs(600),
     }
 }

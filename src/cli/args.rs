@@ -39,6 +39,10 @@ impl UsageError {
         usage("--follow has no end that would complete a JSON document; use -o ndjson")
     }
 
+    pub(super) fn of(message: impl Into<String>) -> Self {
+        usage(message)
+    }
+
     /// For `--level`.
     pub(super) fn bad_level(text: &str, levels: &str) -> Self {
         usage(format!("no level {text:?}; there are {levels}"))
@@ -185,6 +189,12 @@ impl Invocation {
     pub fn names(&self) -> Result<Vec<&str>, UsageError> {
         let texts = self.arguments.iter().map(|word| word.to_str());
         texts.collect::<Option<_>>().ok_or_else(|| usage("a name is not UTF-8"))
+    }
+
+    /// The arguments as they are: paths need not be UTF-8.
+    #[must_use]
+    pub fn words(&self) -> &[OsString] {
+        &self.arguments
     }
 
     /// The first argument as a path.

@@ -8,6 +8,7 @@ use super::output::{self, message};
 use super::status::line;
 use super::table::{CONFIG, EXPLAIN};
 use crate::config::{self, Context, Diagnostic, Dirs, Loaded};
+use crate::engine::copies::plan::CopyPlan;
 use crate::sys;
 
 /// Where the configuration is unless another file is named.
@@ -66,6 +67,11 @@ pub(super) fn dirs(file: Option<&Path>) -> Result<Dirs, CliError> {
         None => Ok(context().default_dirs()),
         Some(file) => config::load_dirs(file, &context()).map_err(|findings| invalid(file, &findings)),
     }
+}
+
+/// The sets of copies of a file, whatever is wrong with the rest of it.
+pub(super) fn copies(file: &Path) -> Result<Vec<CopyPlan>, CliError> {
+    config::load_copies(file, &context()).map_err(|findings| invalid(file, &findings))
 }
 
 fn context() -> Context {

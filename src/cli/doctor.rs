@@ -9,6 +9,7 @@ use super::output::{self, Look, clean};
 use super::status::line;
 
 mod agent;
+mod copies;
 mod directories;
 mod health;
 mod isolation;
@@ -63,6 +64,7 @@ pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     findings.extend(directories::findings(invocation)?);
     findings.extend(agent::findings(invocation));
     findings.extend(health::findings(invocation));
+    findings.extend(copies::findings(invocation));
     match format {
         Format::Table => output::print(&tell(&findings, &Look::stdout()))?,
         Format::Json => output::print(&line(&serde_json::json!({ "findings": findings }))?)?,

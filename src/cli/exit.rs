@@ -86,7 +86,7 @@ fn of_client(error: &ClientError) -> Exit {
         ClientError::TimedOut { .. } => Exit::TimedOut,
         ClientError::Garbled { .. } => Exit::Failed,
         ClientError::Refused(_) => match error.code() {
-            Some(Code::ServiceUnknown | Code::FenceUnknown) => Exit::UnknownName,
+            Some(Code::ServiceUnknown | Code::FenceUnknown | Code::CopyUnknown) => Exit::UnknownName,
             Some(Code::SocketReadOnly) => Exit::NotAllowed,
             Some(Code::ConfigInvalid) => Exit::ConfigInvalid,
             Some(Code::ConnectionsTooMany | Code::AgentUnavailable) => Exit::Unreachable,
@@ -99,7 +99,9 @@ fn of_client(error: &ClientError) -> Exit {
                 | Code::PathUnknown
                 | Code::MethodNotAllowed
                 | Code::ServiceFailed
-                | Code::ServiceConflict,
+                | Code::ServiceConflict
+                | Code::CopyConflict
+                | Code::CopyFailed,
             )
             | None => Exit::Failed,
         },

@@ -18,6 +18,7 @@ pub(super) fn run(words: &[OsString]) -> Option<Result<Exit, CliError>> {
         ("role", Some("checks")) => Some(finish(crate::checks::run(rest(2)))),
         ("role", Some("sensors")) => Some(finish(crate::checks::run_sensors(rest(2)))),
         ("role", Some("disk")) => Some(finish(crate::checks::run_disk(rest(2)))),
+        ("role", Some("copy")) => Some(finish(crate::copies::run(rest(2), crate::copies::HANDS))),
         ("role", Some("proxy")) => Some(finish(crate::proxy::run(rest(2)))),
         (checks_once::READ, _) => Some(checks_once::read(&words[1..])),
         (taker::COMMAND, None) => Some(finish(taker::take())),

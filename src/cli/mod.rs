@@ -9,6 +9,7 @@ mod check;
 mod checks;
 mod checks_once;
 mod completions;
+mod copies;
 mod doctor;
 mod events;
 pub mod exit;

@@ -4,7 +4,7 @@ use super::args::{Format, Invocation, target};
 use super::exit::{CliError, Exit};
 use super::output::{self, Look, age, clean, human_ms, size};
 use super::table::ROLES;
-use super::{ask, fences};
+use super::{ask, copies, fences};
 use crate::api::client::{self, Access, Client, ClientError};
 use crate::api::error::{Code, ErrorDetail};
 use crate::api::proto::{LastExit, Replica, Service, ServiceDetail, Services};
@@ -36,7 +36,14 @@ pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
         Format::Table if names.is_empty() => output::print(&listing(&all.services, &Look::stdout()))?,
         Format::Table => details(&client, &all.services)?,
     }
-    Ok(verdict(&all.services, !names.is_empty()))
+    let verdict = verdict(&all.services, !names.is_empty());
+    if !names.is_empty() {
+        return Ok(verdict);
+    }
+    // Copies that have silently ceased are noticed where everybody looks.
+    let copies = copies::not_well(&client);
+    copies.iter().for_each(|text| output::message(text));
+    Ok(if copies.is_empty() { verdict } else { Exit::NotWell })
 }
 
 /// One of our types as a line of JSON.

@@ -3,7 +3,7 @@
 use super::args::Invocation;
 use super::exit::{CliError, Exit};
 use super::output::{self, COLUMNS_DEFAULT, Look, cut};
-use super::{ask, checks, events, host, status};
+use super::{ask, checks, copies, events, host, status};
 use crate::api::balancers::{Balancer, Balancers};
 use crate::api::checks::{Check, Checks};
 use crate::api::client::{ANSWER_TIMEOUT, Access, Client};
@@ -13,6 +13,8 @@ const LINES: usize = 24;
 const EVENTS: usize = 5;
 /// Of what is wrong with the host.
 const CHECKS: usize = 3;
+/// Sets of copies that are not well.
+const COPIES: usize = 2;
 
 pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     let client = ask::agent(invocation, Access::Read)?;
@@ -22,7 +24,9 @@ pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
     // An older agent knows none.
     let balancers = client.get_json("/v1/balancers").map_or_else(|_| Vec::new(), |all: Balancers| all.balancers);
     let checks = client.get_json("/v1/checks").map_or_else(|_| Vec::new(), |all: Checks| all.checks);
-    let told = Told { services: all.services, balancers: &balancers, checks: &checks, events: &events };
+    let copies = copies::not_well(&client);
+    let told =
+        Told { services: all.services, balancers: &balancers, checks: &checks, copies: &copies, events: &events };
     output::print(&screen(&host::line(), told, &Look::stdout()))?;
     Ok(Exit::Well)
 }
@@ -41,11 +45,13 @@ struct Told<'a> {
     services: Vec<Service>,
     balancers: &'a [Balancer],
     checks: &'a [Check],
+    /// What is wrong with copies, one line each.
+    copies: &'a [String],
     events: &'a [Event],
 }
 
 fn screen(host: &str, told: Told<'_>, look: &Look) -> String {
-    let Told { mut services, balancers, checks, events } = told;
+    let Told { mut services, balancers, checks, copies, events } = told;
     let columns = look.columns.unwrap_or(COLUMNS_DEFAULT).min(COLUMNS_DEFAULT);
     let look = Look { columns: Some(columns), ..*look };
     let well = services.iter().filter(|service| is_well(service)).count();
@@ -53,8 +59,9 @@ fn screen(host: &str, told: Told<'_>, look: &Look) -> String {
     let wrong = services.len() - well - unwanted;
     let mut out = format!("{}\n", cut(host, look.columns));
     let wrong_host = checks::summary(checks, CHECKS);
-    for text in &wrong_host {
-        out.push_str(&format!("{}\n", cut(&format!("host: {text}"), look.columns)));
+    let wrong_copies = &copies[..copies.len().min(COPIES)];
+    for text in wrong_host.iter().map(|text| format!("host: {text}")).chain(wrong_copies.iter().cloned()) {
+        out.push_str(&format!("{}\n", cut(&text, look.columns)));
     }
     let total = services.len();
     let counts = format!(
@@ -67,7 +74,7 @@ fn screen(host: &str, told: Told<'_>, look: &Look) -> String {
     services.sort_by_key(|service| is_well(service) || !service.wanted);
     let mut rows = status::listing(&services, &look);
     // Host, counts, a blank, the head, a line for what is left out, a blank and the events.
-    let room = LINES - 6 - 1 - EVENTS - wrong_host.len();
+    let room = LINES - 6 - 1 - EVENTS - wrong_host.len() - wrong_copies.len();
     let replicas = rows.lines().count().saturating_sub(1);
     if replicas > room {
         rows = rows.lines().take(room + 1).map(|line| format!("{line}\n")).collect();

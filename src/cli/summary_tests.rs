@@ -31,7 +31,7 @@ fn checks() -> Vec<Check> {
 }
 
 fn told_by(services: Vec<Service>, balancers: &[Balancer], checks: &[Check], events: &[Event], look: &Look) -> String {
-    screen("edge-7 up 3d 2h", Told { services, balancers, checks, events }, look)
+    screen("edge-7 up 3d 2h", Told { services, balancers, checks, copies: &[], events }, look)
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_large_host_still_fits_80_by_24() {
     let many: Vec<Service> = services().into_iter().cycle().take(1_000).collect();
     let checks: Vec<Check> = checks().into_iter().cycle().take(50).collect();
     let events = events();
-    let told = Told { services: many, balancers: &[], checks: &checks, events: &events };
+    let told = Told { services: many, balancers: &[], checks: &checks, copies: &[], events: &events };
     let screen = screen(&"host ".repeat(40), told, &Look { columns: Some(200), colour: false });
     assert_eq!(screen.lines().count(), LINES - 1, "the prompt is the last line");
     assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");

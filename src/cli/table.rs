@@ -4,8 +4,8 @@
 use super::args::Invocation;
 use super::exit::{CliError, Exit};
 use super::{
-    balancers, check, checks, completions, doctor, events, fences, help, logs, man, metrics, reload, replay, run,
-    status, tree, verbs, why,
+    balancers, check, checks, completions, copies, doctor, events, fences, help, logs, man, metrics, reload, replay,
+    run, status, tree, verbs, why,
 };
 
 use crate::engine::host::kind::CheckKind;
@@ -102,6 +102,11 @@ pub const LEVEL: Opt = valued(
 );
 pub const WHY: Opt = valued("why", None, "TEXT", Offer::Nothing, "the reason, kept with the fence and in the journal");
 pub const DRY_RUN: Opt = switch("dry-run", None, "show what would be done, and do nothing");
+pub const INTO: Opt =
+    valued("into", None, "DIR", Offer::Files, "restore below this directory, each file under its whole path");
+pub const REPLACE: Opt = switch("replace", None, "restore where it was; what is there is kept beside");
+pub const FORCE: Opt = switch("force", None, "restore also over files that somebody has open");
+pub const CLAIM: Opt = switch("claim", None, "take over a target that another machine has marked");
 pub const ROLES: Opt = switch("roles", None, "show the agent's own processes as well");
 pub const ONCE: Opt = switch("once", None, "read everything now, without an agent");
 pub const EXPLAIN: Opt = switch("explain", None, "print the resolved plan");
@@ -124,7 +129,7 @@ const KINDS: [&str; CheckKind::ALL.len()] = {
 pub const FENCES: &str = "fences";
 
 /// In the order of the help.
-pub const COMMANDS: [Command; 25] = [
+pub const COMMANDS: [Command; 26] = [
     Command {
         name: "run",
         usage: "run [--config FILE]",
@@ -247,6 +252,22 @@ pub const COMMANDS: [Command; 25] = [
                   second, without an agent and without writing: what needs a longer look or a canary is unknown. It says so of a disk that \
                   does not answer within five seconds.",
         run: checks::run,
+    },
+    Command {
+        name: "copies",
+        usage: "copies [VERB NAME [COPY] [PATH..]]",
+        arguments: Arguments::Any,
+        offer: Offer::Words(&[
+            "list", "run", "verify", "scrub", "restore", "test", "pin", "unpin", "prune", "accept", "init",
+        ]),
+        options: &[&INTO, &REPLACE, &FORCE, &CLAIM, &DRY_RUN, &NO_WAIT, &TIMEOUT, &OUTPUT],
+        summary: "copies of data: show, make, verify, restore",
+        details: "Without a verb: every set. list NAME: its copies, and why each stays. run NAME: copy now. verify NAME [COPY|newest|all]: read again \
+                  and compare. scrub NAME: go on reading what was read longest ago. restore NAME [COPY] [PATH..] with --into DIR or --replace, and \
+                  --dry-run. test NAME: restore some files into scratch space and compare. pin, unpin and accept NAME COPY. prune NAME [--dry-run]: \
+                  remove what no rule keeps. init NAME: mark the target, once. With --config FILE also where no agent runs, as in a rescue shell. \
+                  Exit code 3 when a set is not well.",
+        run: copies::run,
     },
     Command {
         name: "logs",

@@ -3,6 +3,7 @@
 use std::fmt::{Display, Write};
 
 mod balancer;
+mod copies;
 mod host;
 mod isolation;
 
@@ -33,6 +34,10 @@ pub fn explain(plan: &Plan) -> String {
     for check in &plan.checks {
         out.0.push('\n');
         host::check(check, &mut out);
+    }
+    for copy in &plan.copies {
+        out.0.push('\n');
+        copies::copies(copy, &mut out);
     }
     for alert in &plan.alerts {
         out.0.push('\n');

@@ -23,6 +23,7 @@ pub(super) struct Gathered {
     pub(super) services: Vec<Item>,
     pub(super) balancers: Vec<Item>,
     pub(super) checks: Vec<Item>,
+    pub(super) copies: Vec<Item>,
     pub(super) alerts: Vec<Item>,
     /// Some file could not be read or cut, so that names may be missing.
     pub(super) incomplete: bool,
@@ -126,8 +127,8 @@ pub(super) fn gather_text(name: &str, text: &str, report: &mut Report) -> Gather
         let message = "a built-in configuration cannot include files";
         report.at_range(Severity::Error, place.source, range, place.prefix.clone(), message);
     }
-    let Parts { include: _, agent, services, balancers, checks, alerts } = parts;
-    Gathered { agent, services, balancers, checks, alerts, incomplete: false }
+    let Parts { include: _, agent, services, balancers, checks, copies, alerts } = parts;
+    Gathered { agent, services, balancers, checks, copies, alerts, incomplete: false }
 }
 
 struct Reader<'a> {
@@ -187,6 +188,7 @@ impl Reader<'_> {
         self.gathered.services.extend(parts.services);
         self.gathered.balancers.extend(parts.balancers);
         self.gathered.checks.extend(parts.checks);
+        self.gathered.copies.extend(parts.copies);
         self.gathered.alerts.extend(parts.alerts);
         let directory = path.parent().unwrap_or(Path::new("."));
         for (pattern, place) in parts.include {

@@ -24,6 +24,7 @@ mod values;
 
 use std::path::{Path, PathBuf};
 
+use crate::engine::copies::plan::CopyPlan;
 use crate::engine::plan::Plan;
 
 pub use check::{ALERTS_MAX, BACKENDS_MAX, BALANCERS_MAX, CHECKS_MAX, REPLICAS_MAX, SERVICES_MAX};
@@ -31,7 +32,7 @@ pub use explain::explain;
 pub use files::{FILE_BYTES_MAX, FILES_MAX};
 pub use look::{COMMAND_PATH, Look};
 pub use report::{DIAGNOSTICS_MAX, Diagnostic, Excerpt, Severity};
-pub use schema::{NOT_BUILT, keys};
+pub use schema::keys;
 
 /// The demonstration: runs anywhere, as any user, with nothing installed.
 pub const DEMO: &str = include_str!("../../configs/demo.ron");
@@ -143,6 +144,17 @@ pub fn load_dirs(path: &Path, context: &Context) -> Result<Dirs, Vec<Diagnostic>
         return Err(report.into_diagnostics());
     }
     Ok(Dirs { run_dir: plan.run_dir, state_dir: plan.state_dir, log_dir: plan.log_dir })
+}
+
+/// The sets of copies of a file, without looking at its services: enough to restore where their programs are not installed.
+///
+/// # Errors
+/// What is wrong with the file as far as it was looked at.
+pub fn load_copies(path: &Path, context: &Context) -> Result<Vec<CopyPlan>, Vec<Diagnostic>> {
+    let mut report = report::Report::default();
+    let gathered = files::gather(path, context, &mut report);
+    let copies = check::copies_only(gathered, context, &mut report);
+    if report.failed() { Err(report.into_diagnostics()) } else { Ok(copies) }
 }
 
 fn finish(gathered: files::Gathered, context: &Context, mut report: report::Report) -> Result<Loaded, Vec<Diagnostic>> {

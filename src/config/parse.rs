@@ -26,6 +26,7 @@ pub(super) struct Parts {
     pub(super) services: Vec<Item>,
     pub(super) balancers: Vec<Item>,
     pub(super) checks: Vec<Item>,
+    pub(super) copies: Vec<Item>,
     pub(super) alerts: Vec<Item>,
 }
 
@@ -43,7 +44,7 @@ struct Top<'a> {
     #[serde(borrow, default)]
     checks: Option<Vec<&'a RawValue>>,
     #[serde(borrow, default)]
-    copies: Option<&'a RawValue>,
+    copies: Option<Vec<&'a RawValue>>,
     #[serde(borrow, default)]
     alerts: Option<Vec<&'a RawValue>>,
 }
@@ -65,6 +66,7 @@ fn options() -> ron::Options {
 pub(super) fn parts(source: usize, report: &mut Report) -> Option<Parts> {
     let file = report.sources.get(source)?;
     let mut text = file.text.clone();
+    unlabel(&mut text);
     let whole = Item { source, range: 0..text.len(), prefix: String::new(), broken: Vec::new() };
     for _ in 0..MISTAKES_MAX {
         let error = match options().from_str::<Top<'_>>(&text) {
@@ -87,11 +89,6 @@ fn cut(source: usize, text: &str, top: &Top<'_>, report: &mut Report) -> Parts {
         let node = scan::scan(text, start..start + raw.get_ron().len());
         Item { source, range: node.range, prefix, broken: Vec::new() }
     };
-    if let Some(raw) = top.copies {
-        let place = item(raw, "copies".to_owned());
-        let found = report.at_range(Severity::Error, source, place.range, place.prefix, "`copies` is not built yet");
-        found.hint("remove it; this version has no such capability");
-    }
     let list = |key: &str, values: Option<&Vec<&RawValue>>| {
         let values = values.into_iter().flatten().enumerate();
         values.map(|(index, raw)| item(raw, format!("{key}[{index}]"))).collect()
@@ -102,6 +99,7 @@ fn cut(source: usize, text: &str, top: &Top<'_>, report: &mut Report) -> Parts {
         services: list("services", top.services.as_ref()),
         balancers: list("balancers", top.balancers.as_ref()),
         checks: list("checks", top.checks.as_ref()),
+        copies: list("copies", top.copies.as_ref()),
         alerts: list("alerts", top.alerts.as_ref()),
     };
     if let Some(raw) = top.include {
@@ -123,6 +121,7 @@ fn cut(source: usize, text: &str, top: &Top<'_>, report: &mut Report) -> Parts {
 /// `None`: not even that was possible.
 pub(super) fn read<T: DeserializeOwned>(item: &mut Item, report: &mut Report) -> Option<T> {
     let mut text = report.sources.get(item.source)?.text.get(item.range.clone())?.to_owned();
+    unlabel(&mut text);
     for _ in 0..MISTAKES_MAX {
         let error = match options().from_str::<T>(&text) {
             Ok(value) => return Some(value),
@@ -242,6 +241,32 @@ fn sentence(error: &ron::Error, there: &str) -> (String, Option<String>) {
         ron::Error::Message(text) => (text.clone(), None),
         other => (lower_first(&other.to_string()), None),
     }
+}
+
+/// RON has either values in a row or keys with values, while `quiesce: Freeze("api", max: "2s")` has both: its one label is blanked, so that everything
+/// keeps its place.
+fn unlabel(text: &mut String) {
+    let mut from = 0;
+    while let Some(at) = text[from..].find("quiesce").map(|at| from + at) {
+        from = at + "quiesce".len();
+        if let Some(label) = label(text, from) {
+            blank(text, label);
+        }
+    }
+}
+
+/// Where `max:` stands in `: Freeze("..", max:`, if that is what begins at `from`.
+fn label(text: &str, from: usize) -> Option<Range<usize>> {
+    let after = |rest: &'_ str, word: &str| Some(rest.trim_start().strip_prefix(word)?.len());
+    let mut rest = &text[from..];
+    for word in [":", "Freeze", "(", "\""] {
+        rest = &rest[rest.len() - after(rest, word)?..];
+    }
+    rest = rest.split_once('"')?.1;
+    rest = &rest[rest.len() - after(rest, ",")?..];
+    let label = rest.trim_start();
+    let value = after(label.strip_prefix("max")?, ":")?;
+    Some(text.len() - label.len()..text.len() - value)
 }
 
 fn any_of(words: &[&str]) -> String {

@@ -1,9 +1,9 @@
 //! The shape of the file: every key, with its default. Only types are judged here; what they mean together is `check`'s business.
-//! Keys of capabilities that do not exist yet are known, so that they can be refused by name.
 
 mod alert;
 mod balancer;
 mod check;
+mod copies;
 mod isolation;
 
 use serde::Deserialize;
@@ -14,6 +14,7 @@ use super::values::{Dur, Env, Limit, Share, Size};
 pub(super) use alert::{Alert, On};
 pub(super) use balancer::{Balancer, Delivery, NoneLeft, Replay};
 pub(super) use check::{Band, Check, Level, Target, kind_name};
+pub(super) use copies::{Copy, Hooks, Keep, MaxAge, OnFull, OnSourceFailing, Quiesce, ReadBack, Space};
 pub(super) use isolation::{Fence, IoMax, Limits, Release, Resources, Rung};
 
 /// `agent: (..)`.
@@ -282,12 +283,15 @@ pub fn keys() -> Vec<(&'static str, &'static [&'static str])> {
         ("checks", keys_of::<Check>()),
         ("checks.check", keys_of::<Target>()),
         ("checks.failing", keys_of::<Band>()),
+        ("copies", keys_of::<Copy>()),
+        ("copies.on_change", keys_of::<copies::Quiet>()),
+        ("copies.keep", keys_of::<Keep>()),
+        ("copies.quiesce", keys_of::<Hooks>()),
+        ("copies.space", keys_of::<Space>()),
+        ("copies.space.large", keys_of::<copies::Large>()),
         ("alerts", keys_of::<Alert>()),
     ]
 }
-
-/// Keys that are known only to be refused.
-pub const NOT_BUILT: [&str; 1] = ["copies"];
 
 fn keys_of<T: DeserializeOwned>() -> &'static [&'static str] {
     match ron::from_str::<T>("(no_such_key: 0)") {

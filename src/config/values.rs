@@ -22,6 +22,10 @@ pub(super) struct Size(pub(super) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Share(pub(super) u32);
 
+/// A time of day written `"02:30"` or `"02:30:15"`, after midnight UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Clock(pub(super) Duration);
+
 /// A resource limit, soft and hard: `65536`, `"unlimited"` or `(1024, 65536)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limit(pub(super) u64, pub(super) u64);
@@ -156,6 +160,32 @@ pub(super) fn parse_megabits(text: &str) -> Result<i64, String> {
     scaled(number.trim_end(), scale).and_then(|value| i64::try_from(value).ok()).ok_or_else(bad)
 }
 
+impl Clock {
+    /// Parses `"02:30"` and `"02:30:15"`.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a time of day; write hours and minutes (UTC), such as \"02:30\"");
+        let parts: Vec<&str> = text.trim().split(':').collect();
+        let two =
+            |part: &&str| (part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit())).then(|| part.parse());
+        let numbers: Vec<u64> = parts.iter().map_while(|part| two(part)?.ok()).collect();
+        match (parts.len(), numbers.as_slice()) {
+            (2 | 3, [hours @ ..=23, minutes @ ..=59, rest @ ..]) => match (parts.len(), rest) {
+                (2, []) => Ok(Self(Duration::from_secs(hours * 3_600 + minutes * 60))),
+                (3, [seconds @ ..=59]) => Ok(Self(Duration::from_secs(hours * 3_600 + minutes * 60 + seconds))),
+                (_, _) => Err(wrong()),
+            },
+            (_, _) => Err(wrong()),
+        }
+    }
+}
+
+/// A time of day as [`Clock::parse`] reads it.
+pub(super) fn clock_text(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (hours, minutes, rest) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    if rest == 0 { format!("{hours:02}:{minutes:02}") } else { format!("{hours:02}:{minutes:02}:{rest:02}") }
+}
+
 /// The shortest text that [`parse_duration`] reads back as exactly this.
 pub(super) fn duration_text(duration: Duration) -> String {
     let mut rest = duration.as_nanos();
@@ -251,6 +281,12 @@ impl<'de> Deserialize<'de> for Share {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         let text = Text { expecting: "a share such as \"50%\"", unit: "%", parse: parse_share };
         input.deserialize_any(text).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Clock {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        input.deserialize_any(Text { expecting: "a time such as \"02:30\"", unit: ":00", parse: Self::parse })
     }
 }
 

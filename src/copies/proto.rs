@@ -50,4 +50,14 @@ pub enum FromCopies {
     Report {
         report: Report,
     },
+    /// A message that is longer than a packet, in pieces of its JSON; nothing else comes between them.
+    Piece {
+        text: String,
+        last: bool,
+    },
 }
+
+/// Of the JSON that goes into one packet; written as a text in JSON again it may become twice as long.
+pub const PIECE_BYTES_MAX: usize = 48 << 10;
+/// Of a message in pieces: a catalog of as many copies as a set may keep is a fifth of it.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;

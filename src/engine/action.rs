@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::balance::note::BalanceNote;
-use super::balance::table::Table;
+use super::balance::table::{Table, TableMemory};
 use super::copies::event::CopyAction;
 use super::copies::note::CopyNote;
 use super::copies::order::Outcome as CopyOutcome;
@@ -123,8 +123,9 @@ pub enum Action {
         replica: ReplicaId,
         run: RunId,
     },
-    /// Read what these trees say of themselves; answered by `Event::Gauged`.
+    /// Read what these trees say of themselves; answered by `Event::Gauged` with the same number, which is a higher one each time.
     Gauge {
+        asked: u64,
         runs: Vec<(ReplicaId, RunId)>,
     },
     /// Write what must be known of fences after the agent's death.
@@ -135,6 +136,10 @@ pub enum Action {
     Copy {
         set: String,
         what: Box<CopyAction>,
+    },
+    /// Write what the proxy has been told of balancers that leave, for the next agent.
+    PersistTables {
+        memory: Box<TableMemory>,
     },
     /// Pet the hardware watchdog.
     Pet,

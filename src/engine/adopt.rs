@@ -18,10 +18,10 @@ use super::host::HostMemory;
 use super::host::impair::End;
 use super::memory::{LastExit, Memory};
 use super::order::is_success;
-use super::plan::{Kind, ServicePlan};
-use super::service::{Decided, Phase, Replica, Run, State, StopWhy, Then};
+use super::plan::{Kind, Launch, Role, ServicePlan};
+use super::service::{Decided, Kept, Phase, Replica, Run, State, StopWhy, Then};
 use super::timers::Timer;
-use super::types::{Exit, ReplicaId, StateName};
+use super::types::{Exit, ReplicaId, ServiceId, StateName};
 
 /// A start that was under way gets at least this much more: nobody could have heard that it was ready.
 const START_LEFT_MIN: Duration = Duration::from_secs(1);
@@ -58,6 +58,7 @@ impl Engine {
                 self.dirty.insert(id);
             }
             self.refresh_summary(service);
+            self.resume_rolling(service);
         }
         self.resume_ties();
         self.resume_fences(&known);
@@ -71,24 +72,46 @@ impl Engine {
         // Those about single replicas come after those about whole services.
         decisions.sort_by_key(|decision| decision.replica);
         for decision in decisions {
-            let Some(service) = self.service_id(&decision.service).filter(|id| !self.service_at(*id).is_role) else {
+            let Decision { service: name, replica, wanted, drained, fence, fences } = decision;
+            let decided = Decided { wanted, drained, fence };
+            let known = self.service_id(&name);
+            if known.is_some_and(|id| self.service_at(id).is_role) {
+                continue;
+            }
+            let Some(service) =
+                known.filter(|id| replica.is_none_or(|index| self.replicas_of(*id).iter().any(|id| id.index == index)))
+            else {
+                self.keep_decision(known, name, replica, Kept { decided, fences });
                 continue;
             };
-            let Decision { wanted, drained, fence, fences, .. } = decision;
-            let decided = Decided { wanted, drained, fence };
-            if decision.replica.is_none() {
+            if replica.is_none() {
                 self.service_mut(service).decided = decided.clone();
             }
             for id in self.replicas_of(service) {
-                let replica = self.at_mut(id);
-                if decision.replica.is_none_or(|index| index == id.index) {
-                    (replica.memory.wanted, replica.memory.drained) = (decided.wanted, decided.drained);
+                let one = self.at_mut(id);
+                if replica.is_none_or(|index| index == id.index) {
+                    (one.memory.wanted, one.memory.drained) = (decided.wanted, decided.drained);
                 }
-                if decision.replica == Some(id.index) {
-                    replica.decided = Some(decided.clone());
-                    replica.memory.fences = fences;
+                if replica == Some(id.index) {
+                    one.decided = Some(decided.clone());
+                    one.memory.fences = fences;
                 }
             }
+        }
+    }
+
+    /// Of what is not in the configuration: should it come back, it holds, as it does on disk.
+    fn keep_decision(&mut self, known: Option<ServiceId>, service: String, replica: Option<u16>, kept: Kept) {
+        if let (Some(service), Some(index)) = (known, replica) {
+            self.service_mut(service).kept.insert(index, kept);
+            return;
+        }
+        let (whole, replicas) = self.kept.entry(service).or_default();
+        match replica {
+            Some(index) => {
+                replicas.insert(index, kept);
+            }
+            None => *whole = kept.decided,
         }
     }
 
@@ -97,6 +120,8 @@ impl Engine {
         let service = self.service_id(&found.service).unwrap_or_else(|| {
             let mut plan = ServicePlan::with_defaults(&found.service, &[]);
             plan.stop = found.stop;
+            // A role that the configuration needs no more is still to be spoken to as one.
+            plan.launch = Role::of_service(&found.service).map_or(Launch::Command, Launch::Role);
             self.install_unknown(plan)
         });
         let memory = || found.memory.clone();

@@ -21,7 +21,7 @@ use super::Engine;
 use super::action::{Action, Level, Note, NoteKind};
 use super::balance::note::BalanceNote;
 use super::balance::plan::{Address, BalancerPlan, Delivery, Destination, Rules};
-use super::balance::table::{Backend, Standing, Table};
+use super::balance::table::{Backend, Standing, Table, TableMemory};
 use super::plan::{Launch, Role, expand};
 use super::service::{Phase, State, StopWhy, Then};
 use super::types::{ReplicaId, ServiceId, Time, human};
@@ -84,7 +84,30 @@ impl Engine {
                 !by.is_empty()
             });
             self.out.splice(0..0, actions);
+            self.keep_leaving_tables();
             self.release_proxy();
+        }
+    }
+
+    /// Tables that no configuration tells the next agent to make.
+    fn keep_leaving_tables(&mut self) {
+        let planned = |name: &str| self.balancer_plan(name).is_some_and(BalancerPlan::has_table);
+        let leaving = self.told.values().filter(|table| !planned(&table.balancer));
+        let memory = Box::new(TableMemory { tables: leaving.cloned().collect() });
+        let any = !memory.tables.is_empty();
+        if any || self.tables_kept {
+            self.tables_kept = any;
+            self.out.push(Action::PersistTables { memory });
+        }
+    }
+
+    /// What an earlier agent had told of balancers that left.
+    pub(super) fn resume_tables(&mut self, memory: TableMemory) {
+        for table in memory.tables {
+            if !self.balancer_plan(&table.balancer).is_some_and(BalancerPlan::has_table) {
+                self.told.insert(table.balancer.clone(), table);
+                self.tables_kept = true;
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use super::Engine;
 use super::action::{Action, Level, NoteKind, Outcome};
 use super::event::{Caller, Decision, Target, Verb, Wanted};
 use super::fence::plan::FenceLevel::Throttle;
+use super::fence::show::being;
 use super::request::{REQUESTS_MAX, Request, is_for_up};
 use super::service::{Decided, Rolling, State, StopWhy};
 use super::types::{ReplicaId, RequestId, RunId, ServiceId};
@@ -131,7 +132,8 @@ impl Engine {
         match first {
             Some(first) if replicas.is_empty() => {
                 let why = self.why_of(first).unwrap_or_default();
-                let message = format!("{} is fenced ({why}); `mainstay unfence {name}` ends it", self.label(first));
+                let state = self.fence_level(first).map_or("fenced", being);
+                let message = format!("{} is {state} ({why}); `mainstay unfence {name}` ends it", self.label(first));
                 Err(Outcome::Conflict { message })
             }
             Some(_) | None => Ok(()),

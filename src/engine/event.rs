@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::balance::table::TableMemory;
 use super::copies::event::CopyEvent;
 use super::fence::FenceMemory;
 use super::fence::gauge::{Gauge, Written, Wrote};
@@ -29,6 +30,9 @@ pub enum Event {
         /// What it knew of fences, if that was in this boot.
         #[serde(default)]
         fences: Option<Box<FenceMemory>>,
+        /// What it had told the proxy of balancers that have no table in its configuration any more, if that was in this boot.
+        #[serde(default)]
+        tables: Option<Box<TableMemory>>,
     },
     /// The child exists and its record is written; its gate is open.
     Spawned { replica: ReplicaId, run: RunId, pid: i32 },
@@ -79,7 +83,7 @@ pub enum Event {
     /// Something was written to the kernel for a tree, at this time (mono), or could not be, and why.
     Wrote { replica: ReplicaId, run: RunId, what: Wrote, at: Time, result: Result<Written, String> },
     /// The answer to `Action::Gauge`; a tree that is gone by now is missing.
-    Gauged { gauges: Vec<Gauge> },
+    Gauged { asked: u64, gauges: Vec<Gauge> },
     /// Something of the shell that belongs into the journal: a configuration refused, a stranger's cgroup, a lost line.
     Remark { level: super::action::Level, text: String },
 }

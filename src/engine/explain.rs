@@ -133,10 +133,8 @@ impl Engine {
                 format!("{why}, draining: waiting for connections to end, at most {}", human(left))
             }
             State::Stopping { phase, why, .. } => format!("{}, {}", self.stop_text(*why), phase_text(*phase)),
-            State::Backoff { until } => {
-                let wait = format!("next try in {}", human(until.since(now)));
-                last_cause().map_or(wait.clone(), |cause| format!("{cause}; {wait}"))
-            }
+            // When it is tried again is what happens next.
+            State::Backoff { .. } => last_cause().unwrap_or_else(|| "it has failed".to_owned()),
             State::Failed => last_cause().unwrap_or_else(|| "failed".to_owned()),
             State::Stuck { processes, .. } => remaining_text(processes),
         })

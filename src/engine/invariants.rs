@@ -289,6 +289,11 @@ impl Engine {
         assert!(memory.probation.is_none(), "{label}: fenced, and on probation");
         let standing = match fence.proof {
             Proof::Awaited => Fenced::Proving,
+            Proof::Idle => {
+                let rests = fence.level == FenceLevel::Throttle && replica.run.as_ref().is_none_or(|run| !run.spawned);
+                assert!(rests && fence.is_by_hand(), "{label}: nothing runs, and yet it does");
+                Fenced::Proving
+            }
             Proof::Given => Fenced::Proven,
             Proof::Missing => Fenced::Incomplete,
         };

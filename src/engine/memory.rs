@@ -66,6 +66,9 @@ pub struct Memory {
     pub causes: VecDeque<Cause>,
     /// The hash of what a restart would change in the plan the present run was started from.
     pub spec_hash: u64,
+    /// It has a part in a rolling restart that is not over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<Turn>,
     /// The notify socket's last STATUS.
     pub status_text: Option<String>,
     /// Times of recent state changes (mono), for the flapping flag; at most [`Memory::CHANGES_MAX`].
@@ -81,6 +84,15 @@ impl Memory {
     pub fn unknown() -> Self {
         super::service::fresh_memory(&Decided::default(), RunId::default(), 0, Time::default())
     }
+}
+
+/// Its part in a rolling restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
+    /// Because of a new configuration, rather than by order.
+    pub new_config: bool,
+    /// The run that is being replaced; `None` while others come first.
+    pub from: Option<RunId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

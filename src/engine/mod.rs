@@ -103,15 +103,18 @@ pub struct Engine {
     /// Replicas whose process may exist; roles are not counted.
     populated: u32,
     counters: Counters,
-    /// What operators had decided of services that left the configuration, and of their replicas: should they come back, it holds.
+    /// What had been decided of services that left the configuration, and of their replicas: should they come back, it holds.
     #[serde(default)]
-    kept: BTreeMap<String, (service::Decided, BTreeMap<u16, service::Decided>)>,
+    kept: BTreeMap<String, (service::Decided, BTreeMap<u16, service::Kept>)>,
     /// The latest readings of the host, for whoever looks.
     #[serde(default)]
     readings: host::readings::Readings,
     /// What the proxy was told of each balancer.
     #[serde(default)]
     told: BTreeMap<String, Table>,
+    /// Some of these are written down for the next agent.
+    #[serde(default)]
+    tables_kept: bool,
     /// Backends, and the balancers that keep them out because connections to them fail.
     #[serde(default)]
     ejections: BTreeMap<String, BTreeMap<String, balancing::KeptOut>>,
@@ -166,6 +169,7 @@ impl Engine {
             kept: BTreeMap::new(),
             readings: host::readings::Readings::default(),
             told: BTreeMap::new(),
+            tables_kept: false,
             ejections: BTreeMap::new(),
             host: host::HostState::default(),
             fence: fence::FenceState::default(),
@@ -253,6 +257,14 @@ impl Engine {
         self.services.contains_key(&id).then(|| self.plan_of(id))
     }
 
+    /// The roles of this agent with the replica of each, also of those that the plan does not have any more and that have not left yet.
+    pub fn roles(&self) -> impl Iterator<Item = (plan::Role, ReplicaId)> {
+        self.services.keys().filter_map(|service| match self.plan_of(*service).launch {
+            plan::Launch::Role(role) => Some((role, ReplicaId { service: *service, index: 0 })),
+            plan::Launch::Command => None,
+        })
+    }
+
     /// The run whose process or tree exists (or is being made) now.
     #[must_use]
     pub fn current_run(&self, replica: ReplicaId) -> Option<RunId> {
@@ -307,7 +319,8 @@ impl Engine {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Tick => {}
-            Event::Begin { found, decisions, host, fences } => {
+            Event::Begin { found, decisions, host, fences, tables } => {
+                self.resume_tables(tables.map(|tables| *tables).unwrap_or_default());
                 self.begin(found, decisions, host.map(|host| *host), fences.map(|fences| *fences));
             }
             Event::Spawned { replica, run, pid } => self.spawned(replica, run, pid),
@@ -344,7 +357,7 @@ impl Engine {
             }
             Event::Copies(event) => self.copy_event(*event),
             Event::Wrote { replica, run, what, at, result } => self.wrote(replica, run, what, at, result),
-            Event::Gauged { gauges } => self.gauged(gauges),
+            Event::Gauged { asked, gauges } => self.gauged(asked, gauges),
             Event::ReloadRefused { why } => self.agent_note(Level::Error, NoteKind::ReloadRefused { why }),
             Event::Remark { level, text } => self.agent_note(level, NoteKind::Remark { text }),
         }

@@ -131,7 +131,8 @@ impl NoteKind {
             Self::Waiting { on } => format!("waiting for {}", on.join(", ")),
             Self::BudgetSpent { failures, within, next_try } => {
                 let then = match next_try {
-                    Some(wait) => format!("next try in {}", human(*wait)),
+                    // True for as long as it is read, as of a time that passes nothing is.
+                    Some(wait) => format!("held for {}", human(*wait)),
                     None => "only an operator starts it again".to_owned(),
                 };
                 format!("restart budget spent, {failures} failures within {}; {then}", human(*within))

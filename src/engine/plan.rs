@@ -183,6 +183,15 @@ impl Role {
         }
     }
 
+    /// The role of this name, if the name tells it: that of a disk's helper does not.
+    #[must_use]
+    pub fn of_service(name: &str) -> Option<Self> {
+        match name.strip_prefix("@copy.") {
+            Some(set) => Some(Self::of_copies(set)),
+            None => Self::SINGLE.into_iter().find(|role| role.service_name() == name),
+        }
+    }
+
     /// Whether a service of this name is a role.
     #[must_use]
     pub fn is_service_name(name: &str) -> bool {

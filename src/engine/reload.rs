@@ -7,6 +7,7 @@ use super::access::Because;
 use super::action::{Action, Effect, Level, NoteKind, Outcome};
 use super::diff;
 use super::event::Caller;
+use super::memory::Memory;
 use super::plan::{Kind, Launch, Plan, Role};
 use super::replicas::Replicas;
 use super::service::{
@@ -126,10 +127,13 @@ impl Engine {
         service.spec_hash = spec_hash;
         for number in 0..replicas {
             let last_run = service.last_runs.get(&number).copied().unwrap_or_default();
-            let own = service.kept.remove(&number);
-            let memory = fresh_memory(own.as_ref().unwrap_or(&service.decided), last_run, spec_hash, wall);
-            let replica =
-                service.replicas.get_or_insert_with(number, || Replica { decided: own, ..Replica::new(memory) });
+            let replica = service.replicas.get_or_insert_with(number, || {
+                let own = service.kept.remove(&number);
+                let fences = own.as_ref().map(|own| own.fences).unwrap_or_default();
+                let decided = own.map(|own| own.decided);
+                let memory = fresh_memory(decided.as_ref().unwrap_or(&service.decided), last_run, spec_hash, wall);
+                Replica { decided, ..Replica::new(Memory { fences, ..memory }) }
+            });
             replica.removed = false;
         }
         for replica in service.replicas.starting_at_mut(replicas) {

@@ -180,7 +180,7 @@ impl Engine {
         match self.fence(id) {
             Some(fence) if fence.level == FenceLevel::Kill => Progress::NotYet,
             Some(fence) => match fence.proof {
-                Proof::Given => Progress::Reached,
+                Proof::Given | Proof::Idle => Progress::Reached,
                 Proof::Awaited => Progress::NotYet,
                 Proof::Missing => {
                     let why = self.why_of(id).unwrap_or_default();

@@ -291,6 +291,14 @@ pub(super) struct Decided {
     pub(super) fence: Option<Box<FencedByHand>>,
 }
 
+/// What is on disk of a replica that is not in the configuration (any more).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) decided: Decided,
+    /// Fences of the agent's own in a row.
+    pub(super) fences: u32,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Service {
     pub(super) plan: PlanRef,
@@ -303,9 +311,9 @@ pub(super) struct Service {
     pub(super) replicas: Replicas,
     /// The last runs of replicas that were forgotten: should they come back, their runs go on from there.
     pub(super) last_runs: BTreeMap<u16, RunId>,
-    /// And what operators had decided of them.
+    /// And what had been decided of them.
     #[serde(default)]
-    pub(super) kept: BTreeMap<u16, Decided>,
+    pub(super) kept: BTreeMap<u16, Kept>,
     pub(super) edges: Edges,
     pub(super) counts: Counts,
     pub(super) summary: Summary,
@@ -400,6 +408,7 @@ pub(super) fn fresh_memory(decided: &Decided, run: RunId, spec_hash: u64, wall: 
         sockets: BTreeMap::new(),
         causes: VecDeque::new(),
         spec_hash,
+        turn: None,
         status_text: None,
         changes: VecDeque::new(),
     }

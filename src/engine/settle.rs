@@ -4,7 +4,7 @@ use super::Engine;
 use super::access::Because;
 use super::action::{Action, Level, NoteKind};
 use super::plan::ServicePlan;
-use super::service::{Decided, Phase, State};
+use super::service::{Decided, Kept, Phase, State};
 use super::timers::{Timer, TimerKey};
 use super::types::{ReplicaId, ServiceId};
 
@@ -64,7 +64,8 @@ impl Engine {
         let service = self.service_mut(id.service);
         if let Some(replica) = service.replicas.remove(id.index) {
             service.last_runs.insert(id.index, replica.memory.run);
-            service.kept.extend(replica.decided.map(|decided| (id.index, decided)));
+            let fences = replica.memory.fences;
+            service.kept.extend(replica.decided.map(|decided| (id.index, Kept { decided, fences })));
         }
         self.touched.insert(id.service);
         let service = self.service_at(id.service);

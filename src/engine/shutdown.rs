@@ -32,8 +32,8 @@ impl Engine {
                 self.shutdown = Some(Shutdown::InOrder);
                 let timeout = self.plan.agent.shutdown_timeout;
                 self.timers.set(TimerKey::Shutdown, self.now.mono.after(timeout));
-                for service in self.services.values_mut() {
-                    service.rolling = None;
+                for service in self.services.keys().copied().collect::<Vec<_>>() {
+                    self.end_rolling(service);
                 }
                 self.end_requests_at_shutdown();
                 self.end_copies_at_shutdown();

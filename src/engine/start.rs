@@ -195,6 +195,7 @@ impl Engine {
         if !current.spawned {
             current.spawned = true;
             self.signal_again(id);
+            self.limit_newborn(id);
         }
         if matches!(self.at(id).state, State::Starting) {
             self.await_readiness(id);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Engine;
 use super::action::{Action, Outcome, Whom};
 use super::balance::plan::{Address, BalancerPlan, Delivery, Destination, Rules};
+use super::balance::table::TableMemory;
 use super::event::{Caller, Decision, Event, Found, FoundProcess, Target, Verb, Wait};
 use super::fence::gauge::{Gauge, Written, Wrote};
 use super::fence::record::Record;
@@ -23,6 +24,8 @@ pub(super) struct Kit {
     next_request: u64,
     /// On disk.
     decisions: BTreeMap<(String, Option<u16>), Decision>,
+    /// Written of balancers that leave.
+    tables: Option<Box<TableMemory>>,
 }
 
 pub(super) fn ms(ms: u64) -> Duration {
@@ -84,13 +87,13 @@ impl Kit {
     }
 
     pub(super) fn begin_with(mono: Time, plan: Plan, found: Vec<Found>, decisions: Vec<Decision>) -> Self {
-        Self::begin_on(mono, plan, Event::Begin { found, decisions, host: None, fences: None })
+        Self::begin_on(mono, plan, Event::Begin { found, decisions, host: None, fences: None, tables: None })
     }
 
     pub(super) fn begin_on(mono: Time, plan: Plan, begin: Event) -> Self {
         let now = Now { mono, boot: mono, wall: mono, wall_synchronised: true };
         let engine = Engine::new(plan, 1, now);
-        let mut kit = Self { engine, now, last: Vec::new(), next_request: 1, decisions: BTreeMap::new() };
+        let mut kit = Self { engine, now, last: Vec::new(), next_request: 1, decisions: BTreeMap::new(), tables: None };
         kit.step(begin);
         kit
     }
@@ -110,6 +113,9 @@ impl Kit {
         for action in &self.last {
             if let Action::Decide { content, .. } = action {
                 self.decisions.insert((content.service.clone(), content.replica), content.clone());
+            }
+            if let Action::PersistTables { memory } = action {
+                self.tables = Some(memory.clone());
             }
         }
         self.words()
@@ -161,12 +167,14 @@ impl Kit {
             Action::Copy { set, what } => format!("copy {set} {what:?}"),
             Action::Pet => "pet".to_owned(),
             Action::Limit { replica, .. } => format!("limit {}", name(replica)),
-            Action::Gauge { runs } => {
+            Action::Gauge { runs, .. } => {
                 let runs: Vec<String> = runs.iter().map(|(replica, _)| name(replica)).collect();
                 format!("gauge {}", runs.join(", "))
             }
             Action::Watch { .. } | Action::PersistHost { .. } | Action::PersistFences { .. } => return None,
-            Action::Refresh { .. } | Action::Persist { .. } | Action::Note(_) => return None,
+            Action::Refresh { .. } | Action::Persist { .. } | Action::PersistTables { .. } | Action::Note(_) => {
+                return None;
+            }
         })
     }
 
@@ -242,7 +250,7 @@ impl Kit {
     }
 
     pub(super) fn gauged(&mut self, gauge: Gauge) -> Vec<String> {
-        self.step(Event::Gauged { gauges: vec![gauge] })
+        self.step(Event::Gauged { asked: self.engine.fence.asked, gauges: vec![gauge] })
     }
 
     /// The kernel was told of it just now.
@@ -274,10 +282,11 @@ impl Kit {
     pub(super) fn heir(&mut self, processes: &[(&str, FoundProcess)]) -> Vec<String> {
         let found = processes.iter().map(|(name, process)| self.found(name, process.clone())).collect();
         let fences = Some(Box::new(self.engine.fence.memory.clone()));
+        let tables = self.tables.clone();
         let decisions = self.decisions.values().cloned().collect();
         let plan = self.engine.plan().clone();
         self.engine = Engine::new(plan, 2, self.now);
-        self.step(Event::Begin { found, decisions, host: None, fences })
+        self.step(Event::Begin { found, decisions, host: None, fences, tables })
     }
 
     /// The host is booted: of this boot nothing is left but what is on disk.
@@ -287,7 +296,7 @@ impl Kit {
         let wall = self.now.wall.after(Duration::from_secs(60));
         self.now = Now { mono: Time(1_000_000_000), boot: Time(1_000_000_000), wall, ..self.now };
         self.engine = Engine::new(plan, 3, self.now);
-        self.step(Event::Begin { found: Vec::new(), decisions, host: None, fences: None })
+        self.step(Event::Begin { found: Vec::new(), decisions, host: None, fences: None, tables: None })
     }
 
     /// The proxy says that a balancer has no connection to this run any more.

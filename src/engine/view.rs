@@ -59,6 +59,15 @@ impl ReplicaView<'_> {
             Some(FenceLevel::Kill | FenceLevel::Hold) | None => self.state.word(),
         }
     }
+
+    /// Since when it is that.
+    #[must_use]
+    pub fn since_wall(&self) -> Time {
+        match self.fence {
+            Some(fence) if self.word() != self.state.word() => fence.since_wall,
+            Some(_) | None => self.memory.since_wall,
+        }
+    }
 }
 
 /// One dependency of a service.

@@ -29,6 +29,8 @@ pub struct Adopted {
 /// Groups of exec probes are `@probe.NUMBER`, those of alerts' commands `@alert.NUMBER`.
 pub(super) const PROBE_GROUP: &str = "@probe";
 pub(super) const ALERT_GROUP: &str = "@alert";
+/// Of hooks of copies.
+pub(super) const HOOK_GROUP: &str = "@hook";
 
 /// The name of a replica's group.
 #[must_use]
@@ -156,7 +158,7 @@ fn leftovers_without_record(root: &Root, looked: &mut Looked) {
 
 /// Of a command that the earlier agent ran for itself.
 fn is_errand(service: &str) -> bool {
-    service == PROBE_GROUP || service == ALERT_GROUP
+    [PROBE_GROUP, ALERT_GROUP, HOOK_GROUP].contains(&service)
 }
 
 fn split_name(name: &str) -> Option<(&str, u16)> {

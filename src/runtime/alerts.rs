@@ -97,7 +97,7 @@ fn try_start(shell: &mut Shell, engine: &Engine, alert: u64, plan: usize, body: 
     let slot = shell.alerts.next_slot;
     shell.alerts.next_slot = (slot + 1) & errand::SLOT_MAX;
     let user = plan.user.as_deref().unwrap_or(&shell.own_user).clone();
-    let order = Order {
+    let mut order = Order {
         kind: ALERT_GROUP,
         slot,
         key: Key::Alert(slot),
@@ -106,11 +106,12 @@ fn try_start(shell: &mut Shell, engine: &Engine, alert: u64, plan: usize, body: 
         user: plan.user.as_deref(),
         no_new_privileges: false,
         capabilities: None,
+        wall: None,
         cwd: plan.cwd.as_ref().map_or_else(|| "/".to_owned(), |cwd| cwd.to_string_lossy().into_owned()),
         stdin: Some(stdin.as_fd()),
         stderr: stderr.as_ref().map(AsFd::as_fd),
     };
-    let errand = Errand::start(shell, &order)?;
+    let errand = Errand::start(shell, &mut order)?;
     let deadline = super::now().mono.after(plan.timeout);
     let running = Running { alert, errand, stderr, timeout: plan.timeout, deadline };
     shell.alerts.running.insert(slot, running);
@@ -190,15 +191,7 @@ fn finish(shell: &mut Shell, slot: u32, result: Result<(), String>) {
     let Some(Running { alert, errand, stderr, .. }) = shell.alerts.running.remove(&slot) else { return };
     errand.end(shell);
     let said = stderr.and_then(|stderr| memory_file::taken(stderr.as_fd(), STDERR_BYTES_MAX).ok()).unwrap_or_default();
-    done(shell, alert, result.map_err(|why| with_last_line(why, &said)));
-}
-
-/// `exit code 7: curl: (7) Failed to connect`
-fn with_last_line(why: String, said: &[u8]) -> String {
-    let said = String::from_utf8_lossy(said);
-    let Some(line) = said.lines().map(str::trim).rfind(|line| !line.is_empty()) else { return why };
-    let line: String = line.chars().filter(|letter| !letter.is_control()).take(TOLD_CHARS_MAX).collect();
-    format!("{why}: {line}")
+    done(shell, alert, result.map_err(|why| errand::with_last_line(why, &said, TOLD_CHARS_MAX)));
 }
 
 fn done(shell: &mut Shell, alert: u64, result: Result<(), String>) {

@@ -178,7 +178,7 @@ fn why_not_up(replica: &ReplicaView<'_>) -> Option<String> {
     if replica.drained {
         return Some("drained by an operator".to_owned());
     }
-    let state = replica.state.word();
+    let state = replica.word();
     Some(replica.why.as_ref().map_or_else(|| state.to_owned(), |why| format!("{state}: {why}")))
 }
 

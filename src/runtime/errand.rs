@@ -14,6 +14,7 @@ use crate::sys::child::{self, Ended};
 use crate::sys::epoll::Interest;
 use crate::sys::group::Group;
 use crate::sys::host;
+use crate::sys::landlock::Wall;
 use crate::sys::spawn::{self, Credentials, SpawnRequest};
 
 /// Numbers of errands of one kind, as many as an epoll key has room for.
@@ -34,6 +35,8 @@ pub(super) struct Order<'a> {
     pub user: Option<&'a User>,
     pub no_new_privileges: bool,
     pub capabilities: Option<Vec<u8>>,
+    /// What it may reach of the file system.
+    pub wall: Option<Box<Wall>>,
     pub cwd: String,
     /// `None`: /dev/null, where its output goes.
     pub stdin: Option<BorrowedFd<'a>>,
@@ -53,7 +56,7 @@ pub(super) fn first_slot() -> u32 {
 }
 
 impl Errand {
-    pub(super) fn start(shell: &mut Shell, order: &Order<'_>) -> Result<Self, String> {
+    pub(super) fn start(shell: &mut Shell, order: &mut Order<'_>) -> Result<Self, String> {
         let Order { kind, slot, .. } = order;
         let cookie = format!("{}.{kind}.{slot}.{:016x}", shell.instance, host::random_u64());
         let group = match shell.root.is_weak() {
@@ -116,7 +119,15 @@ impl Errand {
     }
 }
 
-fn clone_child(order: &Order<'_>, cookie: &str, group: Option<&Group>) -> Result<Helper, String> {
+/// `exit code 7: curl: (7) Failed to connect`
+pub(super) fn with_last_line(why: String, said: &[u8], chars_max: usize) -> String {
+    let said = String::from_utf8_lossy(said);
+    let Some(line) = said.lines().map(str::trim).rfind(|line| !line.is_empty()) else { return why };
+    let line: String = line.chars().filter(|letter| !letter.is_control()).take(chars_max).collect();
+    format!("{why}: {line}")
+}
+
+fn clone_child(order: &mut Order<'_>, cookie: &str, group: Option<&Group>) -> Result<Helper, String> {
     let null = std::fs::OpenOptions::new()
         .write(true)
         .open("/dev/null")
@@ -135,6 +146,7 @@ fn clone_child(order: &Order<'_>, cookie: &str, group: Option<&Group>) -> Result
         credentials: order.user.map(|user| Credentials { uid: user.uid, gid: user.gid, groups: user.groups.clone() }),
         no_new_privileges: order.no_new_privileges,
         capabilities: order.capabilities.clone(),
+        wall: order.wall.take(),
         cwd: Some(c_string(&order.cwd)?),
         cgroup: group.and_then(Group::directory),
         ..SpawnRequest::plain(null.as_fd())

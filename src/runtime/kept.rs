@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::shell::Shell;
+use crate::engine::balance::table::TableMemory;
 use crate::engine::fence::FenceMemory;
 use crate::engine::host::HostMemory;
 use crate::sys::files::{self, Durability};
@@ -31,6 +32,11 @@ impl Knowledge for HostMemory {
 impl Knowledge for FenceMemory {
     const FILE: &'static str = "fences.json";
     const SUBJECT: &'static str = "fences";
+}
+
+impl Knowledge for TableMemory {
+    const FILE: &'static str = "balancers.json";
+    const SUBJECT: &'static str = "balancers that leave";
 }
 
 /// `M`: as read, a reference to it as written.

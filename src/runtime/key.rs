@@ -17,6 +17,8 @@ pub enum Key {
     CopyLink(u32),
     /// The command of an alert, by its slot in the table of those that run.
     Alert(u32),
+    /// A hook of copies, by its slot in the table of those that run.
+    Hook(u32),
     Loader,
     /// The pidfd of a replica's main process.
     Main(u32, u32),
@@ -58,6 +60,7 @@ impl Key {
             Self::DiskLink(slot) => (15, u32::from(slot), 0),
             Self::Alert(slot) => (16, slot, 0),
             Self::CopyLink(number) => (17, 0, number),
+            Self::Hook(slot) => (18, slot, 0),
         };
         (kind << 56) | ((u64::from(slot) & SLOT_MASK) << 32) | u64::from(run)
     }
@@ -85,6 +88,7 @@ impl Key {
             15 => Self::DiskLink(u8::try_from(slot).ok()?),
             16 => Self::Alert(slot),
             17 => Self::CopyLink(run),
+            18 => Self::Hook(slot),
             _ => return None,
         })
     }
@@ -115,6 +119,7 @@ mod tests {
             Key::DiskLink(63),
             Key::Alert(8),
             Key::CopyLink(u32::MAX),
+            Key::Hook(8),
         ];
         for key in keys {
             assert_eq!(Key::decode(key.encode()), Some(key));

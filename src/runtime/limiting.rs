@@ -139,12 +139,7 @@ pub(super) fn settle_adopted(shell: &mut Shell, engine: &Engine) {
     }
     bury_leftovers(shell, kept);
     for (replica, run) in limited {
-        let written = limit_now(shell, engine, replica, run);
-        let is_told =
-            |written: &Written| !written.refused.is_empty() || engine.limits(replica) != plan::Limits::default();
-        if let Some(written) = written.filter(is_told) {
-            tell(shell, replica, run, written);
-        }
+        limit(shell, engine, replica, run);
     }
 }
 
@@ -165,13 +160,13 @@ fn bury_leftovers(shell: &mut Shell, mut kept: Vec<String>) {
 }
 
 /// Performs `Action::Gauge`.
-pub(super) fn gauge(shell: &mut Shell, runs: &[(ReplicaId, RunId)]) {
+pub(super) fn gauge(shell: &mut Shell, asked: u64, runs: &[(ReplicaId, RunId)]) {
     let gauges = runs.iter().filter_map(|(replica, run)| {
         let live = shell.stations.get_mut(replica)?.live_run(*run)?;
         Some(of_reading(*replica, *run, gauge::read(live.group.as_ref()?)))
     });
     let gauges = gauges.collect();
-    shell.events.push_back(Event::Gauged { gauges });
+    shell.events.push_back(Event::Gauged { asked, gauges });
 }
 
 /// Processes in the tree.

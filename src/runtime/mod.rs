@@ -16,6 +16,7 @@ mod figures;
 mod freezing;
 mod handoff;
 mod hardware_watchdog;
+mod hooks;
 pub mod journal;
 mod kept;
 pub mod key;
@@ -75,8 +76,8 @@ pub use start::group_choice;
 use crate::api::server::{Incoming, Server};
 use crate::engine::Engine;
 use crate::engine::action::{Action, Cleanness, Note};
-use crate::engine::plan::{Launch, Role};
-use crate::engine::types::{Now, StateName, Time};
+use crate::engine::plan::Role;
+use crate::engine::types::{Now, Time};
 use crate::sys::clock::{self, BootTimer};
 use crate::sys::epoll::{Interest, Ready};
 use crate::sys::files::Lock;
@@ -239,11 +240,9 @@ impl Agent {
             roles::watch_link(&mut self.shell, Role::Logs);
             roles::greet_logs(&mut self.shell, &self.engine);
         }
-        let now = now();
-        for service in &self.engine.plan().services {
-            let Launch::Role(role) = service.launch else { continue };
-            let is_ready = self.engine.service(&service.name, now).is_some_and(|view| view.state == StateName::Ready);
-            if is_ready && !self.shell.link_of(role).is_some_and(Link::is_connected) {
+        for (role, replica) in self.engine.roles() {
+            let lives = self.engine.current_run(replica).is_some();
+            if lives && !self.shell.link_of(role).is_some_and(Link::is_connected) {
                 self.connecting.hope(role);
             }
         }
@@ -310,6 +309,7 @@ impl Agent {
             self.streams.next_deadline(),
             self.connecting.next_deadline(),
             self.shell.alerts.next_deadline(),
+            self.shell.copying.hooks.next_deadline(),
             (!self.shell.polled_trees.is_empty()).then(|| self.shell.tree_pace.deadline()),
             (!self.shell.dying_groups.is_empty()).then(|| self.shell.dying_pace.deadline()),
             self.shell.muted.iter().map(|(until, _)| *until).min(),
@@ -354,6 +354,7 @@ impl Agent {
             Key::CopyLink(number) => roles::turn(&mut self.shell, &self.engine, Role::Copy(number)),
             Key::DiskLink(slot) => roles::turn(&mut self.shell, &self.engine, Role::Disk(slot)),
             Key::Alert(slot) => alerts::ended(&mut self.shell, slot),
+            Key::Hook(slot) => hooks::ended(&mut self.shell, slot),
             Key::Loader => self.loader_ready(),
             Key::Main(slot, run) => wait::main_ended(&mut self.shell, slot, run),
             Key::Gate(slot, run) => wait::exec_status(&mut self.shell, slot, run),

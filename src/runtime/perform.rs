@@ -90,9 +90,10 @@ pub(super) fn perform(shell: &mut Shell, engine: &Engine, answers: &mut Answers,
             freezing::freeze_for_engine(shell, engine, replica, run, freezer);
         }
         Action::Limit { replica, run } => limiting::limit(shell, engine, replica, run),
-        Action::Gauge { runs } => limiting::gauge(shell, &runs),
+        Action::Gauge { asked, runs } => limiting::gauge(shell, asked, &runs),
         Action::PersistFences { memory } => kept::keep(shell, &*memory),
-        Action::Copy { set, what } => copying::perform(shell, &set, *what),
+        Action::PersistTables { memory } => kept::keep(shell, &*memory),
+        Action::Copy { set, what } => copying::perform(shell, engine, &set, *what),
         Action::Pet => hardware_watchdog::pet(shell, engine.plan(), super::now().mono),
         Action::Note(note) => return Asked::Tell(note),
         Action::Exit { clean } => return Asked::Exit(clean),

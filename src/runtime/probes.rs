@@ -8,6 +8,7 @@ use super::adopt::PROBE_GROUP;
 use super::errand::{self, Errand, Order};
 use super::key::Key;
 use super::links::Importance;
+use super::request;
 use super::shell::Shell;
 use crate::checks::proto::{ProbeTarget, ToChecks};
 use crate::engine::Engine;
@@ -161,8 +162,9 @@ fn start_exec(shell: &mut Shell, plan: &ServicePlan, asker: Asker, argv: &[Strin
     }
     let slot = shell.probes.next_slot;
     shell.probes.next_slot = (slot + 1) & errand::SLOT_MAX;
-    // As the user of the service, and with no more rights than the service has.
-    let order = Order {
+    let words = plan.words(asker.replica.index, &shell.directories.run);
+    // As the user of the service, behind its walls, and with no more rights than it has.
+    let mut order = Order {
         kind: PROBE_GROUP,
         slot,
         key: Key::ExecProbe(slot),
@@ -171,11 +173,12 @@ fn start_exec(shell: &mut Shell, plan: &ServicePlan, asker: Asker, argv: &[Strin
         user: plan.process.user.as_deref(),
         no_new_privileges: plan.process.no_new_privileges,
         capabilities: plan.process.capabilities.clone(),
+        wall: request::wall(plan, asker.replica.index, &words, argv.first())?,
         cwd: "/".to_owned(),
         stdin: None,
         stderr: None,
     };
-    let errand = Errand::start(shell, &order)?;
+    let errand = Errand::start(shell, &mut order)?;
     shell.probes.running.insert(slot, ExecProbe { asker, errand });
     Ok(())
 }

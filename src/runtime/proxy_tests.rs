@@ -40,7 +40,8 @@ fn plan(balancers: Vec<BalancerPlan>) -> Plan {
 
 fn engine(plan: &Plan) -> Engine {
     let mut engine = Engine::new(plan.clone(), 1, now());
-    engine.step(now(), Event::Begin { found: Vec::new(), decisions: Vec::new(), host: None, fences: None });
+    engine
+        .step(now(), Event::Begin { found: Vec::new(), decisions: Vec::new(), host: None, fences: None, tables: None });
     engine
 }
 

@@ -6,7 +6,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::handoff;
-use crate::engine::fence::plan::Access;
 use crate::engine::plan::{Launch, Readiness, Role, ServicePlan, User, Words, expand};
 use crate::sys::host;
 use crate::sys::landlock::{Refuse, Wall};
@@ -101,7 +100,7 @@ pub(super) fn build<'a>(
         capabilities: plan.process.capabilities.clone(),
         cgroup: gifts.group,
         joins: joins(gifts.limited)?,
-        wall: plan.process.access.as_ref().map(|access| wall(plan, index, access, &words)).transpose()?.flatten(),
+        wall: wall(plan, index, &words, plan.process.command.first())?,
         new_session: true,
     })
 }
@@ -116,8 +115,14 @@ fn joins(limited: Option<&Limited>) -> Result<Vec<CString>, String> {
 const EVERYBODYS: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
 /// What the service may reach. Beside what it names: the devices of everybody, its own directory, its log (which it may open anew as
-/// /dev/stderr), and its command. A wall that cannot be built is no start: nobody would notice that it is missing.
-fn wall(plan: &ServicePlan, index: u16, access: &Access, words: &Words) -> Result<Option<Box<Wall>>, String> {
+/// /dev/stderr), and the program that is run. A wall that cannot be built is no start: nobody would notice that it is missing.
+pub(super) fn wall(
+    plan: &ServicePlan,
+    index: u16,
+    words: &Words,
+    program: Option<&String>,
+) -> Result<Option<Box<Wall>>, String> {
+    let Some(access) = &plan.process.access else { return Ok(None) };
     let refuse = match (&access.read, &access.write) {
         (Some(_), Some(_)) => Refuse::Both,
         (Some(_), None) => Refuse::Reading,
@@ -134,8 +139,8 @@ fn wall(plan: &ServicePlan, index: u16, access: &Access, words: &Words) -> Resul
     for path in access.read.iter().flatten() {
         wall.allow_reading(c_string(&expand(path, words))?);
     }
-    if let Some(command) = plan.process.command.first() {
-        wall.allow_reading(c_string(&expand(command, words))?);
+    if let Some(program) = program {
+        wall.allow_reading(c_string(&expand(program, words))?);
     }
     for path in EVERYBODYS {
         wall.allow_writing_if_there(c_string(path)?);

@@ -15,11 +15,13 @@ use crate::api::http::{CONTENT_METRICS, CONTENT_TEXT, Response};
 use crate::api::render::{Applied, Stamp};
 use crate::api::route::{EventsSince, LINKS, LogTarget, Request, Roles, Socket};
 use crate::api::server::{ConnectionId, Incoming, Server};
-use crate::api::{checks, fences, host, metrics, proto, render};
+use crate::api::{checks, copies, fences, host, metrics, proto, render};
 use crate::config::Diagnostic;
 use crate::engine::Engine;
 use crate::engine::action::{Change, Outcome};
 use crate::engine::balance::plan::Delivery;
+use crate::engine::copies::event::CopyEvent;
+use crate::engine::copies::order::Job;
 use crate::engine::event::{Caller, Event, Target, Verb, Wait};
 use crate::engine::types::{Now, RequestId, StateName};
 use crate::engine::view::ServiceView;
@@ -141,6 +143,9 @@ impl Desk<'_> {
                 };
                 return self.stream(connection, Serve::Events { since_seq, since_unix_ms, tail, follow });
             }
+            Request::Copies => Ok(Response::json(200, &copies::copies(&self.engine.copies(self.now), &self.stamp()))),
+            Request::CopySet { name } => self.copy_set(&name),
+            Request::CopyVerb { set, job, wait } => return self.copy_verb(connection, set, job, wait, &peer),
             Request::Fences => Ok(Response::json(200, &fences::fences(&self.engine.fences(self.now), &self.stamp()))),
             Request::FenceRecord { id } => self.fence_record(id),
             Request::Verb { service, replica, verb, wait, why } => {
@@ -302,7 +307,9 @@ impl Desk<'_> {
         let balancers = self.balancers(figures).all();
         let checks = self.engine.checks(self.now);
         let fences = self.engine.fences(self.now);
-        let host = metrics::Host { checks: &checks, fences: &fences, readings: self.engine.readings() };
+        let copies = self.engine.copies(self.now);
+        let host =
+            metrics::Host { checks: &checks, copies: &copies, fences: &fences, readings: self.engine.readings() };
         let usages = &*self.usages;
         let tally = self.shell.journal.tally();
         let text = metrics::text(&views, tally, &|replica| usages.of(replica), &agent, &balancers, &host);
@@ -338,18 +345,63 @@ impl Desk<'_> {
         None
     }
 
-    fn verb(&mut self, connection: ConnectionId, verb: Verb, target: Target, peer: &Peer) -> Option<ReloadAsked> {
+    fn copy_set(&self, name: &str) -> Result<Response, ApiError> {
+        let views = self.engine.copies(self.now);
+        let view = views.iter().find(|view| view.plan.name == name);
+        let view = view.ok_or_else(|| copies::unknown_set(name, views.iter().map(|view| view.plan.name.as_str())))?;
+        Ok(Response::json(200, &copies::detail(view, &self.stamp())))
+    }
+
+    fn copy_verb(
+        &mut self,
+        connection: ConnectionId,
+        set: String,
+        job: Job,
+        wait: Wait,
+        peer: &Peer,
+    ) -> Option<ReloadAsked> {
+        let job = match self.whole_job(&set, job) {
+            Ok(job) => job,
+            Err(error) => {
+                self.respond(connection, error.response());
+                return None;
+            }
+        };
+        let waiting = Waiting { connection, service: set.clone(), replica: None, wait };
+        let request = self.admit(waiting)?;
+        let event = CopyEvent::Command { request, caller: caller(peer), set, job, wait };
+        self.shell.events.push_back(Event::Copies(Box::new(event)));
+        None
+    }
+
+    /// A prune that names no copies is of those that nothing keeps.
+    fn whole_job(&self, set: &str, job: Job) -> Result<Job, ApiError> {
+        let views = self.engine.copies(self.now);
+        let Some(view) = views.iter().find(|view| view.plan.name == set) else {
+            return Err(copies::unknown_set(set, views.iter().map(|view| view.plan.name.as_str())));
+        };
+        match job {
+            Job::Prune { copies } if copies.is_empty() => {
+                let unkept = view.kept.iter().filter(|kept| kept.reasons.is_empty());
+                Ok(Job::Prune { copies: unkept.map(|kept| kept.seq).collect() })
+            }
+            job => Ok(job),
+        }
+    }
+
+    /// A place among those who wait; the client is refused when there is none.
+    fn admit(&mut self, waiting: Waiting) -> Option<RequestId> {
         if self.answers.is_full(self.server) {
             let error = ApiError::new(Code::AgentUnavailable, format!("{WAITING_MAX} verbs are waiting already"));
-            self.respond(connection, error.response());
+            self.respond(waiting.connection, error.response());
             return None;
         }
-        let request = self.answers.expect(Waiting {
-            connection,
-            service: target.service.clone(),
-            replica: target.replica,
-            wait: target.wait,
-        });
+        Some(self.answers.expect(waiting))
+    }
+
+    fn verb(&mut self, connection: ConnectionId, verb: Verb, target: Target, peer: &Peer) -> Option<ReloadAsked> {
+        let (service, replica, wait) = (target.service.clone(), target.replica, target.wait);
+        let request = self.admit(Waiting { connection, service, replica, wait })?;
         self.shell.events.push_back(Event::Command { request, caller: caller(peer), verb, target });
         None
     }

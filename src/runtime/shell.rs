@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::alerts::Alerts;
 use super::balancers::Ejections;
+use super::copying::Copying;
 use super::figures::Inquiry;
 use super::hardware_watchdog::HardwareWatchdog;
 use super::journal::Journal;
@@ -70,6 +71,7 @@ pub struct Shell {
     pub ejections: Ejections,
     pub probes: Probes,
     pub alerts: Alerts,
+    pub copying: Copying,
     pub watchdog: HardwareWatchdog,
     pub journal: Journal,
     /// What happened and has not been given to the engine yet.

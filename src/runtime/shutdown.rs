@@ -8,6 +8,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::alerts;
 use super::error::RunError;
 use super::hardware_watchdog;
+use super::hooks;
+use super::links::Link;
 use super::listeners;
 use super::logger;
 use super::record;
@@ -35,8 +37,13 @@ pub(super) fn leave(mut shell: Shell, engine: &Engine, server: Server, cleanness
     logger::pass_on(&mut shell.logs);
     listeners::remove_names(&shell);
     alerts::end_all(&mut shell);
+    hooks::end_all(&mut shell);
     // Before the keeper closes its copy.
     hardware_watchdog::disarm(&mut shell);
+    let copies: Vec<Role> = shell.helpers.keys().copied().filter(|role| matches!(role, Role::Copy(_))).collect();
+    for role in copies {
+        roles::quit(&mut shell, role);
+    }
     // The logs role last: the others may have something to say.
     for role in [Role::Checks, Role::Proxy, Role::Logs] {
         roles::quit(&mut shell, role);
@@ -91,6 +98,7 @@ fn wait_for(shell: &mut Shell, roles: &[ReplicaId], deadline: Duration) {
         shell.logs.flush();
         shell.checks.flush();
         shell.proxy.flush();
+        shell.helpers.values_mut().for_each(Link::flush);
         let waited = Duration::from_nanos(clock::clocks().mono_ns.saturating_sub(began));
         let Some(left) = deadline.checked_sub(waited) else { return };
         let alive: Vec<BorrowedFd<'_>> = roles

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::adopt::{self, Adopted, Looked};
 use super::alerts::Alerts;
 use super::balancers::Ejections;
+use super::copying::Copying;
 use super::error::RunError;
 use super::figures::Inquiry;
 use super::freezing;
@@ -98,7 +99,8 @@ pub(super) fn start(options: &RunOptions) -> Result<Agent, RunError> {
     let server = Server::bind(&shell.directories.run, engine.plan().agent.admin_gid).map_err(RunError::Api)?;
     let mut ignored = Vec::new();
     let (host, fences) = (kept::recall(&shell, &mut ignored), kept::recall(&shell, &mut ignored));
-    let begin = Event::Begin { found, decisions, host, fences };
+    let tables = kept::recall(&shell, &mut ignored);
+    let begin = Event::Begin { found, decisions, host, fences, tables };
     let actions = engine.step(now, begin.clone());
     recorder.record(&engine, now, begin, &actions);
     take_over(&mut shell, &engine, adopted);
@@ -186,6 +188,7 @@ pub(super) fn make_shell(
         sockets: Sockets::default(),
         probes: Probes::default(),
         alerts: Alerts::default(),
+        copying: Copying::default(),
         watchdog: HardwareWatchdog::default(),
         events: VecDeque::new(),
         records: super::record::Writer::default(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::perform::{self, Asked};
 use super::serve::Desk;
-use super::{Agent, End, alerts, hardware_watchdog, listeners, logger, now, probes, roles, wait};
+use super::{Agent, End, alerts, hardware_watchdog, hooks, listeners, logger, now, probes, roles, wait};
 use crate::api::render::Stamp;
 use crate::api::route::Socket;
 use crate::engine::action::{Action, Level};
@@ -35,6 +35,7 @@ impl Agent {
         self.shell.bury_groups(now);
         listeners::retry(&mut self.shell, now);
         alerts::expire(&mut self.shell, now);
+        hooks::expire(&mut self.shell, now);
         self.step_engine();
         self.perform_actions();
         // A child that is to become its program now has this CPU first. Not twice in a row: there may always be one.
@@ -103,8 +104,10 @@ impl Agent {
 
     fn reap(&mut self) {
         let mains = &self.shell.mains;
-        let (probes, alerts) = (&self.shell.probes, &self.shell.alerts);
-        let mut is_main = |pid: i32| mains.contains_key(&pid) || probes::is_main(probes, pid) || alerts.is_main(pid);
+        let (probes, alerts, hooks) = (&self.shell.probes, &self.shell.alerts, &self.shell.copying.hooks);
+        let mut is_main = |pid: i32| {
+            mains.contains_key(&pid) || probes::is_main(probes, pid) || alerts.is_main(pid) || hooks.is_main(pid)
+        };
         match child::reap_orphans(&mut is_main, wait::ORPHANS_MAX) {
             Ok(again) => self.orphans_wait = again,
             Err(error) => log::error!("agent: cannot reap orphans: {error}"),

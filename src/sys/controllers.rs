@@ -139,6 +139,10 @@ impl Controllers {
 
     /// Makes the controller ready for the groups, once; what cannot be had is absent from then on.
     pub(super) fn prepare(&mut self, controller: Controller) -> Result<&Place, &str> {
+        if controller == Controller::Io && self.knows_writers() {
+            // What cannot be had is told by `knows_writers` afterwards.
+            let _ = self.prepare(Controller::Memory);
+        }
         let index = controller as usize;
         if !self.ready[index] {
             let made = match &self.places[index] {
@@ -157,6 +161,12 @@ impl Controllers {
             Place::Absent(why) => Err(why),
             place @ (Place::V2 | Place::V1(_)) => Ok(place),
         }
+    }
+
+    /// Whether writes through the page cache are held back with those of the group that made them: in cgroup2 the kernel knows them by
+    /// whose memory they lie in.
+    pub(super) fn knows_writers(&self) -> bool {
+        *self.place(Controller::Io) == Place::V2 && *self.place(Controller::Memory) == Place::V2
     }
 
     fn hand_down(&self, controller: Controller) -> Result<(), String> {
@@ -400,6 +410,25 @@ mod tests {
         assert!(controllers.prepare(Controller::Io).unwrap_err().contains("is not offered io"));
         // Where systemd has delegated nothing, what is above stays as it is.
         assert_eq!(handing_down(&base, mount, true), [base]);
+    }
+
+    #[test]
+    fn writes_to_disks_are_told_apart_by_the_memory_controller_which_is_handed_down_as_well() {
+        let directory = TempDir::new();
+        let base = directory.path().join("mainstay");
+        fake(directory.path(), "io memory\n", "io memory\n");
+        fake(&base, "io memory\n", "io\n");
+        let chain = handing_down(&base, directory.path(), false);
+        let mut controllers = Controllers {
+            own: None,
+            places: Controller::ALL.map(|one| place_of(one, &chain, None, Path::new("mainstay"), &Mounts::default())),
+            ready: [false; 4],
+            chain,
+        };
+        assert_eq!(controllers.prepare(Controller::Io), Ok(&Place::V2));
+        // Of a file that is no kernel's the last word is left.
+        assert_eq!(fs::read_to_string(base.join("cgroup.subtree_control")).unwrap(), "+io");
+        assert!(controllers.ready[Controller::Memory as usize] && controllers.knows_writers());
     }
 
     #[test]

@@ -349,8 +349,10 @@ impl Work<'_> {
                 continue;
             }
             match self.open(Controller::Io).and_then(|(group, version)| io_max(&group, version, device, rates)) {
-                Ok((files, caveat)) => {
+                Ok(files) => {
                     self.written.push(files);
+                    let writes = rates.write_bytes.is_some() || rates.write_operations.is_some();
+                    let caveat = (writes && !self.controllers.knows_writers()).then_some(CACHE_ESCAPES);
                     let of_device = format!("io_max of device {device}: ");
                     self.limited.caveats.retain(|caveat| !caveat.starts_with(&of_device));
                     self.limited.caveats.extend(caveat.map(|caveat| of_device + caveat));
@@ -475,13 +477,10 @@ fn io_weight(group: &Path, version: Version, weight: Option<u16>) -> Result<&'st
     }
 }
 
-/// What was written, and what it does not do.
-fn io_max(
-    group: &Path,
-    version: Version,
-    device: Device,
-    rates: Rates,
-) -> Result<(&'static str, Option<&'static str>), String> {
+const CACHE_ESCAPES: &str = "holds back direct and synchronous writes only, not those through the page cache: that takes the controllers io and \
+                             memory in cgroup2";
+
+fn io_max(group: &Path, version: Version, device: Device, rates: Rates) -> Result<&'static str, String> {
     if version == Version::V2 {
         let max = |rate: Option<u64>| rate.map_or("max".to_owned(), |rate| rate.to_string());
         let rates: Vec<String> = rates.keyed().iter().map(|(key, rate)| format!("{key}={}", max(*rate))).collect();
@@ -491,7 +490,7 @@ fn io_max(
         let told = fs::read_to_string(group.join("io.max")).unwrap_or_default();
         let in_force = told.lines().any(|found| found == line);
         return match in_force == limited {
-            true => Ok(("io.max", None)),
+            true => Ok("io.max"),
             false => Err(format!("io.max does not say \"{line}\" after it was written")),
         };
     }
@@ -499,9 +498,7 @@ fn io_max(
         let file = group.join(format!("blkio.throttle.{file}_device"));
         write_whole(&file, &format!("{device} {}", rate.unwrap_or(0)))?;
     }
-    let writes = rates.write_bytes.is_some() || rates.write_operations.is_some();
-    let caveat = "cgroup v1 holds back direct and synchronous writes only, not those through the page cache";
-    Ok(("blkio.throttle", writes.then_some(caveat)))
+    Ok("blkio.throttle")
 }
 
 /// In the order of [`Rates::keyed`].

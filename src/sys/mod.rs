@@ -3,14 +3,17 @@
 
 mod ancillary;
 pub mod arp;
+pub mod attributes;
 pub mod caps;
 pub mod child;
 #[cfg(test)]
 mod child_tests;
 pub mod clock;
+pub mod clone;
 pub mod connect;
 pub mod connection;
 pub mod controllers;
+pub mod dir;
 pub mod direct;
 pub mod epoll;
 pub mod fallbacks;
@@ -26,11 +29,13 @@ mod group_weak;
 pub mod heap;
 pub mod host;
 pub mod identity;
+pub mod idle;
 pub mod inherited;
 pub mod kmsg;
 pub mod landlock;
 pub mod limits;
 pub mod listen;
+pub mod listing;
 mod luggage;
 pub mod memory_file;
 pub mod mounts;
@@ -39,8 +44,10 @@ pub mod notify;
 pub mod nvme;
 pub mod open_devices;
 pub mod packet;
+pub mod page_cache;
 pub mod process;
 pub mod psi;
+mod remove;
 pub mod rlimit;
 pub mod scratch;
 pub mod scsi_generic;
@@ -50,6 +57,7 @@ mod spawn_child;
 #[cfg(test)]
 mod spawn_tests;
 pub mod splice;
+pub mod stat;
 pub mod statfs;
 pub mod stranger;
 pub mod stream;
@@ -57,10 +65,12 @@ pub mod terminal;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod text;
+pub mod trail;
 mod unix;
 pub mod users;
 pub mod wake;
 pub mod watchdog;
+pub mod writers;
 mod xattr;
 
 pub use fallbacks::Fallbacks;

@@ -65,6 +65,12 @@ pub(super) struct Mount {
 }
 
 impl Mount {
+    fn not_writable(&self) -> Option<&'static str> {
+        let says = |word: &str| self.options.split(',').any(|option| option == word);
+        let failed = ["emergency_ro", "shutdown", "ro"].into_iter().find(|word| says(word));
+        failed.or(self.read_only.then_some("ro"))
+    }
+
     /// Its own, not that of an overlay's layers; `None` for memory and the kernel's own.
     pub(super) fn block_device(&self) -> Option<Device> {
         if self.device.major != 0 {
@@ -73,6 +79,30 @@ impl Mount {
         // btrfs and others show a number that is no device's, but name the device.
         self.source.starts_with("/dev").then(|| number_of(&self.source)).flatten()
     }
+}
+
+/// What others of ours need to know of a mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenMount {
+    pub point: PathBuf,
+    pub fs_type: String,
+    /// Mounted read-only, or made so by the kernel since (`emergency_ro`, `shutdown`: the word). An error of ext4 alone does not show here.
+    pub not_writable: Option<&'static str>,
+}
+
+/// The mount with this number (`stx_mnt_id`), as the kernel lists it; `None` when it is not mounted any more.
+pub fn seen(mount_id: u64) -> io::Result<Option<SeenMount>> {
+    let mounts = Mounts::read()?;
+    Ok(mounts.by_id(mount_id).map(|mount| SeenMount {
+        point: mount.point.clone(),
+        fs_type: mount.fs_type.clone(),
+        not_writable: mount.not_writable(),
+    }))
+}
+
+/// The whole disk that a path lies on by its name alone; `Err`: why there is none.
+pub fn disk_of(path: &Path) -> io::Result<Result<Device, String>> {
+    Ok(Mounts::read()?.disk_of(path))
 }
 
 /// All mounts of this process, in their order: a later one covers an earlier one of the same point.
@@ -122,6 +152,12 @@ impl Mounts {
         }
         Err(format!("more than {STACKED_MAX} overlays lie on each other"))
     }
+}
+
+/// The point of a mount that lies below this directory, and is not mounted at it.
+pub fn below(directory: &Path) -> io::Result<Option<PathBuf>> {
+    let is_below = |point: &Path| point != directory && point.starts_with(directory);
+    Ok(Mounts::read()?.iter().find(|mount| is_below(&mount.point)).map(|mount| mount.point.clone()))
 }
 
 /// Overlays of overlays that are followed; the kernel allows two.
@@ -186,6 +222,10 @@ mod tests {
             Some((true, Path::new("/sub")))
         );
         assert_eq!(mounts.iter().count(), 6);
+        let not_writable = |id| mounts.by_id(id).unwrap().not_writable();
+        assert_eq!((not_writable(27), not_writable(31)), (None, Some("ro")));
+        let failed = Mounts::parse(b"27 1 7:0 / /m rw - ext4 /dev/loop0 rw,emergency_ro\n");
+        assert_eq!(failed.by_id(27).unwrap().not_writable(), Some("emergency_ro"));
     }
 
     #[test]

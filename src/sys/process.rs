@@ -68,7 +68,7 @@ fn ticks_per_second() -> u64 {
     *TICKS.get_or_init(|| positive(SysconfVar::CLK_TCK).unwrap_or(100))
 }
 
-fn page_bytes() -> u64 {
+pub(super) fn page_bytes() -> u64 {
     static BYTES: OnceLock<u64> = OnceLock::new();
     *BYTES.get_or_init(|| positive(SysconfVar::PAGE_SIZE).unwrap_or(4096))
 }

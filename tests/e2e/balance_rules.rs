@@ -326,3 +326,41 @@ fn proxy_may_have_as_many_descriptors_as_the_host_allows() {
     let numbers: Vec<&str> = line.split_whitespace().filter(|word| word.parse::<u64>().is_ok()).collect();
     assert_eq!(numbers[0], numbers[1], "{line}");
 }
+
+#[test]
+fn agent_that_dies_while_the_delivery_changes_costs_no_connection() {
+    let port = free_ports(8);
+    let place = Place::Port(port);
+    let service = |listen: &str| {
+        sample(
+            "api",
+            &format!("{listen} --answer-after 5ms --slow-stop 100ms --notify"),
+            &format!("replicas: 2, port: {}, ready: Notify, backoff: (min: \"0ms\"), budget: None", port + 1),
+        )
+    };
+    let by_port = (service("--listen 127.0.0.1:{port}"), front(port, ""));
+    let shared = (service("--listen-fd"), front(port, "delivery: Shared"));
+    let mut agent = Agent::balancing(As::Me, &by_port.0, &by_port.1);
+    agent.wait_up("front", 2);
+    let load = Load::on(&place, 4);
+    // From before the first stop to after the last start.
+    for (turn, delay_ms) in [5, 40, 110, 160, 230, 350].into_iter().enumerate() {
+        load.wait_for(20);
+        let (service, front) = if turn % 2 == 0 { &shared } else { &by_port };
+        agent.configure_balanced(service, front);
+        agent.cli_ok(&["reload"]);
+        std::thread::sleep(std::time::Duration::from_millis(delay_ms));
+        agent.kill();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        agent.start();
+        agent.wait_until("both run as the file says", SOON, |agent| {
+            (0..2).all(|index| {
+                let replica = agent.replica("api", index);
+                replica["state"] == "ready" && replica["pending_restart"] == false
+            })
+        });
+        agent.wait_up("front", 2);
+    }
+    load.wait_for(50);
+    load.end_without_failure();
+}

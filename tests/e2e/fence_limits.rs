@@ -102,3 +102,25 @@ fn service_writes_only_where_it_says() {
     let said = String::from_utf8_lossy(&agent.log_text("a", 0)).into_owned();
     assert!(said.contains("Permission denied") && said.lines().any(|line| line.ends_with("said")), "{said}");
 }
+
+#[test]
+fn exec_probe_stands_behind_the_wall_of_its_service() {
+    let agent = Agent::prepared(crate::support::As::Me);
+    fs::create_dir(agent.path("data")).unwrap();
+    let probe = "echo x > $DIR/data/probed; echo x > $DIR/other || exit 7; exit 0";
+    let walled = format!("can_write: [\"$DIR/data\"], restart: Never, ready: Exec([\"/bin/sh\", \"-c\", {probe:?}])");
+    agent.configure(&shell("a", "exec sleep 1000", &walled));
+    let mut agent = agent;
+    agent.start();
+    agent.wait_until("it was probed", SOON, |agent| {
+        agent.path("data/probed").exists() || !agent.events_of("a", "start_failed").is_empty()
+    });
+    if !agent.path("data/probed").exists() {
+        return eprintln!("skipped: {}", agent.events_of("a", "start_failed")[0]);
+    }
+    agent.wait_until("its answer is known", SOON, |agent| {
+        agent.service("a")["replicas"][0]["why"].to_string().contains("exit code")
+    });
+    let why = agent.service("a")["replicas"][0]["why"].to_string();
+    assert!(why.contains("exit code 7") && !agent.path("other").exists(), "{why}");
+}

@@ -59,7 +59,7 @@ impl World {
     }
 
     pub(crate) fn limit(&mut self, engine: &Engine, key: &Key, replica: ReplicaId, run: RunId) {
-        let fails = if self.chaos { self.dice.below(30) } else { 30 };
+        let fails = if self.chaos { self.dice.below(16) } else { 16 };
         let now = self.now.mono;
         let Some(number) = self.tree_of(key, run) else {
             return self.wrote(replica, run, Wrote::Limits, Err("no such group".to_owned()));
@@ -132,7 +132,7 @@ impl World {
     }
 
     /// Everybody is read at once, and the answer comes when it comes.
-    pub(crate) fn gauge(&mut self, engine: &Engine, runs: &[(ReplicaId, RunId)]) {
+    pub(crate) fn gauge(&mut self, engine: &Engine, asked: u64, runs: &[(ReplicaId, RunId)]) {
         let now = self.now.mono;
         let mut gauges = Vec::new();
         for (replica, run) in runs {
@@ -148,7 +148,7 @@ impl World {
         }
         if !(self.chaos && self.dice.percent(2)) {
             let after = if self.chaos && self.dice.percent(5) { self.dice.ms(0, 2_000) } else { self.dice.ms(0, 20) };
-            self.later(after, Happening::TellOnce(Event::Gauged { gauges }));
+            self.later(after, Happening::TellOnce(Event::Gauged { asked, gauges }));
         }
     }
 

@@ -72,7 +72,7 @@ impl Host {
             notes: 0,
             persisted: 0,
         };
-        host.step(Event::Begin { found: Vec::new(), decisions: Vec::new(), host: None, fences: None });
+        host.step(Event::Begin { found: Vec::new(), decisions: Vec::new(), host: None, fences: None, tables: None });
         host.connect();
         host
     }
@@ -161,7 +161,7 @@ impl Host {
         self.roles.clear();
         self.linked.clear();
         self.away.clear();
-        self.step(Event::Begin { found: Vec::new(), decisions: Vec::new(), host: memory, fences: None });
+        self.step(Event::Begin { found: Vec::new(), decisions: Vec::new(), host: memory, fences: None, tables: None });
         self.connect();
     }
 

@@ -88,7 +88,7 @@ impl Sim {
         let mut sim = Self { world, engine, twin: None, plan, waiting: BTreeMap::new(), next_request: 1, print };
         sim.world.proxy.born();
         sim.world.begin_readings();
-        sim.step(Event::Begin { found: Vec::new(), decisions: Vec::new(), host: None, fences: None });
+        sim.step(Event::Begin { found: Vec::new(), decisions: Vec::new(), host: None, fences: None, tables: None });
         sim.world.tell_devices();
         sim
     }
@@ -172,8 +172,11 @@ impl Sim {
         let seed = self.world.dice.next();
         self.engine = Engine::new(self.plan.clone(), seed, self.world.now);
         // A new agent names every balancer that it knows; the proxy lets go of the others.
+        let tables = self.world.tables.clone();
+        let leaving: Vec<String> =
+            tables.iter().flat_map(|memory| &memory.tables).map(|table| table.balancer.clone()).collect();
         let known = |name: &String| self.plan.balancers.iter().any(|plan| plan.has_table() && plan.name == *name);
-        self.world.proxy.tables.retain(|name, _| known(name));
+        self.world.proxy.tables.retain(|name, _| known(name) || leaving.contains(name));
         let forgets = self.world.dice.percent(10);
         if forgets {
             self.world.hardware.memory = None;
@@ -181,7 +184,7 @@ impl Sim {
         }
         let fences = self.world.fences.clone().map(Box::new);
         let host = self.world.hardware.memory.clone().map(Box::new);
-        self.step(Event::Begin { found, decisions, host, fences });
+        self.step(Event::Begin { found, decisions, host, fences, tables });
         self.world.tell_devices();
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mainstay::engine::Engine;
 use mainstay::engine::action::{Action, Cleanness, Note, NoteKind, Whom};
-use mainstay::engine::balance::table::Table;
+use mainstay::engine::balance::table::{Table, TableMemory};
 use mainstay::engine::event::{Decision, Event, Found, FoundProcess};
 use mainstay::engine::fence::FenceMemory;
 use mainstay::engine::host::HostEvent;
@@ -110,6 +110,8 @@ pub(crate) struct World {
     pub(crate) hardware: Hardware,
     /// What is written of fences for the next agent.
     pub(crate) fences: Option<FenceMemory>,
+    /// What is written of balancers that leave.
+    pub(crate) tables: Option<Box<TableMemory>>,
     pub(crate) audit: Audit,
     pub(crate) exited: Option<Cleanness>,
     pub(crate) shutting_down: bool,
@@ -136,6 +138,7 @@ impl World {
             proxy: Proxy::default(),
             hardware: Hardware::new(),
             fences: None,
+            tables: None,
             audit: Audit::default(),
             exited: None,
             shutting_down: false,
@@ -333,8 +336,9 @@ impl World {
             }
             Action::CancelProbe { .. } | Action::Refresh { .. } | Action::Answer { .. } | Action::Watch { .. } => {}
             Action::Limit { replica, run } => self.limit(engine, &key, *replica, *run),
-            Action::Gauge { runs } => self.gauge(engine, runs),
+            Action::Gauge { asked, runs } => self.gauge(engine, *asked, runs),
             Action::PersistFences { memory } => self.persist_fences(memory),
+            Action::PersistTables { memory } => self.tables = Some(memory.clone()),
             Action::Copy { set, .. } => panic!("no plan of this world has copies, and {set} is told something"),
             Action::PersistHost { memory } => self.hardware.memory = Some((**memory).clone()),
             Action::Alert { alert, plan, body } => {
@@ -570,6 +574,7 @@ fn replica_of(action: &Action) -> Option<ReplicaId> {
         | Action::Watch { .. }
         | Action::PersistHost { .. }
         | Action::PersistFences { .. }
+        | Action::PersistTables { .. }
         | Action::Gauge { .. }
         | Action::Alert { .. }
         | Action::Copy { .. }

@@ -114,13 +114,6 @@ fn on(item: &Item, given: &[On], scope: &mut Scope<'_>) -> Vec<AlertOn> {
             On::Fenced => AlertOn::Fenced,
             On::CopyFailed => AlertOn::CopyFailed,
         };
-        let cause = match on {
-            On::CopyFailed => Some("copies are"),
-            On::Failing | On::Degraded | On::Recovered | On::Fenced => None,
-        };
-        if let Some(cause) = cause {
-            scope.report.note(item, &path, format!("`{on:?}` happens never: {cause} not part of this version"));
-        }
         if list.contains(&kind) {
             scope.report.warning(item, &path, format!("`{on:?}` stands here twice"));
         } else {

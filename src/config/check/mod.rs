@@ -1,5 +1,5 @@
 //! From the parts of the files to a [`Plan`]. Every rule that is more than a type is here, one file a subject: `graph` what services
-//! mean to each other, `balancers` what leads to them, `checks`, `needs` and `alerts` the watch over the host, `process` what a child becomes, `access` and `isolation` what it may use and how it is fenced, `probes` and `sockets` addresses, `policy` restarts and budgets, `words` the `{words}`.
+//! mean to each other, `balancers` what leads to them, `checks`, `needs` and `alerts` the watch over the host, `copies` the copies of data, `process` what a child becomes, `access` and `isolation` what it may use and how it is fenced, `probes` and `sockets` addresses, `policy` restarts and budgets, `words` the `{words}`.
 //!
 //! A rule that is broken is reported and some harmless value takes the place, so that the next rule can be looked at; the plan is
 //! used only when nothing was wrong.
@@ -9,6 +9,7 @@ mod agent;
 mod alerts;
 mod balancers;
 mod checks;
+mod copies;
 mod env;
 mod graph;
 mod isolation;
@@ -26,6 +27,7 @@ use super::files::Gathered;
 use super::parse;
 use super::report::{Item, Report};
 use super::schema::{self, Service};
+use crate::engine::copies::plan::CopyPlan;
 use crate::engine::plan::{
     AgentPlan, CgroupPlan, Kind, Launch, LogsPlan, Plan, ProcessPlan, Readiness, RestartPolicy, ServicePlan, Stop,
 };
@@ -90,18 +92,27 @@ pub(super) fn check(mut gathered: Gathered, context: &Context, report: &mut Repo
     let balancers = balancers::check(gathered.balancers, &given, &mut services, incomplete, proxy_user, &mut scope);
     let checks = checks::check(gathered.checks, &mut scope);
     let alerts = alerts::check(gathered.alerts, &mut scope);
-    if given.is_empty() && balancers.is_empty() && !incomplete && !scope.report.failed() {
+    let copies = copies::check(gathered.copies, names.as_deref(), &services, &mut scope);
+    if given.is_empty() && balancers.is_empty() && copies.is_empty() && !incomplete && !scope.report.failed() {
         let nowhere = Item { source: 0, range: 0..0, prefix: "services".to_owned(), broken: Vec::new() };
         let watches = agent.default_checks || !checks.is_empty();
         let left = if watches { "the agent would only watch the host" } else { "the agent would have nothing to do" };
         scope.report.warning(&nowhere, "", format!("there are no services: {left}"));
     }
-    Plan { agent, services, balancers, checks, alerts, copies: Vec::new(), helper: None }
+    Plan { agent, services, balancers, checks, alerts, copies, helper: None }
 }
 
 /// The agent's part alone.
 pub(super) fn agent_only(gathered: Gathered, context: &Context, report: &mut Report) -> AgentPlan {
     agent::agent(gathered.agent, None, context, report)
+}
+
+/// The sets of copies alone.
+pub(super) fn copies_only(mut gathered: Gathered, context: &Context, report: &mut Report) -> Vec<CopyPlan> {
+    let items = std::mem::take(&mut gathered.copies);
+    let agent = agent::agent(gathered.agent, None, context, report);
+    let mut scope = Scope { context, report, run_dir: &agent.run_dir, cgroup: &agent.cgroup };
+    copies::check(items, None, &[], &mut scope)
 }
 
 fn service(given: &Given, scope: &mut Scope<'_>) -> ServicePlan {

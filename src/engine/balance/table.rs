@@ -18,6 +18,13 @@ pub struct Table {
     pub hopeful: bool,
 }
 
+/// Tables of balancers that the configuration has no table for any more (removed, or shared by now), as they were told last: connections go
+/// through them until their replicas are replaced. Written at every change while there is one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TableMemory {
+    pub tables: Vec<Table>,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Backend {
     /// `api/0`, or the address of a fixed one: what is hashed, so it never contains anything that changes.

@@ -1,4 +1,8 @@
 //! What the groups of services say of themselves when the engine asks.
+//!
+//! `sys::gauge::Gauge` has the same numbers, of no replica. Neither module may use the other, the engine's is part of flight recordings and simulations,
+//! and `runtime::limiting` has the one place where they meet: a struct literal without `..`, so that a number which is new to one of them does not compile
+//! before it is given to the other. The same is true of `plan::Limits` and `sys::limits::Limits`.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +29,7 @@ pub struct Gauge {
     pub pids: Option<u64>,
     /// Forks that `pids.max` refused (`pids.events max`).
     pub pids_refused: Option<u64>,
-    /// `cgroup.events frozen`: every member stands still. Without cgroups: every member is stopped by a signal.
+    /// `cgroup.events frozen`: every member stands still. Without cgroups nothing can be frozen, and nobody can tell.
     pub frozen: Option<bool>,
 }
 

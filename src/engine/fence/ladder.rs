@@ -78,6 +78,7 @@ impl Engine {
             prove_by: now.mono,
             step_by: now.mono,
             looks: 0,
+            asked_from: 0,
             quiet_since: None,
             first: None,
             written: false,
@@ -109,6 +110,7 @@ impl Engine {
     /// tables before everything else, `save_now` the memory before what follows here).
     pub(in crate::engine) fn step_to(&mut self, id: ReplicaId, level: FenceLevel) {
         let now = self.now.mono;
+        let asked_from = self.fence.asked + 1;
         let step = self.read_fence_plan(id.service, |plan| plan.step);
         let within = match level {
             FenceLevel::Throttle => step,
@@ -125,6 +127,7 @@ impl Engine {
         fence.prove_by = now.after(within);
         fence.step_by = now.after(step).after(READING_GRACE);
         (fence.looks, fence.quiet_since, fence.first, fence.written) = (0, None, None, false);
+        fence.asked_from = asked_from;
         fence.throttled |= level == FenceLevel::Throttle;
         let (record, why) = (fence.id, fence.why.clone());
         self.remember_left(id, record);
@@ -136,7 +139,7 @@ impl Engine {
                 self.limit_again(id);
                 self.look_for_proof(id);
             }
-            FenceLevel::Throttle => self.prove(id, "nothing runs; in force from its next start on"),
+            FenceLevel::Throttle => self.throttle_at_next_start(id),
             FenceLevel::Freeze => {
                 self.freeze_or_thaw(id);
                 self.look_for_proof(id);
@@ -242,9 +245,7 @@ impl Engine {
         };
         let (by_hand, awaited) = (fence.is_by_hand(), fence.proof != Proof::Given);
         match fence.level {
-            FenceLevel::Throttle if by_hand && awaited => {
-                self.prove(id, "nothing runs; in force from its next start on")
-            }
+            FenceLevel::Throttle if by_hand && awaited => self.throttle_at_next_start(id),
             FenceLevel::Throttle if by_hand => {}
             FenceLevel::Freeze if by_hand => self.step_to(id, FenceLevel::Hold),
             FenceLevel::Throttle | FenceLevel::Freeze => self.release(id, "its process has ended", Then::Probation),

@@ -60,6 +60,7 @@ impl Engine {
         if self.at(id).run.as_ref().is_some_and(|run| run.limits_due) {
             self.limit_again(id);
         }
+        self.throttle_newborn(id);
     }
 
     /// Of all that runs with limits, or may be given some: what they are.

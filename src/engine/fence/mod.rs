@@ -73,6 +73,9 @@ pub(in crate::engine) struct FenceState {
     pub(in crate::engine) memory: FenceMemory,
     /// Decisions of the agent itself that are not known to be on disk.
     pub(in crate::engine) decisions: BTreeSet<u64>,
+    /// The number of the latest question to groups.
+    #[serde(default)]
+    pub(in crate::engine) asked: u64,
     /// The latest readings of groups.
     #[serde(with = "pairs")]
     pub(in crate::engine) watched: BTreeMap<ReplicaId, Watched>,

@@ -10,9 +10,10 @@ use std::time::Duration;
 use super::gauge::{Gauge, Written, Wrote};
 use super::note::FenceNote;
 use super::plan::FenceLevel;
-use super::state::{First, Proof};
+use super::record::Standing;
+use super::state::{Fence, First, Proof};
 use crate::engine::Engine;
-use crate::engine::action::{Action, Level, NoteKind};
+use crate::engine::action::{Level, NoteKind};
 use crate::engine::health::WAKE_GRACE_MAX;
 use crate::engine::service::State;
 use crate::engine::timers::{Timer, TimerKey};
@@ -38,7 +39,7 @@ impl Engine {
         };
         fence.looks = fence.looks.saturating_add(1);
         if replica.run.as_ref().is_some_and(|run| run.spawned && !run.exited) {
-            self.out.push(Action::Gauge { runs: vec![(id, run)] });
+            self.ask_groups(vec![(id, run)]);
         }
         self.arm_fence(id);
     }
@@ -61,7 +62,7 @@ impl Engine {
             _ if !up => None,
             Proof::Awaited => Some(now.after(Self::pause(fence.looks)).min(fence.prove_by.max(now))),
             Proof::Missing => Some(now.after(PAUSE_MISSING)),
-            Proof::Given => None,
+            Proof::Given | Proof::Idle => None,
         };
         let end = match fence.quiet_since {
             _ if fence.is_by_hand() => None,
@@ -92,11 +93,49 @@ impl Engine {
                 self.release(id, &why, super::release::Then::Probation);
             }
             None if by_itself && step_by <= now => self.climb(id),
-            Some(_) | None if self.fence(id).is_some_and(|fence| fence.proof != Proof::Given) => {
+            Some(_) | None
+                if self.fence(id).is_some_and(|fence| matches!(fence.proof, Proof::Awaited | Proof::Missing)) =>
+            {
                 self.look_for_proof(id);
             }
             Some(_) | None => self.arm_fence(id),
         }
+    }
+
+    /// A throttle by hand, and nothing runs that it could be seen on.
+    pub(in crate::engine) fn throttle_at_next_start(&mut self, id: ReplicaId) {
+        if let Some(fence) = self.memory_mut(id).fence.as_deref_mut() {
+            fence.proof = Proof::Idle;
+        }
+        if let Some(record) = self.standing_record(id) {
+            record.standing = Standing::Proving;
+            if let Some(step) = record.steps.last_mut() {
+                step.proof = "nothing runs; in force from its next start on, and proven then".to_owned();
+            }
+        }
+        self.arm_fence(id);
+        self.fence_changed(id);
+    }
+
+    /// What was throttled while nothing ran has a process, born within its limits; what of them is not in force is told after this.
+    pub(in crate::engine) fn throttle_newborn(&mut self, id: ReplicaId) {
+        let now = self.now;
+        let (step, asked_from) = (self.read_fence_plan(id.service, |plan| plan.step), self.fence.asked + 1);
+        let idle = self.memory_mut(id).fence.as_deref_mut().filter(|fence| fence.proof == Proof::Idle);
+        let Some(fence) = idle else {
+            return;
+        };
+        (fence.proof, fence.prove_by, fence.looks) = (Proof::Awaited, now.mono.after(step), 0);
+        (fence.first, fence.written, fence.asked_from) = (None, true, asked_from);
+        let decided = fence.decided;
+        if let Some(step) = self.standing_record(id).and_then(|record| record.steps.last_mut()) {
+            step.written = Some(now.wall);
+            step.written_after_us = u64::try_from(now.mono.since(decided).as_micros()).ok();
+            "before its start".clone_into(&mut step.method);
+            step.proof.clear();
+        }
+        self.look_for_proof(id);
+        self.fence_changed(id);
     }
 
     fn proof_is_late(&mut self, id: ReplicaId) {
@@ -131,9 +170,11 @@ impl Engine {
     }
 
     /// A reading of a group under a fence.
-    pub(in crate::engine) fn look_at_fence(&mut self, gauge: &Gauge) {
+    pub(in crate::engine) fn look_at_fence(&mut self, asked: u64, gauge: &Gauge) {
         let id = gauge.replica;
-        let awaited = self.fence(id).filter(|fence| fence.proof != Proof::Given);
+        let awaits =
+            |fence: &&Fence| matches!(fence.proof, Proof::Awaited | Proof::Missing) && asked >= fence.asked_from;
+        let awaited = self.fence(id).filter(awaits);
         match awaited.map(|fence| fence.level) {
             Some(FenceLevel::Freeze) if gauge.frozen == Some(true) && self.at(id).memory.frozen => {
                 self.prove(id, "frozen 1");

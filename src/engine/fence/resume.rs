@@ -63,7 +63,20 @@ impl Engine {
             evidence: vec![fence.why.clone()],
             seen: fence.since_wall,
         };
-        let (record, level, awaited) = (fence.id, fence.level, fence.proof == Proof::Awaited);
+        let runs = self.at(id).run.as_ref().is_some_and(|run| !run.exited);
+        let awaited = match fence.proof {
+            Proof::Awaited => true,
+            // The last agent has not got to it.
+            Proof::Idle => runs,
+            Proof::Given | Proof::Missing => false,
+        };
+        let (record, level) = (fence.id, fence.level);
+        let uncounted = !fence.is_by_hand() && self.fence_record(record).is_none();
+        let decided = fence.decided;
+        if uncounted {
+            // Its record would have told of it, and is written together with the count.
+            self.fence.memory.automatic.push(decided);
+        }
         self.restore_record(id, record, &cause, Standing::Proving);
         self.bring_up_to_date(id);
         match level {
@@ -72,8 +85,9 @@ impl Engine {
                 if let Some(fence) = self.memory_mut(id).fence.as_deref_mut() {
                     fence.prove_by = fence.prove_by.max(at_least);
                     fence.step_by = fence.step_by.max(at_least);
+                    fence.asked_from = 0;
                     if awaited {
-                        (fence.looks, fence.first) = (0, None);
+                        (fence.proof, fence.looks, fence.first) = (Proof::Awaited, 0, None);
                     }
                     // The limits are written anew, and what was refused before is not known.
                     fence.written &= fence.proof == Proof::Given;
@@ -107,7 +121,7 @@ impl Engine {
             Proof::Missing if standing != Standing::Incomplete => {
                 self.step_unproven(id, "not seen by an earlier agent")
             }
-            Proof::Given | Proof::Missing | Proof::Awaited => {}
+            Proof::Given | Proof::Missing | Proof::Awaited | Proof::Idle => {}
         }
     }
 

@@ -84,7 +84,7 @@ impl Engine {
         }
     }
 
-    /// Why a fenced replica is as it is, and what follows.
+    /// Why a fenced replica is as it is, which its state says, and what follows.
     pub(in crate::engine) fn why_fenced(&self, id: ReplicaId, now: Time) -> Option<String> {
         let fence = self.fence_of(id)?;
         let then = match fence.next {
@@ -93,13 +93,15 @@ impl Engine {
             None if fence.level == Some(FenceLevel::Kill) => "its processes are being killed".to_owned(),
             None => "until `unfence`".to_owned(),
         };
+        let idle = self.fence(id).is_some_and(|fence| fence.proof == Proof::Idle);
         let proof = match fence.standing {
+            Standing::Proving if idle => " (from its next start on)",
             Standing::Proving => " (not proven yet)",
             Standing::Incomplete => " (incomplete)",
             Standing::Proven | Standing::Probation | Standing::Released | Standing::Observed => "",
         };
         Some(match fence.level {
-            Some(level) => format!("{}{proof}: {}; {then}", being(level), fence.why),
+            Some(_) => format!("{}{proof}; {then}", fence.why),
             None => format!("on probation, {}; {then}", fence.why),
         })
     }
@@ -132,6 +134,7 @@ impl Engine {
             past: self.fence.memory.records.iter().rev().filter(over).collect(),
             automatic_used: self.automatic_used(now.mono),
             automatic_max: super::AUTOMATIC_MAX,
+            automatic_within: super::AUTOMATIC_WITHIN,
         }
     }
 
@@ -150,7 +153,7 @@ impl Engine {
 
 fn standing(fence: &Fence) -> Standing {
     match fence.proof {
-        Proof::Awaited => Standing::Proving,
+        Proof::Awaited | Proof::Idle => Standing::Proving,
         Proof::Given => Standing::Proven,
         Proof::Missing => Standing::Incomplete,
     }

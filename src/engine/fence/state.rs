@@ -25,6 +25,9 @@ pub struct Fence {
     pub step_by: Time,
     /// How often the proof of this step was looked for.
     pub looks: u32,
+    /// The first question to its group that was asked after this step was decided: what answers an earlier one proves nothing.
+    #[serde(default)]
+    pub asked_from: u64,
     /// Since when (mono) the cause is not seen any more.
     pub quiet_since: Option<Time>,
     /// The first reading under a throttle.
@@ -51,6 +54,8 @@ impl Fence {
 #[serde(rename_all = "snake_case")]
 pub enum Proof {
     Awaited,
+    /// Nothing runs that could show it (of a throttle by hand): looked for when something does.
+    Idle,
     Given,
     /// Not within its time; looked for all the same.
     Missing,

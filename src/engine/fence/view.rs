@@ -1,5 +1,7 @@
 //! What others may see of fences.
 
+use std::time::Duration;
+
 use super::plan::{FenceLevel, Limits};
 use super::record::{Record, Standing, Trigger};
 use crate::engine::types::Time;
@@ -39,4 +41,5 @@ pub struct FencesView<'a> {
     /// Fences that the agent set within the window, and how many it may.
     pub automatic_used: u32,
     pub automatic_max: u32,
+    pub automatic_within: Duration,
 }

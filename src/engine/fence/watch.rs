@@ -78,9 +78,14 @@ impl Engine {
         let runs = self.groups_to_watch();
         self.fence.watched.retain(|id, _| runs.iter().any(|(watched, _)| watched == id));
         if !runs.is_empty() {
-            self.out.push(Action::Gauge { runs });
+            self.ask_groups(runs);
             self.timers.set(TimerKey::Gauge, self.now.mono.after(EVERY));
         }
+    }
+
+    pub(in crate::engine) fn ask_groups(&mut self, runs: Vec<(ReplicaId, RunId)>) {
+        self.fence.asked += 1;
+        self.out.push(Action::Gauge { asked: self.fence.asked, runs });
     }
 
     pub(in crate::engine) fn groups_to_watch(&self) -> Vec<(ReplicaId, RunId)> {
@@ -119,14 +124,14 @@ impl Engine {
     }
 
     /// The answer to `Action::Gauge`.
-    pub(in crate::engine) fn gauged(&mut self, gauges: Vec<Gauge>) {
+    pub(in crate::engine) fn gauged(&mut self, asked: u64, gauges: Vec<Gauge>) {
         let mut news = Vec::new();
         for gauge in gauges {
             let id = gauge.replica;
             if self.current(id, gauge.run).is_none() {
                 continue;
             }
-            self.look_at_fence(&gauge);
+            self.look_at_fence(asked, &gauge);
             if self.is_watched(id) && self.read_gauge(gauge) {
                 news.push(id);
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::engine::event::{Event, FoundProcess, Verb};
+use crate::engine::event::{Event, FoundProcess, NotifyMessage, Verb};
 use crate::engine::plan::{Alive, Budget, Readiness, ServicePlan};
 use crate::engine::testkit::{Kit, ms, service, tcp};
 use crate::engine::types::{Exit, StateName};
@@ -169,4 +169,37 @@ fn adopted_start_is_probed_at_the_usual_pace() {
         assert!(kit.answer("api", Err("connection refused")).is_empty(), "the next probe is not sent at once");
         assert_eq!(kit.pass(ms(1_000)), ["probe api/0"]);
     }
+}
+
+#[test]
+fn a_rolling_restart_goes_on_where_it_was() {
+    let mut api = service("api");
+    (api.replicas, api.ready) = (3, Readiness::Notify);
+    let names = ["api/0", "api/1", "api/2"];
+    let all = |states: [FoundProcess; 3]| names.into_iter().zip(states).collect::<Vec<_>>();
+    let start = |kit: &mut Kit, name: &str| {
+        kit.exec(name);
+        let (replica, run) = (kit.id(name), kit.run(name));
+        kit.step(Event::Notified { replica, run, message: NotifyMessage::Ready })
+    };
+    let mut kit = Kit::new(vec![api.clone()]);
+    for name in names {
+        start(&mut kit, name);
+    }
+    kit.command(Verb::RestartRolling, "api");
+    kit.exit("api/0", 0);
+    // One is on its way, and nobody else is stopped before it is up.
+    let mut kit = next(&kit, vec![api.clone()], &all([ALIVE; 3]));
+    assert_eq!((kit.run("api/0").0, kit.words()), (2, vec![]));
+    assert_eq!(start(&mut kit, "api/0"), ["SIGTERM to main of api/1"]);
+    // It is gone when the next agent comes.
+    let gone = FoundProcess::Gone { exit: Some(Exit::Code(0)) };
+    let mut kit = next(&kit, vec![api.clone()], &all([ALIVE, gone, ALIVE]));
+    assert_eq!(kit.words(), ["spawn api/1 run 2"]);
+    assert_eq!(start(&mut kit, "api/1"), ["SIGTERM to main of api/2"]);
+    kit.exit("api/2", 0);
+    start(&mut kit, "api/2");
+    assert!(names.iter().all(|name| kit.memory(name).turn.is_none()));
+    let kit = next(&kit, vec![api], &all([ALIVE; 3]));
+    assert_eq!((kit.run("api/0").0, kit.words()), (2, vec![]), "it is over");
 }

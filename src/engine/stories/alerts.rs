@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::engine::action::Action;
 use crate::engine::event::{Event, FoundProcess, Verb};
+use crate::engine::fence::plan::FenceLevel;
 use crate::engine::host::kind::CheckKind::{DiskErrors, DiskHung, DiskSpace, Filesystem, Memory};
 use crate::engine::host::plan::{AlertOn, AlertPlan, OnDiskFailing};
 use crate::engine::host::view::AlertBody;
@@ -223,7 +224,8 @@ fn what_was_told_outlives_the_agent() {
     let text = serde_json::to_string(&written).expect("it is written as JSON");
     assert_eq!(serde_json::from_str::<HostMemory>(&text).expect("and read"), memory(&kit));
     let found = vec![kit.found("api", FoundProcess::Gone { exit: None })];
-    let begin = Event::Begin { found, decisions: Vec::new(), host: Some(Box::new(written)), fences: None };
+    let begin =
+        Event::Begin { found, decisions: Vec::new(), host: Some(Box::new(written)), fences: None, tables: None };
     let mut next = Kit::begin_on(kit.now.mono, plan(vec![frail()], vec![alert(&on, 10)]), begin);
     let words = next.pass(Duration::from_secs(70));
     assert!(!words.iter().any(|word| word.starts_with("alert")), "nothing is repeated: {words:?}");
@@ -237,7 +239,7 @@ fn what_was_wrong_before_this_agent_is_looked_at_again_before_it_is_told() {
     let mut kit = begin(vec![frail()], alert(&[AlertOn::Recovered], 10));
     spend(&mut kit);
     let found = vec![kit.found("api", FoundProcess::Gone { exit: None })];
-    let begin = Event::Begin { found, decisions: Vec::new(), host: None, fences: None };
+    let begin = Event::Begin { found, decisions: Vec::new(), host: None, fences: None, tables: None };
     let mut next = Kit::begin_on(kit.now.mono, plan(vec![frail()], vec![alert(&on, 10)]), begin);
     assert!(next.words().is_empty());
     assert!(next.pass(Duration::from_secs(9)).is_empty());
@@ -264,4 +266,12 @@ fn a_reload_keeps_what_each_command_was_told() {
     one(&mut kit);
     kit.step(reload(Vec::new()));
     assert_eq!(kit.engine.next_deadline(), None);
+}
+
+#[test]
+fn an_alert_of_a_fence_says_once_what_the_service_is() {
+    let mut kit = begin(vec![service("api")], alert(&[AlertOn::Fenced], 10));
+    kit.command(Verb::Fence(FenceLevel::Hold), "api");
+    let body = one(&mut kit);
+    assert_eq!(body.text, "service api: killed: fenced by the agent (not proven yet); its processes are being killed");
 }

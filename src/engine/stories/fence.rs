@@ -64,7 +64,7 @@ fn a_hold_kills_and_is_proven_by_the_empty_tree() {
     kit.now.wall.0 += 1_750_000;
     assert_eq!(killed(&mut kit, "api"), ["release api/0", "answer 1: done"]);
     assert_eq!((kit.state("api"), kit.word_of("api")), (StateName::Stopped, "held"));
-    assert_eq!(kit.why("api"), "held: fenced by the agent; until `unfence`");
+    assert_eq!(kit.why("api"), "fenced by the agent; until `unfence`");
     let record = kit.record("api");
     assert_eq!((record.standing, record.trigger), (Standing::Proven, Trigger::Operator));
     let steps: Vec<_> = record.steps.iter().map(|step| (step.level, step.proof.as_str())).collect();
@@ -87,7 +87,8 @@ fn what_is_held_starts_with_unfence_only() {
         let words = kit.command(verb, "api");
         let [answer] = words.as_slice() else { panic!("{words:?}") };
         assert!(
-            answer.contains("conflict, api is fenced") && answer.ends_with("`mainstay unfence api` ends it"),
+            answer.contains("conflict, api is held (fenced by the agent;")
+                && answer.ends_with("`mainstay unfence api` ends it"),
             "{answer}"
         );
     }
@@ -114,6 +115,8 @@ fn a_frozen_replica_keeps_its_state_and_its_deadlines_wait() {
     assert_eq!(kit.gauged(Gauge { frozen: Some(false), ..kit.gauge("api") }), [""; 0]);
     assert_eq!(kit.gauged(frozen(&kit, "api")), ["answer 1: done"]);
     assert_eq!((kit.state("api"), kit.word_of("api")), (StateName::Ready, "frozen"));
+    let shown = &kit.engine.service("api", kit.now).expect("known").replicas[0];
+    assert_eq!(shown.since_wall(), kit.record("api").steps[0].decided, "not since it is ready");
     assert_eq!(kit.engine.next_deadline(), None);
     assert!(kit.pass(Duration::from_secs(3_600)).is_empty(), "neither probed nor aborted");
     let (replica, run) = (kit.id("api"), kit.run("api"));
@@ -543,4 +546,81 @@ fn ended_records_are_bounded_and_each_is_told_whole() {
     }
     let fences = kit.engine.fences(kit.now);
     assert_eq!((fences.past.len(), fences.active.len()), (64, 1), "one that stands is never dropped");
+}
+
+#[test]
+fn a_reading_that_was_asked_for_in_an_earlier_freeze_does_not_prove_the_next_one() {
+    let mut kit = up(vec![service("api")]);
+    kit.command(FREEZE, "api");
+    kit.persist();
+    let earlier = kit.engine.fence.asked;
+    kit.command(Verb::Unfence, "api");
+    kit.persist();
+    kit.command(FREEZE, "api");
+    kit.persist();
+    let gauge = frozen(&kit, "api");
+    kit.step(Event::Gauged { asked: earlier, gauges: vec![gauge.clone()] });
+    assert_eq!(kit.record("api").standing, Standing::Proving);
+    kit.gauged(gauge);
+    assert_eq!(kit.record("api").standing, Standing::Proven);
+}
+
+#[test]
+fn a_throttle_by_hand_of_what_does_not_run_is_proven_when_it_runs() {
+    let mut kit = up(vec![service("api")]);
+    kit.command(Verb::Stop, "api");
+    kit.persist();
+    kit.exit("api", 0);
+    let words = [kit.command(THROTTLE, "api"), kit.persist()].concat();
+    assert_eq!(words, ["decide api Down fenced throttle", "answer 2: done"], "nothing to wait for");
+    assert_eq!(kit.record("api").standing, Standing::Proving);
+    assert!(kit.record("api").steps[0].proof.starts_with("nothing runs"));
+    assert_eq!(kit.why("api"), "fenced by the agent (from its next start on); until `unfence`");
+    assert_eq!(kit.engine.next_deadline(), None);
+    kit.heir(&[("api", FoundProcess::Gone { exit: None })]);
+    assert_eq!((kit.record("api").standing, kit.engine.next_deadline()), (Standing::Proving, None));
+    let words = [kit.command(Verb::Start, "api"), kit.persist()].concat();
+    assert!(words.contains(&"spawn api/0 run 2".to_owned()), "{words:?}");
+    let words = kit.exec("api");
+    assert!(words.contains(&"gauge api/0".to_owned()), "{words:?}");
+    assert_eq!(kit.record("api").steps[0].method, "before its start");
+    let reading = |kit: &Kit, throttled| Gauge { cpu_throttled: Some(throttled), ..kit.gauge("api") };
+    kit.gauged(reading(&kit, 0));
+    assert_eq!(kit.record("api").standing, Standing::Proving);
+    kit.gauged(reading(&kit, 3));
+    assert_eq!(kit.record("api").standing, Standing::Proven);
+    assert_eq!(kit.record("api").steps[0].proof, "nr_throttled 0 -> 3");
+}
+
+#[test]
+fn what_is_on_disk_of_a_service_that_is_not_configured_holds_when_it_comes_back() {
+    let mut api = service("api");
+    api.replicas = 2;
+    let mut kit = up(vec![api.clone(), service("web")]);
+    kit.exec("api/1");
+    kit.command(HOLD, "api/1");
+    kit.persist();
+    killed(&mut kit, "api/1");
+    let reload = |kit: &mut Kit, services| {
+        kit.step(Event::Reload { request: None, caller: Caller::Agent, plan: Box::new(Kit::plan(services)) })
+    };
+    reload(&mut kit, vec![service("web")]);
+    kit.exit("api/0", 0);
+    kit.heir(&[("web", FoundProcess::Alive { pid: 100 })]);
+    let words = reload(&mut kit, vec![service("api"), service("web")]);
+    assert!(words.iter().any(|word| word.starts_with("spawn api/0")), "{words:?}");
+    let words = reload(&mut kit, vec![api, service("web")]);
+    assert!(!words.iter().any(|word| word.starts_with("spawn api/1")), "{words:?}");
+    assert_eq!(kit.word_of("api/1"), "held");
+}
+
+/// Found by the simulation: the word that the program runs may be the first one of its process.
+#[test]
+fn what_is_throttled_at_its_birth_is_limited_whatever_is_heard_of_it_first() {
+    let mut kit = Kit::new(vec![service("api")]);
+    kit.command(THROTTLE, "api");
+    kit.persist();
+    let (replica, run) = (kit.id("api"), kit.run("api"));
+    let words = kit.step(Event::Executed { replica, run });
+    assert!(words.contains(&"limit api/0".to_owned()), "{words:?}");
 }

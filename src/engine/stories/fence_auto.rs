@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::engine::action::Action;
 use crate::engine::balance::plan::BalancerPlan;
 use crate::engine::event::{Event, FoundProcess, Verb};
+use crate::engine::fence::FenceMemory;
 use crate::engine::fence::gauge::{Gauge, Wrote};
 use crate::engine::fence::plan::{FenceLevel, FencePlan, Limits, Mode, ReleaseRule, Resources, Rung, Triggers};
 use crate::engine::fence::record::{Record, Standing, Trigger};
@@ -142,7 +143,7 @@ fn a_lasting_cause_climbs_the_ladder_to_a_hold_with_a_proof_at_each_step() {
     assert!(words.ends_with(&["thaw api/0".to_owned(), "kill api/0".to_owned()]), "{words:?}");
     killed(&mut kit, "api");
     assert_eq!((kit.state("api"), kit.word_of("api")), (StateName::Stopped, "held"));
-    assert_eq!(kit.why("api"), "held: it is at its CPU limit; released in 10m");
+    assert_eq!(kit.why("api"), "it is at its CPU limit; released in 10m");
     let levels: Vec<FenceLevel> = kit.record("api").steps.iter().map(|step| step.level).collect();
     assert_eq!(levels, FenceLevel::ALL);
     assert!(kit.record("api").steps.iter().all(|step| step.proven.is_some()), "{:?}", kit.record("api"));
@@ -242,10 +243,7 @@ fn a_manual_release_waits_for_an_operator() {
     readings(&mut kit, "api", 4, bomb);
     killed(&mut kit, "api");
     kit.pass(Duration::from_secs(1_000_000));
-    assert_eq!(
-        (kit.word_of("api"), kit.why("api").as_str()),
-        ("held", "held: it forks beyond its limit; until `unfence`")
-    );
+    assert_eq!((kit.word_of("api"), kit.why("api").as_str()), ("held", "it forks beyond its limit; until `unfence`"));
     assert!(kit.command(Verb::Unfence, "api").contains(&"spawn api/0 run 2".to_owned()));
     assert!(kit.memory("api").probation.is_none());
 }
@@ -307,7 +305,7 @@ fn for_the_hosts_memory_the_least_important_goes_first_and_the_next_only_after_i
         let live = |kit: &Kit, name| kit.state(name) == StateName::Ready;
         let gauges = sizes.iter().filter(|(name, _)| live(kit, name));
         let gauges = gauges.map(|(name, size)| Gauge { memory_bytes: Some(*size), ..kit.gauge(name) }).collect();
-        kit.step(Event::Gauged { gauges })
+        kit.step(Event::Gauged { asked: kit.engine.fence.asked, gauges })
     };
     assert_eq!(read(&mut kit), ["decide cache Up fences 1", "kill cache/0"], "the larger of the two");
     assert!(read(&mut kit).is_empty() && read(&mut kit).is_empty(), "it is not gone yet");
@@ -542,4 +540,36 @@ fn a_stall_of_the_agent_is_no_time_for_a_proof_or_a_step() {
     assert_eq!(kit.record("api").standing, Standing::Proving);
     frozen(&mut kit, "api");
     assert_eq!(kit.record("api").standing, Standing::Proven);
+}
+
+#[test]
+fn a_fence_whose_record_was_not_written_in_time_counts_all_the_same() {
+    let mut kit = up(vec![limited("api")]);
+    readings(&mut kit, "api", 4, bomb);
+    assert_eq!((kit.word_of("api"), kit.engine.fences(kit.now).automatic_used), ("throttled", 1));
+    // The memory of the replica is written first.
+    kit.engine.fence.memory = FenceMemory::default();
+    kit.heir(&[("api", FoundProcess::Alive { pid: 100 })]);
+    assert_eq!((kit.word_of("api"), kit.engine.fences(kit.now).automatic_used), ("throttled", 1));
+    kit.heir(&[("api", FoundProcess::Alive { pid: 100 })]);
+    assert_eq!(kit.engine.fences(kit.now).automatic_used, 1, "once");
+}
+
+#[test]
+fn the_count_of_fences_outlives_the_absence_of_its_service() {
+    let mut kit = up(vec![limited("api")]);
+    readings(&mut kit, "api", 4, bomb);
+    let reload = |kit: &mut Kit, services| {
+        let plan = Box::new(Kit::plan(services));
+        kit.step(Event::Reload { request: None, caller: crate::engine::event::Caller::Agent, plan })
+    };
+    reload(&mut kit, vec![service("web")]);
+    kit.exit("api", 0);
+    reload(&mut kit, vec![service("web"), limited("api")]);
+    assert_eq!(kit.memory("api").fences, 1);
+    reload(&mut kit, vec![service("web")]);
+    kit.exit("api", 0);
+    kit.heir(&[]);
+    reload(&mut kit, vec![service("web"), limited("api")]);
+    assert_eq!(kit.memory("api").fences, 1);
 }

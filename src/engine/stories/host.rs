@@ -202,7 +202,7 @@ fn a_freeze_outlives_the_agent_only_while_the_disk_fails() {
     fails(&mut kit);
     let found = || vec![kit.found("api", FoundProcess::Alive { pid: 100 })];
     // It knows nothing of the host: thawed.
-    let begin = Event::Begin { found: found(), decisions: Vec::new(), host: None, fences: None };
+    let begin = Event::Begin { found: found(), decisions: Vec::new(), host: None, fences: None, tables: None };
     let next = Kit::begin_on(kit.now.mono, plan(), begin);
     assert_eq!(next.words(), ["thaw api/0"]);
     assert_eq!(next.state("api"), StateName::Ready);

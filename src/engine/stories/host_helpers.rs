@@ -152,7 +152,7 @@ fn the_slot_of_a_stuck_helper_is_nobody_elses() {
         kit.found("@disk.sdb", FoundProcess::Alive { pid: 8 }),
     ];
     let host = Some(Box::new(memory));
-    let begin = Event::Begin { found, decisions: Vec::new(), host, fences: None };
+    let begin = Event::Begin { found, decisions: Vec::new(), host, fences: None, tables: None };
     let mut kit = Kit::begin_on(kit.now.mono, plan(Vec::new()), begin);
     assert_eq!(kit.words(), ["kill @disk.sda/0"]);
     assert_eq!(slots(&kit), [("@disk.sdb".to_owned(), 1)]);

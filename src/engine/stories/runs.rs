@@ -58,7 +58,7 @@ fn a_spent_budget_holds_then_tries_once_and_doubles_the_hold() {
     kit.exec("api");
     kit.exit("api", 1);
     assert_eq!(kit.state("api"), StateName::Failed);
-    assert_eq!(kit.why("api"), "restart budget spent, 3 failures within 10m; next try in 1m");
+    assert_eq!(kit.why("api"), "restart budget spent, 3 failures within 10m; held for 1m");
     assert_eq!(kit.pass(Duration::from_secs(60)), ["spawn api/0 run 4"]);
     kit.exec("api");
     kit.exit("api", 1);

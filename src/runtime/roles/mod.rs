@@ -60,11 +60,10 @@ pub fn role_of(engine: &Engine, replica: ReplicaId) -> Option<Role> {
     }
 }
 
-/// The one replica of a role, if it is planned.
+/// The one replica of a role, if there is one.
 #[must_use]
 pub fn replica_of_role(engine: &Engine, role: Role) -> Option<ReplicaId> {
-    let plan = engine.plan().services.iter().find(|service| service.launch == Launch::Role(role))?;
-    Some(ReplicaId { service: engine.service_id(&plan.name)?, index: 0 })
+    engine.roles().find(|(one, _)| *one == role).map(|(_, replica)| replica)
 }
 
 /// Connects to a role that listens and tells it everything it must know. `false`: it does not listen (yet).
@@ -97,6 +96,10 @@ pub fn connect(shell: &mut Shell, engine: &Engine, role: Role) -> bool {
         Role::Copy(_) => copying::greet(shell, engine, role),
         Role::Proxy => greet_proxy(shell, engine),
     }
+    if is_leaving(engine, role) {
+        // The order was given while nobody was connected.
+        quit_or_idle(shell, engine, role);
+    }
     true
 }
 
@@ -107,11 +110,19 @@ pub fn watch(shell: &mut Shell, engine: &Engine, role: Role) {
     }
 }
 
-/// Whether the role is one that should be there.
+/// Whether the role is one that should be there, or is there and has still to be told that it is not needed any more.
 #[must_use]
 pub fn is_wanted(engine: &Engine, role: Role) -> bool {
-    let plan = engine.plan().services.iter().find(|service| service.launch == Launch::Role(role));
-    plan.and_then(|plan| engine.service(&plan.name, super::now())).is_some_and(|view| view.wanted)
+    let Some(replica) = replica_of_role(engine, role) else { return false };
+    let name = engine.service_name(replica.service);
+    engine.current_run(replica).is_some()
+        || name.and_then(|name| engine.service(name, super::now())).is_some_and(|view| view.wanted)
+}
+
+/// Whether its stop has been ordered.
+fn is_leaving(engine: &Engine, role: Role) -> bool {
+    let name = replica_of_role(engine, role).and_then(|replica| engine.service_name(replica.service));
+    name.and_then(|name| engine.service(name, super::now())).is_some_and(|view| view.state == StateName::Stopping)
 }
 
 /// Drops the links of helpers that are no part of the plan any more.

@@ -14,6 +14,9 @@ const READY_DESCRIPTOR: i32 = 3;
 /// Beyond its drains.
 const PROXY_STOP_MARGIN: Duration = Duration::from_secs(10);
 
+/// A copy that is under way is given up at once, but may wait for its disk.
+const COPY_STOP: Duration = Duration::from_secs(10);
+
 /// Capabilities of the logs role (capability.h): CHOWN 0 and DAC_OVERRIDE 1 for pipes of other users, SYS_RESOURCE 24 for pipe sizes.
 const LOGS_CAPABILITIES: [u8; 3] = [0, 1, 24];
 
@@ -44,6 +47,7 @@ pub fn with_roles(mut plan: Plan, privileged: bool) -> Plan {
     if needs_reader(&plan, is_read_by_sensors) {
         services.push(role_plan(Role::Sensors, privileged));
     }
+    services.extend(plan.copies.iter().map(|copies| copy_plan(&copies.name, privileged)));
     services.append(&mut plan.services);
     for service in &mut services {
         // Read from text, with room to grow that nothing will fill.
@@ -111,6 +115,15 @@ fn proxy_groups(plan: &Plan) -> BTreeSet<u32> {
 #[must_use]
 pub fn groups_missing(old: &Plan, new: &Plan) -> Vec<u32> {
     proxy_groups(new).difference(&proxy_groups(old)).copied().collect()
+}
+
+/// The role of a set. It keeps its place in the face of a lack of memory no better than any other process: its work can be done again.
+fn copy_plan(set: &str, privileged: bool) -> ServicePlan {
+    let mut plan = role_plan(Role::of_copies(set), privileged);
+    plan.name = Role::copy_service(set);
+    plan.process.oom_score_adj = 0;
+    plan.stop.timeout = COPY_STOP;
+    plan
 }
 
 fn role_plan(role: Role, privileged: bool) -> ServicePlan {

@@ -31,7 +31,13 @@ fn scene(directory: &TempDir) -> (Shell, Engine, PacketListener) {
     let mut engine = Engine::new(plan, 1, now());
     engine.step(
         now(),
-        Event::Begin { found: Vec::new(), decisions: Vec::new(), host: Some(Box::new(host)), fences: None },
+        Event::Begin {
+            found: Vec::new(),
+            decisions: Vec::new(),
+            host: Some(Box::new(host)),
+            fences: None,
+            tables: None,
+        },
     );
     let listener = PacketListener::bind(&socket_path(&shell, ROLE), 0o600).unwrap();
     (shell, engine, listener)

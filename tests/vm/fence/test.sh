@@ -1,6 +1,7 @@
 #!/bin/sh
 # Limits and fences with every controller of cgroup v2. After each fault: the neighbour must not have noticed, and the agent answers.
 . /vm/lib.sh
+. /vm/neighbour.sh
 mkdir -p /tmp/allowed
 
 say "kernel $(uname -r), controllers: $(cat /sys/fs/cgroup/cgroup.controllers)"
@@ -59,26 +60,44 @@ memory_hog() {
     within 20 word_is bloat ready
 }
 
-# Rounds of runner in five seconds.
-rounds() { rounds_before=$(cat /tmp/runner); sleep 5; echo $(($(cat /tmp/runner) - rounds_before)); }
 cpu_hog_is_throttled() {
-    cpu_alone=$(rounds)
-    touch /tmp/spin
-    sleep 1
-    cpu_with=$(rounds)
+    cpu_loud=$(beside 3 cpu /tmp/spin)
     mainstay fence spinner --level throttle --why "too loud" || return 1
     word_is spinner throttled || return 1
-    cpu_throttled=$(rounds)
+    cpu_throttled=$(limited_beside 9 cpu /tmp/spin)
+    say "beside 200 % CPU a neighbour keeps $cpu_loud % of its throughput; $cpu_throttled % once that is throttled"
+    touch /tmp/spin
     cpu_stat=$(group_file spinner cpu.stat)
     cpu_before=$(number_in "$cpu_stat" nr_throttled)
-    sleep 1
+    sleep 2
     cpu_after=$(number_in "$cpu_stat" nr_throttled)
-    say "rounds of a neighbour: $cpu_alone alone, $cpu_with beside 200 % CPU, $cpu_throttled once that is throttled"
+    rm /tmp/spin
     says spinner '"level":"throttle"' || return 1
     mainstay unfence spinner || return 1
-    rm /tmp/spin
     [ "$cpu_after" -gt "$cpu_before" ] || { echo "nr_throttled stays $cpu_before"; return 1; }
-    holds spinner cpu.max "max 100000"
+    holds spinner cpu.max "max 100000" && keeps "$cpu_throttled"
+}
+
+memory_hog_costs_little() {
+    hog_restarts=$(field hog restarts)
+    hog_beside=$(limited_beside 9 memory /tmp/hog)
+    hog_times=$(($(field hog restarts) - hog_restarts))
+    say "beside a memory hog that meets its limit ($hog_times times) a neighbour keeps $hog_beside % of its throughput"
+    [ "$hog_times" -ge 3 ] || { echo "it met its limit $hog_times times only"; return 1; }
+    within 20 word_is hog ready && keeps "$hog_beside"
+}
+
+disk_hog_is_throttled() {
+    disk_loud=$(beside 3 disk /tmp/flood)
+    mainstay fence flood --level throttle --why "too much" || return 1
+    says flood '"method":"io.max' || return 1
+    disk_throttled=$(limited_beside 9 disk /tmp/flood)
+    disk_sync=$(beside 3 sync /tmp/flood)
+    say "beside writers that saturate the disk a neighbour keeps $disk_loud % of its throughput; $disk_throttled % once they are throttled"
+    say "... and $disk_sync % of its fsyncs, which wait for whatever the file system has to write first"
+    mainstay unfence flood || return 1
+    [ -z "$(cat "$(group_file flood io.max)")" ] || { cat "$(group_file flood io.max)"; return 1; }
+    keeps "$disk_throttled"
 }
 
 disk_writer_is_limited() {
@@ -150,18 +169,60 @@ member_in_d_state() {
     mainstay unfence stuck && within 20 word_is stuck ready && [ "$(main_of stuck)" != "$stuck_run" ]
 }
 
-# Who goes first, the kernel or the agent, is a race; what counts is who does not.
+# The check `memory` fails here from 60 % on, and does so until both are gone. What goes first is held up by its disk: as long as its end is not
+# proven, nobody follows it.
+host_memory_fences_one_by_one() {
+    relief_pile=$(main_of pile)
+    relief_keeper=$(main_of keeper)
+    dmsetup suspend --noflush --nolockfs victim
+    touch /tmp/hoard-keeper /tmp/hoard-pile /tmp/hoard-hoard
+    if ! within 120 says hoard '"incomplete"'; then dmsetup resume victim; mainstay why memory; return 1; fi
+    sleep 25
+    relief_held_up=$(evidence hoard)
+    relief_meanwhile=$(main_of pile)
+    relief_check=$(mainstay why memory)
+    dmsetup resume victim
+    echo "$relief_held_up" | grep -q '"trigger":"host_memory"' || { echo "$relief_held_up"; return 1; }
+    echo "$relief_held_up" | grep -q '"state":"D"' || { echo "$relief_held_up"; return 1; }
+    echo "$relief_check" | grep -q failing || { echo "$relief_check"; return 1; }
+    [ "$relief_meanwhile" = "$relief_pile" ] || { echo "pile did not wait: $relief_pile, $relief_meanwhile"; return 1; }
+    within 40 word_is hoard held && within 90 word_is pile held || { mainstay why memory; return 1; }
+    says pile '"trigger":"host_memory"' || return 1
+    relief_proven=$(of_kill hoard proven)
+    relief_next=$(of_kill pile decided)
+    relief_apart=$(echo "$relief_proven $relief_next" | tr 'TZ:' '   ' | awk '{ print ($6 - $2) * 3600 + ($7 - $3) * 60 + $8 - $4 }')
+    say "host memory: the first is proven to be gone at $relief_proven, the next one is decided $relief_apart s later"
+    awk -v apart="$relief_apart" 'BEGIN { exit !(apart >= 15) }' || { echo "$relief_proven, $relief_next"; return 1; }
+    # With these two gone the host is well, and who is next in line keeps what it has.
+    sleep 25
+    [ "$(main_of keeper)" = "$relief_keeper" ] || { mainstay status keeper; return 1; }
+    rm /tmp/hoard-keeper /tmp/hoard-pile /tmp/hoard-hoard
+    mainstay unfence hoard && mainstay unfence pile && mainstay restart keeper
+}
+# The time of one kind of the latest kill of a service: of_kill SERVICE decided|proven
+of_kill() { evidence "$1" | sed "s/.*{\"level\":\"kill\",[^}]*\"$2\":\"\([^\"]*\)\".*/\1/"; }
+
+# Who goes first, the kernel or the agent, is a race; what counts is who does not, and that it answers while it lasts.
 host_memory_runs_out() {
     memory_restarts=$(field glutton restarts)
+    memory_slowest=0
     touch /tmp/eat-glutton
-    within 120 glutton_has_lost || return 1
+    memory_until=$(($(seconds) + 300))
+    until glutton_has_lost; do
+        [ "$(seconds)" -lt "$memory_until" ] || { echo "nobody has lost"; return 1; }
+        memory_asked=$(uptime_now)
+        fences >/dev/null || return 1
+        memory_slowest=$(echo "$memory_slowest $memory_asked $(uptime_now)" | awk '{ took = $3 - $2; print (took > $1) ? took : $1 }')
+    done
+    say "slowest answer while the host has no memory: $memory_slowest s"
     memory_agent=$(agent_pid)
     [ "$memory_agent" = "$agent_before" ] || { echo "the agent was $agent_before and is $memory_agent"; return 1; }
+    awk -v slowest="$memory_slowest" 'BEGIN { exit !(slowest <= 5) }' || { echo "an answer took $memory_slowest s"; return 1; }
     prompt
 }
 glutton_has_lost() {
     dmesg | grep -q "^.*Out of memory: Killed process [0-9]* (tail)" || restarts_over glutton "$memory_restarts" || word_is glutton held
-}
+} >/dev/null
 
 chill_pid=
 must "the agent comes up and all is well" within 60 all_well
@@ -173,7 +234,11 @@ check "a walled service writes only where it may" wall_holds
 check "a memory hog is killed by its own limit" memory_hog
 check "the neighbour did not notice the memory hog" audit
 check "a CPU hog is throttled, and set free exactly" cpu_hog_is_throttled
+check "a memory hog at its limit costs its neighbour little" memory_hog_costs_little
 check "a writer is held to its limit" disk_writer_is_limited
+check "writers that saturate a disk are throttled, and set free exactly" disk_hog_is_throttled
+check "for the host's memory one goes after the other, each when the last is proven to be gone" host_memory_fences_one_by_one
+check "the neighbour did not notice that either" audit
 check "a fork bomb is fenced by itself, with evidence" bomb_is_fenced_by_itself
 check "the neighbour did not notice the bomb" audit
 check "and comes back when it is let" bomb_comes_back_on_probation

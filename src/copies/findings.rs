@@ -1,0 +1,46 @@
+//! What a job found about files, within limits: a source full of unreadable files is told once, not a million times.
+
+use super::conduct::Conduct;
+use crate::engine::copies::order::{Finding, FindingKind};
+
+/// Of each kind, in one job.
+const TOLD_MAX: u64 = 20;
+
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    counts: Vec<(FindingKind, u64)>,
+}
+
+impl Findings {
+    pub(super) fn add(&mut self, conduct: &mut dyn Conduct, kind: FindingKind, path: &[u8], detail: String) {
+        let known = self.counts.iter_mut().find(|(known, _)| *known == kind);
+        let count = match known {
+            Some((_, count)) => {
+                *count += 1;
+                *count
+            }
+            None => {
+                self.counts.push((kind, 1));
+                1
+            }
+        };
+        if count <= TOLD_MAX {
+            conduct.finding(Finding { kind, path: shown(path), detail });
+        }
+    }
+
+    /// Tells how many more there were.
+    pub(super) fn sum_up(&self, conduct: &mut dyn Conduct) {
+        for (kind, count) in &self.counts {
+            if *count > TOLD_MAX {
+                let detail = format!("and {} more like these", count - TOLD_MAX);
+                conduct.finding(Finding { kind: *kind, path: String::new(), detail });
+            }
+        }
+    }
+}
+
+/// As people read it: the path at the source.
+fn shown(path: &[u8]) -> String {
+    format!("/{}", String::from_utf8_lossy(path))
+}

@@ -1,0 +1,30 @@
+//! A file that is worth nothing, and is given up when the disk is full: so there is room to write down what has been deleted.
+
+use std::ffi::OsStr;
+use std::io;
+
+use super::layout::{RESERVE, RESERVE_BYTES};
+use crate::sys::clone;
+use crate::sys::dir::Dir;
+
+/// Makes it where it is missing and there is room for it several times over.
+pub(super) fn make(root: &Dir) -> io::Result<()> {
+    let name = OsStr::new(RESERVE);
+    if root.stat(name).is_ok_and(|found| found.size == RESERVE_BYTES) || root.space()?.free_bytes < RESERVE_BYTES * 4 {
+        return Ok(());
+    }
+    let file = root.overwrite(name)?;
+    let made = clone::reserve(&file, RESERVE_BYTES).and_then(|()| file.set_len(RESERVE_BYTES));
+    if made.is_err() {
+        give_up(root)?;
+    }
+    Ok(())
+}
+
+/// Takes it away.
+pub(super) fn give_up(root: &Dir) -> io::Result<()> {
+    match root.remove_file(OsStr::new(RESERVE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

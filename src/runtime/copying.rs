@@ -41,7 +41,8 @@ pub(super) fn lost(shell: &mut Shell, role: Role) {
 pub(super) fn heard(shell: &mut Shell, role: Role, message: FromCopies) {
     let Some(set) = set_of(shell, role) else { return };
     match message {
-        FromCopies::Hello { .. } => {}
+        FromCopies::Hello { running: Some(order), .. } => tell(shell, CopyEvent::Running { set, order }),
+        FromCopies::Hello { running: None, .. } => {}
         FromCopies::Report { report } => tell(shell, CopyEvent::Report { set, report }),
         FromCopies::Piece { text, last } => {
             if let Some(report) = whole(shell, role, &text, last) {

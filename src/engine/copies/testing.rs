@@ -57,3 +57,10 @@ pub(in crate::engine) fn copy(seq: u64, at: Time) -> Copy {
 pub(in crate::engine) fn catalog(copies: Vec<Copy>) -> Catalog {
     Catalog { target: TargetState::Ready, copies, free_bytes: 1 << 40, size_bytes: 1 << 41, ..Catalog::default() }
 }
+
+impl crate::engine::Engine {
+    /// The number of the order of a set that is carried out.
+    pub(in crate::engine) fn copies_order(&self, set: &str) -> Option<u64> {
+        self.copies.sets.get(set)?.running.as_ref().map(|running| running.order.id)
+    }
+}

@@ -4,6 +4,7 @@ mod adopt;
 mod alerts;
 mod balance;
 mod commands;
+mod copies;
 mod fence;
 mod fence_auto;
 mod fence_late;

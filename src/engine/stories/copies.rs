@@ -1,0 +1,136 @@
+//! Copies: one order at a time, when it is due; and a service that holds still for one is always let go.
+
+use std::time::Duration;
+
+use crate::engine::copies::catalog::TargetState;
+use crate::engine::copies::event::CopyEvent;
+use crate::engine::copies::order::{Failure, FailureKind, Job, Outcome, Report};
+use crate::engine::copies::plan::{CopyPlan, Quiesce};
+use crate::engine::copies::testing;
+use crate::engine::event::{Caller, Event, Wait};
+use crate::engine::plan::Plan;
+use crate::engine::testkit::{Kit, ms, service};
+use crate::engine::types::{RequestId, Time};
+
+const START: Time = Time(1_000_000_000_000);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn hourly() -> CopyPlan {
+    let mut plan = testing::plan("data");
+    plan.when.every = Some(HOUR);
+    plan
+}
+
+/// A service `api` that is ready, and a set whose role has told of its target.
+fn begin(copies: CopyPlan) -> Kit {
+    let plan = Plan { copies: vec![copies], ..Kit::plan(vec![service("api")]) };
+    let mut kit = Kit::begin_with(START, plan, Vec::new(), Vec::new());
+    kit.exec("api");
+    say(&mut kit, CopyEvent::Linked { set: "data".to_owned() });
+    kit
+}
+
+fn say(kit: &mut Kit, event: CopyEvent) -> Vec<String> {
+    kit.step(Event::Copies(Box::new(event)))
+}
+
+fn report(kit: &mut Kit, report: Report) -> Vec<String> {
+    say(kit, CopyEvent::Report { set: "data".to_owned(), report })
+}
+
+fn catalog(kit: &mut Kit, count: u64) -> Vec<String> {
+    let copies = (1..=count).map(|seq| testing::copy(seq, kit.now.wall)).collect();
+    report(kit, Report::Catalog(Box::new(testing::catalog(copies))))
+}
+
+/// The number of the order under way.
+fn order(kit: &Kit) -> u64 {
+    kit.engine.copies_order("data").expect("an order")
+}
+
+fn done(kit: &mut Kit, outcome: Outcome) -> Vec<String> {
+    let order = order(kit);
+    report(kit, Report::Done { order, outcome })
+}
+
+fn failed(kind: FailureKind) -> Outcome {
+    Outcome::Failed(Failure { kind, what: "it would not".to_owned(), remedy: None })
+}
+
+fn is_order(words: &[String], job: &str) -> bool {
+    words.len() == 1 && words[0].contains("Order(") && words[0].contains(job)
+}
+
+#[test]
+fn a_run_is_made_at_once_and_then_every_hour() {
+    let mut kit = begin(hourly());
+    assert!(is_order(&catalog(&mut kit, 0), "Take"));
+    assert!(kit.pass(2 * HOUR).is_empty(), "one at a time");
+    done(&mut kit, Outcome::Taken { seq: 1, files: 1, written_bytes: 1, linked: 0 });
+    let words = kit.words();
+    assert!(is_order(&words, "Take"), "the run that was missed is caught up: {words:?}");
+    done(&mut kit, Outcome::Unchanged { seq: 1 });
+    assert!(kit.pass(HOUR - ms(1)).is_empty());
+    assert!(is_order(&kit.pass(ms(1)), "Take"));
+}
+
+#[test]
+fn failures_are_tried_again_later_and_later_until_the_target_is_back() {
+    let mut kit = begin(hourly());
+    catalog(&mut kit, 0);
+    assert!(done(&mut kit, failed(FailureKind::Target)).is_empty());
+    assert!(kit.pass(ms(59_999)).is_empty());
+    assert!(is_order(&kit.pass(ms(1)), "Take"));
+    done(&mut kit, failed(FailureKind::Target));
+    assert!(kit.pass(ms(119_999)).is_empty());
+    report(&mut kit, Report::Target(TargetState::Absent { why: "gone".to_owned() }));
+    assert!(is_order(&report(&mut kit, Report::Target(TargetState::Ready)), "Take"));
+}
+
+#[test]
+fn an_order_by_hand_goes_first_and_is_answered_once() {
+    let mut kit = begin(testing::plan("data"));
+    catalog(&mut kit, 1);
+    let command = |request, set: &str| CopyEvent::Command {
+        request: RequestId(request),
+        caller: Caller::Agent,
+        set: set.to_owned(),
+        job: Job::Pin { seq: 1, pinned: true },
+        wait: Wait::Outcome,
+    };
+    assert!(is_order(&say(&mut kit, command(70, "data")), "Pin"));
+    assert_eq!(done(&mut kit, Outcome::Pinned), ["answer 70: copied Pinned"]);
+    let unknown = say(&mut kit, command(71, "dat"));
+    assert_eq!(unknown, ["answer 71: no set of copies \"dat\", did you mean \"data\"?"]);
+}
+
+#[test]
+fn a_frozen_service_is_thawed_at_the_limit_and_with_the_role() {
+    let mut plan = hourly();
+    plan.quiesce = Quiesce::Freeze { service: "api".to_owned(), max: ms(2_000) };
+    let mut kit = begin(plan);
+    catalog(&mut kit, 0);
+    let id = order(&kit);
+    let words = report(&mut kit, Report::Quiesce { order: id, on: true });
+    assert_eq!(words[0], "freeze api/0");
+    assert!(words[1].contains("Quiesced"), "{words:?}");
+    assert!(kit.pass(ms(1_999)).is_empty());
+    let words = kit.pass(ms(1));
+    assert!(words.contains(&"thaw api/0".to_owned()) && words.iter().any(|word| word.contains("Resumed")), "{words:?}");
+    report(&mut kit, Report::Quiesce { order: id, on: true });
+    assert_eq!(say(&mut kit, CopyEvent::Unlinked { set: "data".to_owned() }), ["thaw api/0"]);
+}
+
+#[test]
+fn a_service_is_stopped_for_a_copy_and_started_after_it() {
+    let mut plan = hourly();
+    plan.quiesce = Quiesce::Stop { service: "api".to_owned() };
+    let mut kit = begin(plan);
+    catalog(&mut kit, 0);
+    let id = order(&kit);
+    assert_eq!(report(&mut kit, Report::Quiesce { order: id, on: true }), ["SIGTERM to main of api/0"]);
+    let words = kit.exit("api", 0);
+    assert!(words.iter().any(|word| word.contains("Quiesced")), "{words:?}");
+    let words = done(&mut kit, Outcome::Unchanged { seq: 1 });
+    assert!(words.contains(&"spawn api/0 run 2".to_owned()), "{words:?}");
+}

@@ -44,9 +44,13 @@ fn attempt(plan: &CopyPlan, job: &Job, conduct: &mut dyn Conduct) -> Result<Outc
         Job::Take { cause } => take(&mut lock()?, plan, *cause, conduct),
         Job::Verify { which } => verify(&mut lock()?, plan, *which, conduct),
         Job::Scrub => scrub(&mut lock()?, plan, conduct),
-        Job::RestoreTest => restore_test(&mut lock()?, plan, conduct),
-        Job::Restore(wanted) => restore(&mut lock()?, plan, wanted, conduct),
         Job::Prune { copies } => prune(&mut lock()?, copies, conduct),
+        Job::RestoreTest => restore_test(&mut lock()?, plan, conduct),
+        Job::Restore(wanted) => {
+            // Also from a disk that no copy may be made on any more.
+            let mut set = Target::open_to_read(plan)?.lock()?;
+            restore(&mut set, plan, wanted, conduct)
+        }
         Job::Pin { seq, pinned } => mark(lock()?, *seq, |set| {
             set.update(|state| state.marks_of(*seq).pinned = *pinned)?;
             Ok(Outcome::Pinned)

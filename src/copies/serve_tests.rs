@@ -100,7 +100,7 @@ impl Role {
         self.directory.join("source")
     }
 
-    fn is_over(self) {
+    fn ends(self) {
         let until = Instant::now() + LIMIT;
         while !self.thread.is_finished() {
             assert!(Instant::now() < until, "it does not leave");
@@ -186,7 +186,7 @@ fn orders_are_carried_out_one_after_another() {
     assert_eq!(agent.next(), "catalog 100000");
     assert_eq!(agent.next(), "2 done: Scrubbed");
     agent.say(&ToCopies::Quit);
-    role.is_over();
+    role.ends();
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn what_was_frozen_is_thawed_at_its_time() {
     assert_eq!(agent.next(), "catalog 100000");
     assert_eq!(agent.next(), "1 done: Unchanged { seq: 1 }");
     agent.say(&ToCopies::Quit);
-    role.is_over();
+    role.ends();
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn an_agent_that_dies_leaves_nothing_frozen_and_the_job_ends() {
         assert!(Instant::now() < until, "it stays frozen");
         std::thread::sleep(Duration::from_millis(5));
     }
-    role.is_over();
+    role.ends();
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn a_service_that_will_not_hold_still_fails_the_job() {
     assert_eq!(agent.next(), "catalog 100000");
     assert_eq!(agent.next(), "1 failed: exit code 3");
     drop(agent);
-    role.is_over();
+    role.ends();
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn a_new_agent_is_told_what_runs() {
     assert_eq!(agent.next(), "catalog 100000");
     assert_eq!(agent.next(), "5 failed: cancelled");
     agent.say(&ToCopies::Quit);
-    role.is_over();
+    role.ends();
 }
 
 #[test]
@@ -285,5 +285,5 @@ fn changes_are_told_once_until_the_next_copy() {
     fs::create_dir(role.source().join("new")).unwrap();
     assert_eq!(agent.next(), "Changed");
     agent.say(&ToCopies::Quit);
-    role.is_over();
+    role.ends();
 }

@@ -356,29 +356,19 @@ impl Engine {
     }
 
     pub(super) fn answer_copy(&mut self, request: RequestId, outcome: Outcome) {
-        let outcome = match outcome {
-            Outcome::Failed(failure) => match failure.kind {
-                FailureKind::Busy | FailureKind::NoCopy | FailureKind::InUse | FailureKind::Cancelled => {
-                    Answer::Conflict { message: failure.text() }
-                }
-                FailureKind::Target
-                | FailureKind::Full
-                | FailureKind::TargetIo
-                | FailureKind::Source
-                | FailureKind::Quiesce
-                | FailureKind::Other => Answer::Failed { why: failure.text() },
-            },
-            well @ (Outcome::Taken { .. }
-            | Outcome::Unchanged { .. }
-            | Outcome::Verified { .. }
-            | Outcome::Scrubbed
-            | Outcome::Pruned { .. }
-            | Outcome::Restored { .. }
-            | Outcome::WouldRestore { .. }
-            | Outcome::Tested { .. }
-            | Outcome::Pinned
-            | Outcome::Accepted
-            | Outcome::Initialised { .. }) => Answer::Copied(Box::new(well)),
+        let Outcome::Failed(failure) = outcome else {
+            return self.out.push(Action::Answer { request, outcome: Answer::Copied(Box::new(outcome)) });
+        };
+        let outcome = match failure.kind {
+            FailureKind::Busy | FailureKind::NoCopy | FailureKind::InUse | FailureKind::Cancelled => {
+                Answer::Conflict { message: failure.text() }
+            }
+            FailureKind::Target
+            | FailureKind::Full
+            | FailureKind::TargetIo
+            | FailureKind::Source
+            | FailureKind::Quiesce
+            | FailureKind::Other => Answer::Failed { why: failure.text() },
         };
         self.out.push(Action::Answer { request, outcome });
     }

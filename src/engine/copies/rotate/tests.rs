@@ -227,7 +227,7 @@ fn any_plan(rng: &mut Rng) -> CopyPlan {
         min_keep: count(5),
     };
     let mut plan = plan(keep);
-    plan.space.large = chance(rng, 3).then(|| Large { over: 1 << 29, keep: 2 });
+    plan.space.large = chance(rng, 3).then_some(Large { over: 1 << 29, keep: 2 });
     plan
 }
 

@@ -14,6 +14,7 @@ mod balance_deaths;
 mod balance_rules;
 mod child;
 mod commands;
+mod copies;
 mod dependencies;
 mod fence;
 mod fence_commands;

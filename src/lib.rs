@@ -15,7 +15,8 @@
 //! The binary runs in roles. The agent (`mainstay run`) must never wait for a disk or a network, so what may wait is another
 //! process of the same binary, supervised by the same engine: [`logs`] (output pipes, files, the event journal, operator
 //! decisions, and the keeper of descriptors that outlive the agent), [`checks`] (network probes, and readings of the host) and [`proxy`]
-//! (connections to balancers; only where there are any). Configuration is looked at by a short-lived loader child ([`runtime::load`]), because the files
+//! (connections to balancers; only where there are any) and [`copies`]
+//! (one for each set). Configuration is looked at by a short-lived loader child ([`runtime::load`]), because the files
 //! it names may lie on a disk that does not answer.
 //!
 //! # The host
@@ -38,6 +39,12 @@
 //! for readings only while something may come of them, and calls a step proven only when one of them, or the end of the tree, shows it. Each fence
 //! leaves a record: what was seen, decided, written and proven, and when.
 //!
+//! # Copies
+//!
+//! [`copies`] is one role a set: it compares the sources with the manifest of the newest copy, writes what is other, links the rest, syncs once, reads back
+//! and commits by a rename. When that happens, what stays ([`engine::copies::rotate`]), whom it must hold still for and what a failing disk means for
+//! it is the engine's to say. The commands do the same work without an agent, under the same locks: a rescue shell has nothing else.
+//!
 //! # What survives
 //!
 //! The agent may be killed at any moment. Its children write into named pipes that they hold open themselves; each replica has a record on tmpfs
@@ -51,11 +58,12 @@
 //!           │       │    └───► api ─────► engine (views), sys
 //!           │       ├──► checks, logs ──► sys
 //!           │       ├──► proxy ──► engine (balance), sys
+//!           │       ├──► copies ──► engine (copies), sys
 //!           │       └──► sys
 //!           └──► api (client), config, sample
 //! ```
 //!
-//! `engine` and `sys` use nothing else of ours; `checks`, `logs` and `proxy` never see each other. `tests/tidy.rs` holds us to it.
+//! `engine` and `sys` use nothing else of ours; `checks`, `logs`, `proxy` and `copies` never see each other. `tests/tidy.rs` holds us to it.
 
 pub mod engine;
 

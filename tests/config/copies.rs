@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use expect_test::{Expect, expect};
 use mainstay::config::explain;
-use mainstay::engine::copies::plan::{
-    CopyPlan, Keep, Large, OnChange, OnFull, OnSourceFailing, Quiesce, ReadBack, Space,
-};
+use mainstay::engine::copies::plan::{CopyPlan, Keep, OnChange, OnFull, OnSourceFailing, Quiesce, ReadBack, Space};
 
 use super::{Host, short};
 
@@ -53,8 +51,8 @@ fn every_key_arrives() {
         "exclude: [\"*.tmp\"], same_disk: true, uuid: \"0F0E0D0C-0000-4000-8000-000000000001\", every: \"2h\", at: [\"14:30\", \"02:30:05\"], \
          on_change: (quiet: \"5s\", max_wait: \"7s\"), keep: (last: 1, hourly: 2, daily: 3, weekly: 4, monthly: 5, yearly: 6, min_keep: 7), \
          quiesce: Freeze(\"api\", max: \"900ms\"), scrub_every: None, restore_test: \"1d\", max_age: \"1w\", max_shrink: \"12.5%\", \
-         bandwidth: \"20MB\", space: (reserve: \"5%\", reserve_min: \"1GiB\", on_full: PruneOldest, large: (over: \"1MiB\", keep: 2)), \
-         read_back: All, on_source_failing: Restore",
+         bandwidth: \"20MB\", space: (reserve: \"5%\", reserve_min: \"1GiB\", on_full: PruneOldest, large: None), \
+         read_back: All, on_source_failing: Hold",
     );
     let clock = |hours: u64, minutes: u64, seconds: u64| Duration::from_secs(hours * 3_600 + minutes * 60 + seconds);
     assert_eq!(plan.from, [PathBuf::from("/srv/a")]);
@@ -68,10 +66,9 @@ fn every_key_arrives() {
     assert_eq!((plan.scrub_every, plan.restore_test), (None, Some(clock(24, 0, 0))));
     assert_eq!((plan.max_age, plan.max_shrink_permille), (Some(clock(168, 0, 0)), 125));
     assert_eq!(plan.bandwidth, Some(20_000_000));
-    let large = Some(Large { over: 1 << 20, keep: 2 });
-    let space = Space { reserve_permille: 50, reserve_bytes: 1 << 30, on_full: OnFull::PruneOldest, large };
+    let space = Space { reserve_permille: 50, reserve_bytes: 1 << 30, on_full: OnFull::PruneOldest, large: None };
     assert_eq!(plan.space, space);
-    assert_eq!((plan.read_back, plan.on_source_failing), (ReadBack::All, Some(OnSourceFailing::Restore)));
+    assert_eq!((plan.read_back, plan.on_source_failing), (ReadBack::All, Some(OnSourceFailing::Hold)));
 }
 
 #[test]
@@ -270,7 +267,7 @@ fn whoever_holds_still_must_be_there() {
 #[test]
 fn numbers_that_cannot_be() {
     found(
-        "from: [\"/srv/a\"], every: \"1h\", uuid: \"abc\",\nkeep: (last: 0, hourly: 0, daily: 0, weekly: 0, monthly: 0, min_keep: 0),\nmax_shrink: \"101%\", bandwidth: \"1KiB\",\nspace: (reserve: \"95%\", large: (over: \"1MiB\", keep: 0)), on_source_failing: Hold",
+        "from: [\"/srv/a\"], every: \"1h\", uuid: \"abc\",\nkeep: (last: 0, hourly: 0, daily: 0, weekly: 0, monthly: 0, min_keep: 0),\nmax_shrink: \"101%\", bandwidth: \"1KiB\",\nspace: (reserve: \"95%\", large: (over: \"1MiB\", keep: 2)), on_source_failing: Restore",
         &expect![[r#"
             error test.ron:2:38 copies[0].uuid: "abc" is not the UUID of a marker (write what `mainstay copies init` printed, or remove it)
             warning test.ron:3:7 copies[0].keep: no rule keeps anything: only the newest 0 stay
@@ -278,7 +275,8 @@ fn numbers_that_cannot_be() {
             error test.ron:4:13 copies[0].max_shrink: nothing shrinks by more than "100%"
             error test.ron:4:32 copies[0].bandwidth: at least "64KiB" a second (None is no limit)
             error test.ron:5:18 copies[0].space.reserve: more than "90%" of the target would be left free
-            error test.ron:5:32 copies[0].space.large: `keep` must be at least 1: the newest version stays
+            error test.ron:5:32 copies[0].space.large: `large` is not built yet (None: every copy has every file)
+            error test.ron:5:77 copies[0].on_source_failing: `Restore` is not built yet (Hold, and `mainstay copies restore` by hand)
             warning test.ron:5:77 copies[0].on_source_failing: `on_source_failing` has no effect: no service has any of this in its `data` (add the source to the `data` of the service)
         "#]],
     );
@@ -293,7 +291,7 @@ fn numbers_that_cannot_be() {
 #[test]
 fn an_explanation_shows_a_set() {
     let host = host();
-    let text = "(services: [(name: \"api\", command: [\"true\"], data: [\"/srv/a\"])], copies: [(name: \"a\", from: [\"/srv/a\"], to: \"/mnt/second\", every: \"1h\", at: [\"02:30\"], on_change: \"5s\", quiesce: Freeze(\"api\", max: \"1s\"), bandwidth: \"1MiB\", space: (large: (over: \"1GiB\", keep: 2)), on_source_failing: Restore)])";
+    let text = "(services: [(name: \"api\", command: [\"true\"], data: [\"/srv/a\"])], copies: [(name: \"a\", from: [\"/srv/a\"], to: \"/mnt/second\", every: \"1h\", at: [\"02:30\"], on_change: \"5s\", quiesce: Freeze(\"api\", max: \"1s\"), bandwidth: \"1MiB\", on_source_failing: Hold)])";
     let explained = explain(&host.load_text(text).unwrap().plan);
     let from = explained.find("copies a").unwrap();
     expect![[r#"
@@ -310,9 +308,8 @@ fn an_explanation_shows_a_set() {
           max_shrink         50%: a copy that lost more is suspect
           bandwidth          1MiB a second
           space              2% and at least 512MiB stay free; then no copy is made
-          space.large        files from 1GiB on: 2 versions where nothing can be shared
           read_back          Written: what is new is read again before it counts
-          on_source_failing  Restore: they go on from the newest verified copy
+          on_source_failing  Hold: the services are stopped until the disk is well
     "#]]
     .assert_eq(&explained[from..]);
 }

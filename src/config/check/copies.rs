@@ -75,6 +75,12 @@ fn plan(item: &Item, copy: &Copy, names: Option<&[&str]>, services: &[ServicePla
         schema::OnSourceFailing::Hold => OnSourceFailing::Hold,
         schema::OnSourceFailing::Restore => OnSourceFailing::Restore,
     });
+    if on_source_failing == Some(OnSourceFailing::Restore) {
+        scope
+            .report
+            .error(item, "on_source_failing", "`Restore` is not built yet")
+            .hint("Hold, and `mainstay copies restore` by hand");
+    }
     let of_service = |source: &std::path::PathBuf| services.iter().any(|service| paths::is_data_of(service, source));
     if on_source_failing.is_some() && !from.iter().any(of_service) && !item.is_broken("from") && names.is_some() {
         let message = "`on_source_failing` has no effect: no service has any of this in its `data`";
@@ -211,8 +217,8 @@ fn space(item: &Item, space: schema::Space, scope: &mut Scope<'_>) -> Space {
     if reserve.0 > 900 {
         scope.report.error(item, "space.reserve", "more than \"90%\" of the target would be left free");
     }
-    if large.is_some_and(|large| large.keep == 0) {
-        scope.report.error(item, "space.large", "`keep` must be at least 1: the newest version stays");
+    if large.is_some() {
+        scope.report.error(item, "space.large", "`large` is not built yet").hint("None: every copy has every file");
     }
     Space {
         reserve_permille: reserve.0,

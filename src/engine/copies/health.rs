@@ -21,6 +21,17 @@ impl Engine {
         Some(format!("paused: the disk of the {which} is failing: {why}"))
     }
 
+    pub(in crate::engine) fn are_copies_paused(&self, set: &str) -> bool {
+        self.copy_plan(set).is_some_and(|plan| self.paused(plan).is_some())
+    }
+
+    /// The services with data in these copies.
+    pub(in crate::engine) fn services_copied_by(&self, set: &str) -> Vec<String> {
+        let Some(plan) = self.copy_plan(set) else { return Vec::new() };
+        let services = self.services.keys().filter(|service| self.copies_data_of(plan, **service));
+        services.map(|service| self.name(*service).to_owned()).collect()
+    }
+
     pub(super) fn too_old_at(&self, memory: &SetMemory, plan: &CopyPlan) -> Option<Time> {
         let good = memory.good_as_of().unwrap_or(memory.since).min(self.now.wall);
         plan.max_age.map(|max| good.after(max))

@@ -19,6 +19,7 @@ use super::plan::AlertOn;
 use super::view::AlertBody;
 use super::{CheckKey, Health, pairs};
 use crate::engine::Engine;
+use crate::engine::copies::view::SetState;
 use crate::engine::event::Wanted;
 use crate::engine::fence::show::being;
 use crate::engine::fence::state::Proof;
@@ -46,6 +47,10 @@ pub(in crate::engine) enum AlertSubject {
     Fence {
         service: String,
         index: u16,
+    },
+    /// A set of copies.
+    Copies {
+        set: String,
     },
 }
 
@@ -189,7 +194,15 @@ impl Engine {
             let state = if fence.proof == Proof::Missing { Health::Failing } else { Health::Degraded };
             Some((AlertSubject::Fence { service, index }, state))
         });
-        checks.chain(replicas).chain(fenced).collect()
+        let copies = self.plan.copies.iter().filter_map(|plan| {
+            let state = match self.copies_state(&plan.name).0 {
+                SetState::Unknown | SetState::Ok => return None,
+                SetState::Degraded => Health::Degraded,
+                SetState::Failing => Health::Failing,
+            };
+            Some((AlertSubject::Copies { set: plan.name.clone() }, state))
+        });
+        checks.chain(replicas).chain(fenced).chain(copies).collect()
     }
 
     fn review_quiet(&mut self, wrong: &Wrong) {
@@ -212,7 +225,10 @@ impl Engine {
     fn is_inhibited(&self, subject: &AlertSubject, wrong: &Wrong) -> bool {
         let mut causes = wrong.iter().filter_map(|(subject, state)| match subject {
             AlertSubject::Check(key) if *state == Health::Failing && key.kind.impairs() => Some(key),
-            AlertSubject::Check(_) | AlertSubject::Replica { .. } | AlertSubject::Fence { .. } => None,
+            AlertSubject::Check(_)
+            | AlertSubject::Replica { .. }
+            | AlertSubject::Fence { .. }
+            | AlertSubject::Copies { .. } => None,
         });
         let devices = &self.host.devices;
         match subject {
@@ -227,6 +243,7 @@ impl Engine {
                 causes.any(|cause| cause.kind.scope() == Scope::Disk && below.contains(cause.target.as_str()))
             }
             AlertSubject::Check(_) | AlertSubject::Fence { .. } => false,
+            AlertSubject::Copies { set } => self.are_copies_paused(set),
             AlertSubject::Replica { service, .. } => {
                 let needs = self.service_id(service).and_then(|id| self.plan_of(id).needs.as_deref());
                 needs.is_some_and(|needs| causes.any(|cause| devices.concerns(cause, needs)))
@@ -261,6 +278,11 @@ impl Engine {
             AlertSubject::Check(key) => match self.host.states.get(key).map(|(state, _)| *state) {
                 Some(Health::Ok | Health::Degraded) => Ending::Well,
                 Some(Health::Unknown | Health::Absent | Health::Failing) | None => Ending::Unknown,
+            },
+            AlertSubject::Copies { set } if self.plan.copies.iter().all(|plan| plan.name != *set) => Ending::Gone,
+            AlertSubject::Copies { set } => match self.copies_state(set).0 {
+                SetState::Ok => Ending::Well,
+                SetState::Unknown | SetState::Degraded | SetState::Failing => Ending::Unknown,
             },
             AlertSubject::Fence { service, index } => {
                 let id = self.service_id(service).map(|service| ReplicaId { service, index: *index });
@@ -321,7 +343,7 @@ impl Engine {
         let told = &mut self.host.alerts.lanes[index].told;
         told.retain(|subject, told| match subject {
             AlertSubject::Check(key) => told.next > now || states.contains_key(key),
-            AlertSubject::Replica { .. } | AlertSubject::Fence { .. } => true,
+            AlertSubject::Replica { .. } | AlertSubject::Fence { .. } | AlertSubject::Copies { .. } => true,
         });
         for told in told.values_mut().filter(|told| told.next <= now) {
             told.next = now.after(REMINDER_MIN);
@@ -335,6 +357,17 @@ impl Engine {
                 let (state, why) = self.host.states.get(key).cloned().unwrap_or_default();
                 let text = format!("{name}: {}: {why}", state.word());
                 (name, state.word().to_owned(), text.clone(), vec![text], self.concerned_by(key))
+            }
+            AlertSubject::Copies { set } => {
+                let name = format!("copies {set}");
+                let (state, why) = self.copies_state(set);
+                let why = why.unwrap_or_default();
+                let text = if why.is_empty() {
+                    format!("{name}: {}", state.word())
+                } else {
+                    format!("{name}: {}: {why}", state.word())
+                };
+                (name, state.word().to_owned(), text.clone(), vec![text], self.services_copied_by(set))
             }
             AlertSubject::Replica { service, index } | AlertSubject::Fence { service, index } => {
                 let id = self.service_id(service).map(|service| ReplicaId { service, index: *index });
@@ -375,6 +408,7 @@ fn event_word(subject: &AlertSubject, state: Health) -> &'static str {
     match subject {
         AlertSubject::Fence { .. } if state == Health::Failing => "fence_incomplete",
         AlertSubject::Fence { .. } => "fenced",
+        AlertSubject::Copies { .. } => "copy_failed",
         AlertSubject::Check(_) | AlertSubject::Replica { .. } => state.word(),
     }
 }
@@ -382,6 +416,9 @@ fn event_word(subject: &AlertSubject, state: Health) -> &'static str {
 fn wants(on: &[AlertOn], subject: &AlertSubject, state: Health) -> bool {
     if matches!(subject, AlertSubject::Fence { .. }) {
         return on.contains(&AlertOn::Fenced);
+    }
+    if matches!(subject, AlertSubject::Copies { .. }) {
+        return on.contains(&AlertOn::CopyFailed);
     }
     match state {
         Health::Failing => on.contains(&AlertOn::Failing),

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use crate::engine::action::Action;
 use crate::engine::copies::catalog::TargetState;
 use crate::engine::copies::event::CopyEvent;
 use crate::engine::copies::order::{Failure, FailureKind, Job, Outcome, Report};
 use crate::engine::copies::plan::{CopyPlan, Quiesce};
 use crate::engine::copies::testing;
 use crate::engine::event::{Caller, Event, Wait};
+use crate::engine::host::HostEvent;
+use crate::engine::host::plan::{AlertOn, AlertPlan};
 use crate::engine::plan::Plan;
 use crate::engine::testkit::{Kit, ms, service};
 use crate::engine::types::{RequestId, Time};
@@ -133,4 +136,36 @@ fn a_service_is_stopped_for_a_copy_and_started_after_it() {
     assert!(words.iter().any(|word| word.contains("Quiesced")), "{words:?}");
     let words = done(&mut kit, Outcome::Unchanged { seq: 1 });
     assert!(words.contains(&"spawn api/0 run 2".to_owned()), "{words:?}");
+}
+
+#[test]
+fn copies_that_cannot_be_made_are_told_and_that_they_are_made_again() {
+    let alert = AlertPlan {
+        exec: vec!["/bin/page".to_owned()],
+        user: None,
+        on: vec![AlertOn::CopyFailed, AlertOn::Recovered],
+        at_most: 10,
+        within: HOUR,
+        timeout: Duration::from_secs(30),
+        cwd: None,
+    };
+    let plan = Plan { copies: vec![hourly()], alerts: vec![alert], ..Kit::plan(vec![service("api")]) };
+    let mut kit = Kit::begin_with(START, plan, Vec::new(), Vec::new());
+    kit.exec("api");
+    say(&mut kit, CopyEvent::Linked { set: "data".to_owned() });
+    catalog(&mut kit, 0);
+    let told = |words: Vec<String>| words.into_iter().filter(|word| word.starts_with("alert")).collect::<Vec<_>>();
+    assert!(told(done(&mut kit, failed(FailureKind::TargetIo))).is_empty(), "once may be chance");
+    kit.pass(Duration::from_secs(60));
+    assert_eq!(told(done(&mut kit, failed(FailureKind::TargetIo))), ["alert copy_failed copies data"]);
+    let flight = kit.last.iter().find_map(|action| match action {
+        Action::Alert { alert, .. } => Some(*alert),
+        _ => None,
+    });
+    let alert = flight.expect("just told");
+    kit.step(Event::Host(Box::new(HostEvent::AlertDone { alert, result: Ok(()) })));
+    kit.pass(Duration::from_secs(120));
+    let outcome = Outcome::Taken { seq: 1, files: 1, written_bytes: 1, linked: 0 };
+    catalog(&mut kit, 1);
+    assert_eq!(told(done(&mut kit, outcome)), ["alert recovered copies data"]);
 }

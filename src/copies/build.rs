@@ -200,7 +200,6 @@ impl Build<'_> {
         }
         let same = before.is_some_and(|before| alike(&entry, &before));
         if same && self.link(&entry.path, &entry.path)? == Linked::Yes {
-            self.state.tally.linked += 1;
             return self.keep(entry, true, Made::Linked);
         }
         let made = self.newer.at(parent(&entry.path)).and_then(|dir| make_node(&dir, &entry));

@@ -212,7 +212,9 @@ fn without_groups_a_fence_finds_its_tree_and_kills_it() {
     let mut agent = Agent::running_as(As::MeWithoutGroups, &shell("a", script, ""));
     agent.wait_until("all are there", SOON, |agent| agent.processes_with("sleep 1000").len() >= 2);
     // Nothing could prove that all of it stands still.
-    assert_eq!(agent.cli(&["fence", "a", "--level", "freeze"]).code, 1);
+    let ended = agent.cli(&["fence", "a", "--level", "freeze"]);
+    assert_eq!(ended.code, 1);
+    assert!(ended.stderr.contains("this host has no freezer"), "{ended:?}");
     agent.cli_ok(&["fence", "a", "--level", "kill"]);
     assert_eq!((agent.state("a").as_str(), agent.survivors()), ("held", Vec::new()));
     assert!(step(&evidence(&agent), "kill")["method"].as_str().unwrap().contains("process tree"));

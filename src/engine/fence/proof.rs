@@ -140,6 +140,7 @@ impl Engine {
 
     fn proof_is_late(&mut self, id: ReplicaId) {
         let refused = self.refused(id).join("; ");
+        let unwritten = self.unwritten(id);
         let Some(fence) = self.at_mut(id).memory.fence.as_deref_mut() else {
             return;
         };
@@ -147,12 +148,21 @@ impl Engine {
         let why = match fence.level {
             FenceLevel::Throttle if !refused.is_empty() => format!("limits not in force: {refused}"),
             FenceLevel::Throttle => "its group does not show that its CPU limit holds".to_owned(),
+            FenceLevel::Freeze | FenceLevel::Kill | FenceLevel::Hold if unwritten.is_some() => {
+                unwritten.unwrap_or_default()
+            }
             FenceLevel::Freeze | FenceLevel::Kill | FenceLevel::Hold => {
                 "not all of its processes stand still, or this host cannot tell".to_owned()
             }
         };
         self.step_unproven(id, &why);
         self.tell_unproven(id, why);
+    }
+
+    /// Why the kernel could not be told of the present step.
+    fn unwritten(&mut self, id: ReplicaId) -> Option<String> {
+        let step = self.standing_record(id)?.steps.last()?;
+        (step.written.is_none() && !step.proof.is_empty()).then(|| step.proof.clone())
     }
 
     /// The present step has had its effect.

@@ -158,10 +158,8 @@ fn copies_that_cannot_be_made_are_told_and_that_they_are_made_again() {
     assert!(told(done(&mut kit, failed(FailureKind::TargetIo))).is_empty(), "once may be chance");
     kit.pass(Duration::from_secs(60));
     assert_eq!(told(done(&mut kit, failed(FailureKind::TargetIo))), ["alert copy_failed copies data"]);
-    let flight = kit.last.iter().find_map(|action| match action {
-        Action::Alert { alert, .. } => Some(*alert),
-        _ => None,
-    });
+    let flight =
+        kit.last.iter().find_map(|action| if let Action::Alert { alert, .. } = action { Some(*alert) } else { None });
     let alert = flight.expect("just told");
     kit.step(Event::Host(Box::new(HostEvent::AlertDone { alert, result: Ok(()) })));
     kit.pass(Duration::from_secs(120));

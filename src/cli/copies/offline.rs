@@ -17,7 +17,7 @@ use crate::copies::{HANDS, Hands};
 use crate::engine::copies::catalog::{Catalog, TargetState};
 use crate::engine::copies::order::{Failure, FailureKind, Finding, Job, Outcome, Progress};
 use crate::engine::copies::plan::CopyPlan;
-use crate::engine::copies::rotate;
+use crate::engine::copies::rotate::{self, Ground, Occasion};
 use crate::engine::copies::view::{CopyView, SetState};
 use crate::engine::types::{Now, Time};
 use crate::sys::clock;
@@ -75,7 +75,7 @@ impl Offline {
         self.plans.iter().find(|plan| plan.name == set).ok_or_else(unknown)
     }
 
-    /// Only the agent knows whether a run has succeeded lately; here the operator has to name that nothing else keeps them.
+    /// By the same rules as with an agent. Only that knows whether a run has succeeded lately; here the operator answers for it.
     fn unkept(&self, plan: &CopyPlan) -> Result<Vec<u64>, CliError> {
         let catalog = (self.hands.catalog)(plan);
         match catalog.target {
@@ -86,9 +86,16 @@ impl Offline {
                 return Err(refused(&Failure { kind: FailureKind::Target, what, remedy: None }));
             }
         }
-        let kept = kept(plan, &catalog);
-        Ok(kept.iter().filter(|kept| kept.reasons.is_empty()).map(|kept| kept.seq).collect())
+        rotate::prune(&catalog, plan, occasion()).map_err(|frozen| {
+            let what = format!("nothing is removed: {}", frozen.text(&plan.name));
+            refused(&Failure { kind: FailureKind::Other, what, remedy: None })
+        })
     }
+}
+
+fn occasion() -> Occasion {
+    let now = now();
+    Occasion { now: now.wall, synchronised: now.wall_synchronised, ground: Ground::ByHand }
 }
 
 fn kept(plan: &CopyPlan, catalog: &Catalog) -> Vec<rotate::Kept> {
@@ -116,7 +123,7 @@ fn view<'a>(plan: &'a CopyPlan, catalog: &'a Catalog) -> CopyView<'a> {
         target: &catalog.target,
         catalog,
         kept: kept(plan, catalog),
-        prune_frozen: None,
+        prune_frozen: rotate::frozen(catalog, plan, occasion()).map(|frozen| frozen.text(&plan.name)),
         good_as_of,
         next: None,
         running: None,

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::time::Duration;
 
-use super::commit::{COMMIT_BYTES_MAX, Commit};
+use super::commit::{COMMIT_BYTES_MAX, Commit, CommitError};
 use super::failure::is_missing;
 use super::layout::{COMMIT, directory_of, seq_of};
 use super::state::State;
@@ -42,7 +42,12 @@ fn commit_of(copies: &Dir, name: &OsStr) -> io::Result<Option<Commit>> {
     };
     let mut text = Vec::new();
     file.take(COMMIT_BYTES_MAX as u64).read_to_end(&mut text)?;
-    let commit = Commit::decode(&text).ok();
+    let commit = match Commit::decode(&text) {
+        Ok(commit) => Some(commit),
+        Err(CommitError::CutOff | CommitError::Damaged) => None,
+        // Whole, and of another version: a copy, whatever this one makes of it.
+        Err(error @ (CommitError::Json(_) | CommitError::Format { .. })) => return Err(io::Error::other(error)),
+    };
     Ok(commit.filter(|commit| commit.seq == seq && *name == *directory_of(commit.seq, commit.at)))
 }
 

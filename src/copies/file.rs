@@ -19,6 +19,9 @@ use crate::sys::page_cache::{self, Cached, STRETCH_BYTES};
 use crate::sys::scratch::Scratch;
 use crate::sys::stat;
 
+/// Of a hole at once: a multiple of the buffer, and some hundredths of a second of hashing.
+const HOLE_STEP_BYTES: u64 = 64 << 20;
+
 /// Read and written in one go: fits in the cache of a core, so that the hash finds it there.
 const BUFFER_BYTES: usize = 256 << 10;
 /// What a patch writes at least.
@@ -244,9 +247,15 @@ impl<'a> Pass<'a> {
             return Ok(None);
         }
         if let Some(length) = self.hole()? {
+            // In pieces, between which the job may be stopped: a hole costs whoever makes it nothing, and may be of any size.
+            let length = length.min(HOLE_STEP_BYTES);
+            (means.pace)(0).map_err(FileError::Stopped)?;
             self.hasher.update_zeros(length);
-            if self.holes.len() < HOLES_MAX {
-                self.holes.push((offset, length));
+            let known = self.holes.len();
+            match self.holes.last_mut() {
+                Some((from, before)) if *from + *before == offset => *before += length,
+                Some(_) | None if known < HOLES_MAX => self.holes.push((offset, length)),
+                Some(_) | None => {}
             }
             self.offset += length;
             return Ok(Some(Piece::Hole { offset, length }));

@@ -210,10 +210,21 @@ pub(super) fn is_at_or_below(directory: &[u8], path: &[u8]) -> bool {
     directory.is_empty() || path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
+/// PATH_MAX of the kernel, with its end.
+const PATH_BYTES_MAX: usize = 4_096;
+
 /// The directory that holds an entry.
 pub(super) fn directory_below(root: &Dir, path: &[u8]) -> io::Result<Dir> {
     match parent_of(path) {
         b"" => root.again(),
-        parent => root.sub(Path::new(OsStr::from_bytes(parent))),
+        parent if parent.len() < PATH_BYTES_MAX => root.sub(Path::new(OsStr::from_bytes(parent))),
+        // Longer than the kernel takes at once.
+        parent => {
+            let mut at = root.again()?;
+            for name in parent.split(|byte| *byte == b'/') {
+                at = at.sub(Path::new(OsStr::from_bytes(name)))?;
+            }
+            Ok(at)
+        }
     }
 }

@@ -259,7 +259,12 @@ impl<'a> Repair<'a> {
         conduct: &mut dyn Conduct,
     ) -> io::Result<Option<u64>> {
         let (work, name) = (&self.set.work, OsStr::new(FRESH));
-        let into = work.overwrite(name)?;
+        // Never written over: one that an earlier repair left may be an inode of copies already.
+        match work.remove_file(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let into = work.create(name, 0o600)?;
         let mut buffer = file::buffer()?;
         let mut pace = |bytes| {
             conduct.pace(bytes);

@@ -190,3 +190,17 @@ fn cancelled_verification_leaves_everything_as_it_was() {
     fixture.conduct.patience.set(u64::MAX);
     assert_eq!(verified(&mut fixture, Which::All), (vec![2, 1], 12, 0, 0));
 }
+
+#[test]
+fn what_an_earlier_repair_left_is_not_written_over() {
+    let mut fixture = ready();
+    let (innocent, rotten) = (fixture.copied(2, "a"), fixture.copied(2, "d/b"));
+    let left = fixture.set.path().join("work/mend");
+    // It died after its new inode had come into a copy, and before the name in `work` was gone.
+    fs::hard_link(&innocent, &left).unwrap();
+    Fixture::rot(&rotten);
+    let (_, _, bad, mended) = verified(&mut fixture, Which::Newest);
+    assert_eq!((bad, mended), (0, 1));
+    assert_eq!(fs::read(&innocent).unwrap(), b"second");
+    assert!(!left.exists());
+}

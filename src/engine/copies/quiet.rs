@@ -74,6 +74,11 @@ impl Engine {
             let why = format!("there is no service {name}");
             return self.copy_action(set, CopyAction::NotQuiesced { order, why });
         };
+        if how == How::Frozen && self.holds_still(service, How::Frozen) {
+            // It would go on when the other set lets go of it, and nobody would know that this copy is torn.
+            let why = format!("{name} is frozen for another set");
+            return self.copy_action(set, CopyAction::NotQuiesced { order, why });
+        }
         let until = Some(self.now.mono.after(max));
         let quiet = Quiet { order, service, how, since: self.now.mono, until, told: false };
         let before: Vec<ReplicaId> = self.frozen_replicas(service);

@@ -43,13 +43,23 @@ pub(super) enum SpotKind {
     MountPoint,
 }
 
+/// A directory at or below a source by that source, any other by its path.
+fn opened(path: &Path, sources: &[PathBuf]) -> io::Result<Dir> {
+    let below = sources.iter().find_map(|source| Some((source, path.strip_prefix(source).ok()?)));
+    match below.filter(|(_, rest)| !rest.as_os_str().is_empty()) {
+        Some((source, rest)) => Dir::open(source)?.sub(rest),
+        None => Dir::open(path),
+    }
+}
+
 impl Spot {
-    /// Looks at what is there. `seq` is the copy that goes there, `now` the wall clock.
-    pub(super) fn look(path: &Path, seq: u64, now: Time) -> io::Result<Self> {
+    /// Looks at what is there. `seq` is the copy that goes there, `now` the wall clock. Below one of `sources` no link is followed: there it is the
+    /// service that says what lies where.
+    pub(super) fn look(path: &Path, sources: &[PathBuf], seq: u64, now: Time) -> io::Result<Self> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Self::mount_point(path, seq, now);
         };
-        let dir = Dir::open(parent)?;
+        let dir = opened(parent, sources)?;
         let kind = match dir.stat(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => SpotKind::Free,
             Err(error) => return Err(error),

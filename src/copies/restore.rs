@@ -179,7 +179,7 @@ impl Job<'_> {
             .into_iter()
             .map(|path| {
                 let place = Path::new("/").join(OsStr::from_bytes(&path));
-                let spot = Spot::look(&place, self.seq(), now).map_err(|error| {
+                let spot = Spot::look(&place, &plan.from, self.seq(), now).map_err(|error| {
                     let remedy = "make the directory that it belongs in, or restore to another place with --into";
                     failure(FailureKind::Other, format!("{}: {error}", place.display()), Some(remedy))
                 })?;

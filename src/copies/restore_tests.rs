@@ -223,3 +223,16 @@ fn mount_point_is_replaced_from_within() {
     assert_eq!(first, b"first");
     assert_eq!(listed.len(), 6, "{listed:?}");
 }
+
+#[test]
+fn link_that_the_service_has_planted_leads_nowhere() {
+    let mut fixture = ready();
+    let (elsewhere, deep) = (fixture.path("elsewhere"), fixture.source("d/deep"));
+    fs::rename(&deep, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &deep).unwrap();
+    let before = fs::read_dir(&elsewhere).unwrap().count();
+    let wanted = Restore { paths: vec![deep.join("b2")], ..order(Place::Replace) };
+    let failure = run(&mut fixture, &wanted).unwrap_err();
+    assert!(failure.what.contains("b2"), "{failure:?}");
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), before);
+}

@@ -295,6 +295,19 @@ fn weak_group_outlives_its_main_process() {
 }
 
 #[test]
+fn process_in_a_session_of_its_own_is_found_also_while_it_executes() {
+    let again = "exec sh -c \"$0\" \"$0\"";
+    let script = format!("setsid sh -c '{again}' '{again}' & echo $!; echo $$; exit 0");
+    let (child, group, pids) = weak_tree(&script, &unique_cookie());
+    exit_of(&child.pidfd);
+    for _ in 0..300 {
+        assert_eq!(group.processes().unwrap(), [pids[0]]);
+    }
+    group.kill().unwrap();
+    eventually(|| (!group.populated().unwrap()).then_some(()));
+}
+
+#[test]
 fn weak_tree_that_keeps_forking_is_killed() {
     let (child, group, _) = weak_tree(&format!("echo $$; echo $$; {FORKS_ON}"), &unique_cookie());
     exit_of(&child.pidfd);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use nix::libc;
 
@@ -17,6 +18,11 @@ pub(super) const COOKIE_VARIABLE: &str = "MAINSTAY_RUN";
 
 /// How much of an environment is looked at.
 const ENVIRON_BYTES_MAX: u64 = 256 << 10;
+
+/// How often, in one look at all processes, one that is inside execve(2) is looked at again: 5 ms in all, which is more than the moment in
+/// question takes unless the disk with the program hangs, and less than anybody notices.
+const EXEC_WAITS_MAX: u32 = 50;
+const EXEC_WAIT: Duration = Duration::from_micros(100);
 
 /// Rounds in which the tree is read again for processes that were forked during the last one.
 const STOP_ROUNDS_MAX: u32 = 64;
@@ -39,7 +45,8 @@ impl Weak {
         let entry = format!("{COOKIE_VARIABLE}={cookie}").into_bytes();
         let own = i32::try_from(std::process::id()).unwrap_or_default();
         let leader = Stat::read(session).ok();
-        let ours = leader.filter(|leader| leader.ppid == own || has_entry(session, &entry));
+        let mut waits = EXEC_WAITS_MAX;
+        let ours = leader.filter(|leader| leader.ppid == own || has_entry(session, &entry, &mut waits));
         Self { entry, session, leader_start: ours.map(|leader| leader.start_ticks) }
     }
 
@@ -68,9 +75,13 @@ impl Weak {
                 && !stat.is_dead()
                 && self.leader_start.is_none_or(|start| stat.start_ticks >= start)
         });
+        let mut waits = EXEC_WAITS_MAX;
         let mut members: BTreeSet<i32> = found
             .iter()
-            .filter(|(pid, stat)| (session_is_ours && stat.session == self.session) || has_entry(**pid, &self.entry))
+            .filter(|(pid, stat)| {
+                let in_session = session_is_ours && stat.session == self.session;
+                in_session || (!stat.is_kernel_thread && has_entry(**pid, &self.entry, &mut waits))
+            })
             .map(|(pid, _)| *pid)
             .collect();
         loop {
@@ -161,10 +172,22 @@ fn open_member((pid, start_ticks): Member) -> io::Result<Option<OwnedFd>> {
     Ok(same.then_some(pidfd))
 }
 
-/// The environment of others cannot be read without privileges; theirs is not ours then.
-fn has_entry(pid: i32, entry: &[u8]) -> bool {
-    let mut environment = Vec::new();
-    let read = File::open(format!("/proc/{pid}/environ"))
-        .and_then(|file| file.take(ENVIRON_BYTES_MAX).read_to_end(&mut environment));
-    read.is_ok() && environment.split(|byte| *byte == 0).any(|found| found == entry)
+/// Whether `entry` is in the environment of a process. While it executes a program there is a moment in which the old environment is gone
+/// and the new one not yet there: it is waited for, or a process in a session of its own would be taken for a stranger. The environment
+/// of others cannot be read without privileges; theirs is not ours then.
+fn has_entry(pid: i32, entry: &[u8], waits: &mut u32) -> bool {
+    loop {
+        let mut environment = Vec::new();
+        let read = File::open(format!("/proc/{pid}/environ"))
+            .and_then(|file| file.take(ENVIRON_BYTES_MAX).read_to_end(&mut environment));
+        if read.is_err() || !environment.is_empty() {
+            return environment.split(|byte| *byte == 0).any(|found| found == entry);
+        }
+        let may_come = Stat::read(pid).is_ok_and(|stat| stat.may_get_environment());
+        if !may_come || *waits == 0 {
+            return false;
+        }
+        *waits -= 1;
+        std::thread::sleep(EXEC_WAIT);
+    }
 }

@@ -90,7 +90,15 @@ pub(super) struct Stat {
     pub(super) rss_pages: u64,
     /// As wait(2) encodes it; 0 when we may not trace the process.
     pub(super) exit_status: i32,
+    /// Of the kernel's own: it never has an environment.
+    pub(super) is_kernel_thread: bool,
+    /// Where its environment lies; 0 while it is inside execve(2), or when we may not trace the process.
+    pub(super) environment_start: u64,
+    pub(super) environment_end: u64,
 }
+
+/// `PF_KTHREAD` of `linux/sched.h`.
+const FLAG_KERNEL_THREAD: u64 = 0x0020_0000;
 
 /// 52 numbers of at most 20 digits and a name of at most 64 bytes.
 const STAT_BYTES_MAX: usize = 2048;
@@ -123,12 +131,21 @@ impl Stat {
             start_ticks: number(22)?,
             rss_pages: number(24)?,
             exit_status: field(52).and_then(|status| status.parse().ok()).unwrap_or_default(),
+            is_kernel_thread: number(9)? & FLAG_KERNEL_THREAD != 0,
+            environment_start: number(50).unwrap_or_default(),
+            environment_end: number(51).unwrap_or_default(),
         })
     }
 
     /// A zombie, or about to vanish.
     pub(super) fn is_dead(&self) -> bool {
         matches!(self.state, 'Z' | 'X' | 'x')
+    }
+
+    /// An environment that reads as empty may do so because the process is inside execve(2), or was when it was read.
+    pub(super) fn may_get_environment(&self) -> bool {
+        let is_empty = self.environment_end != 0 && self.environment_start == self.environment_end;
+        !is_empty && !self.is_kernel_thread && !self.is_dead()
     }
 }
 
@@ -169,11 +186,17 @@ mod tests {
         fields[0] = "S";
         fields[1] = "7";
         fields[3] = "9";
+        fields[6] = "2097216";
         fields[19] = "12345";
+        fields[48] = "140737488347119";
         fields[49] = "256";
         let stat = Stat::parse(&format!("42 (a) b (c)) {}\n", fields.join(" "))).unwrap();
         assert_eq!((stat.comm.as_str(), stat.state, stat.ppid, stat.session), ("a) b (c)", 'S', 7, 9));
         assert_eq!((stat.start_ticks, stat.exit_status), (12345, 256));
+        assert_eq!(
+            (stat.is_kernel_thread, stat.environment_start, stat.environment_end),
+            (true, 0, 140_737_488_347_119)
+        );
         assert_eq!(Stat::parse("42 (short) S 1"), None);
     }
 }

@@ -3,7 +3,7 @@
 //! A copy is never written to once it is committed, so an inode may belong to many of them, and must then be right for each: content, owner, mode,
 //! times and attributes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 
@@ -62,6 +62,8 @@ pub(super) struct Build<'a> {
     pub(super) manifest: Writer<File>,
     pub(super) moved: Moved,
     pub(super) fresh: Fresh,
+    /// Inodes that are written to and will be read when that has an end: until then they stay as they were.
+    pub(super) put_off: BTreeSet<u64>,
     /// For messages: where the copy is built.
     pub(super) shown: String,
     pub(super) expected: Progress,
@@ -218,6 +220,9 @@ impl Build<'_> {
             self.state.tally.linked += 1;
             let entry = Entry { kind: before.kind.clone(), marks: before.marks, ..found.entry };
             return self.keep(entry, true, Made::Linked);
+        }
+        if self.put_off.contains(&found.entry.source.ino) {
+            return before.map_or(Ok(()), |before| self.carry_file(before));
         }
         let looks_alike = before.as_ref().is_some_and(|before| alike(&found.entry, before));
         if (looks_alike || self.may_be_moved(&found.entry)) && self.linked_by_hash(&found, before.as_ref())? {
@@ -441,7 +446,7 @@ impl Build<'_> {
     }
 }
 
-fn make_node(dir: &crate::sys::dir::Dir, entry: &Entry) -> io::Result<()> {
+pub(in crate::copies) fn make_node(dir: &crate::sys::dir::Dir, entry: &Entry) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt;
     const FIFO: u32 = 0o010_000;
     const CHAR: u32 = 0o020_000;
@@ -456,6 +461,6 @@ fn make_node(dir: &crate::sys::dir::Dir, entry: &Entry) -> io::Result<()> {
 }
 
 /// The inode has as many names as it may have, or may not have any more: immutable, or of another quota.
-fn is_no_more_names(error: &io::Error) -> bool {
+pub(in crate::copies) fn is_no_more_names(error: &io::Error) -> bool {
     [Errno::EMLINK, Errno::EPERM, Errno::EXDEV].map(|errno| errno as i32).contains(&error.raw_os_error().unwrap_or(0))
 }

@@ -1,5 +1,7 @@
 //! What a job on a set needs of whoever runs it: the role, which talks to the agent, or a command in a rescue shell.
 
+use std::path::PathBuf;
+
 use crate::engine::copies::order::{Finding, Progress};
 use crate::engine::types::Time;
 
@@ -12,6 +14,10 @@ pub trait Conduct {
     fn quiesce(&mut self, on: bool) -> Result<(), String>;
     /// Whether it still does. Once it does not, what is copied is unstable.
     fn still_quiet(&self) -> bool;
+    /// The cgroups that were frozen for it.
+    fn still_groups(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
     /// As many bytes have been read or written: waits for as long as the bandwidth of the plan wants.
     fn pace(&mut self, bytes: u64);
     /// CLOCK_REALTIME.

@@ -1,5 +1,6 @@
 //! What the loop of the role and the job under way know of each other.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -10,8 +11,8 @@ enum Stillness {
     /// Nobody has asked, or it is not needed any more.
     No,
     Asked,
-    /// Until then at the latest.
-    Still(Instant),
+    /// Until then at the latest, with what was frozen for it.
+    Still(Instant, Vec<PathBuf>),
     Refused(String),
 }
 
@@ -53,7 +54,7 @@ impl Control {
         loop {
             match &*stillness {
                 Stillness::Asked => {}
-                Stillness::Still(_) => return Ok(()),
+                Stillness::Still(..) => return Ok(()),
                 Stillness::Refused(why) => return Err(why.clone()),
                 Stillness::No => return Err("it is not wanted any more".to_owned()),
             }
@@ -61,28 +62,33 @@ impl Control {
         }
     }
 
-    /// The service holds still. `false`: nobody waits for that any more.
-    pub(super) fn is_still_until(&self, until: Instant) -> bool {
+    /// The service holds still, by these cgroups, unless nobody waits for that any more.
+    pub(super) fn is_still_until(&self, until: Instant, groups: Vec<PathBuf>) {
         let mut stillness = self.lock();
-        let asked = *stillness == Stillness::Asked;
-        if asked {
-            *stillness = Stillness::Still(until);
+        if *stillness == Stillness::Asked {
+            *stillness = Stillness::Still(until, groups);
             self.changed.notify_all();
         }
-        asked
     }
 
     /// It does not, or does not any more.
     pub(super) fn refuse(&self, why: &str) {
         let mut stillness = self.lock();
-        if matches!(*stillness, Stillness::Asked | Stillness::Still(_)) {
+        if matches!(*stillness, Stillness::Asked | Stillness::Still(..)) {
             *stillness = Stillness::Refused(why.to_owned());
             self.changed.notify_all();
         }
     }
 
     pub(super) fn is_still(&self) -> bool {
-        matches!(&*self.lock(), Stillness::Still(until) if Instant::now() < *until)
+        matches!(&*self.lock(), Stillness::Still(until, _) if Instant::now() < *until)
+    }
+
+    pub(super) fn groups(&self) -> Vec<PathBuf> {
+        match &*self.lock() {
+            Stillness::Still(_, groups) => groups.clone(),
+            Stillness::No | Stillness::Asked | Stillness::Refused(_) => Vec::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Stillness> {

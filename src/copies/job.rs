@@ -1,5 +1,6 @@
 //! One order, carried out in a thread of its own, since it may wait for a disk for ever. It gives way to everybody else.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use super::conduct::Conduct;
 use super::control::Control;
 use crate::engine::copies::catalog::Catalog;
 use crate::engine::copies::order::{Finding, Job, Order, Outcome, Progress, Report};
-use crate::engine::copies::plan::CopyPlan;
+use crate::engine::copies::plan::{CopyPlan, Quiesce};
 use crate::engine::types::Time;
 use crate::sys::wake::Wake;
 use crate::sys::{clock, idle};
@@ -73,7 +74,7 @@ pub(super) fn start(
         // Where the kernel refuses, the job is only felt more.
         let _ = idle::this_thread(NICE);
         let outcome = order.map(|order| {
-            let mut conduct = Conductor::new(order.id, plan.bandwidth, control, voice.clone());
+            let mut conduct = Conductor::new(order.id, &plan, control, voice.clone());
             let outcome = (hands.carry_out)(&plan, &order.job, &mut conduct);
             conduct.end();
             (order.id, outcome)
@@ -90,11 +91,15 @@ struct Conductor {
     told: Option<(Instant, Progress)>,
     pace: Pace,
     is_quiesced: bool,
+    /// Somebody stands still until the job says that it is done.
+    is_waited_for: bool,
 }
 
 impl Conductor {
-    fn new(order: u64, bandwidth: Option<u64>, control: Arc<Control>, voice: Voice) -> Self {
-        Self { order, control, voice, told: None, pace: Pace::new(bandwidth), is_quiesced: false }
+    fn new(order: u64, plan: &CopyPlan, control: Arc<Control>, voice: Voice) -> Self {
+        let is_waited_for = matches!(plan.quiesce, Quiesce::Freeze { .. } | Quiesce::Stop { .. });
+        let pace = Pace::new(plan.bandwidth);
+        Self { order, control, voice, told: None, pace, is_quiesced: false, is_waited_for }
     }
 
     /// Whatever became of the job, the service goes on.
@@ -129,11 +134,20 @@ impl Conduct for Conductor {
     }
 
     fn quiesce(&mut self, on: bool) -> Result<(), String> {
-        self.is_quiesced = on;
+        let before = std::mem::replace(&mut self.is_quiesced, on);
+        if !on && !before {
+            return Ok(());
+        }
         if !on {
             self.control.give_up();
             self.voice.say(FromJob::Moving { order: self.order });
+            // Where the kernel refuses, the job is only felt more.
+            let _ = idle::this_thread(NICE);
             return Ok(());
+        }
+        if self.is_waited_for {
+            // Where the kernel refuses, it takes longer.
+            let _ = idle::no_longer();
         }
         self.control.ask();
         self.report(Report::Quiesce { order: self.order, on: true });
@@ -144,8 +158,16 @@ impl Conduct for Conductor {
         self.control.is_still()
     }
 
+    fn still_groups(&self) -> Vec<PathBuf> {
+        self.control.groups()
+    }
+
     fn pace(&mut self, bytes: u64) {
         let mut wait = self.pace.after(bytes, Instant::now());
+        if self.is_waited_for && self.still_quiet() {
+            // What has been read too fast is made up for afterwards.
+            return;
+        }
         while !wait.is_zero() && !self.control.is_cancelled() {
             let step = wait.min(PACE_STEP);
             std::thread::sleep(step);

@@ -23,7 +23,7 @@ pub enum ToCopies {
     Cancel {
         order: u64,
     },
-    /// With the `cgroup.freeze` of each frozen group, to be thawed after `max_ms` or when this connection ends.
+    /// With the `cgroup.freeze` of each group that was frozen for this alone, to be thawed when this connection ends.
     Quiesced {
         order: u64,
         max_ms: u64,
@@ -32,7 +32,12 @@ pub enum ToCopies {
         order: u64,
         why: String,
     },
+    /// The agent has thawed what it had frozen for this.
     Resumed {
+        order: u64,
+    },
+    /// Something else wants the groups frozen as well: they are not to be thawed when this connection ends.
+    Keep {
         order: u64,
     },
     Quit,

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,8 @@ const READY_MAX: usize = 8;
 const SAID_MAX: usize = 64;
 /// After a turn in which nobody could be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// An agent thaws what has been frozen for its time; one that has not so long afterwards does nothing any more.
+const AGENT_GRACE: Duration = Duration::from_secs(1);
 
 pub(super) struct Server {
     epoll: Epoll,
@@ -54,9 +57,9 @@ struct Running {
     control: Arc<Control>,
 }
 
-/// What is to be thawed.
+/// What is to be thawed when the agent is lost. While there is one, only it thaws, since it knows what else wants a group frozen; but where it does nothing for
+/// [`AGENT_GRACE`] beyond the time, it counts as lost.
 struct Frozen {
-    order: u64,
     groups: Vec<File>,
     until: Instant,
 }
@@ -183,8 +186,9 @@ impl Server {
             ToCopies::NotQuiesced { order, why } => self.refuse(order, &why),
             ToCopies::Resumed { order } => {
                 self.refuse(order, "the service does not hold still any more");
-                self.thaw();
+                self.frozen = None;
             }
+            ToCopies::Keep { .. } => self.frozen = None,
             ToCopies::Quit => return Next::Leave,
         }
         Next::Continue
@@ -241,13 +245,14 @@ impl Server {
 
     fn quiesced(&mut self, order: u64, max: Duration, descriptors: Vec<OwnedFd>) {
         let until = Instant::now() + max;
+        // INVARIANT: known before the job goes on, so that whatever happens to the agent thaws it.
         let groups: Vec<File> = descriptors.into_iter().map(File::from).collect();
-        // INVARIANT: known before the job goes on, so that whatever happens thaws it.
-        self.thaw();
-        let is_wanted = self.control_of(order).is_some_and(|control| control.is_still_until(until));
-        self.frozen = Some(Frozen { order, groups, until });
-        if !is_wanted {
-            self.thaw();
+        let paths = groups.iter().filter_map(group_of).collect();
+        self.frozen = Some(Frozen { groups, until: until + AGENT_GRACE });
+        match self.control_of(order) {
+            Some(control) => control.is_still_until(until, paths),
+            // The agent is told that it is not needed, as it was asked for.
+            None => self.report(Report::Quiesce { order, on: false }),
         }
     }
 
@@ -272,7 +277,6 @@ impl Server {
 
     fn thaw_late(&mut self, now: Instant) {
         if let Some(frozen) = self.frozen.take_if(|frozen| frozen.until <= now) {
-            self.refuse(frozen.order, "it held still for as long as it may");
             frozen.thaw();
         }
     }
@@ -295,17 +299,16 @@ impl Server {
                     Report::Progress { .. } | Report::Finding(_) if self.link.is_behind() => {}
                     report => self.report(report),
                 },
-                FromJob::Moving { order } => {
-                    self.thaw();
+                FromJob::Moving { order } if self.link.has_agent() => {
                     self.report(Report::Quiesce { order, on: false });
                 }
+                FromJob::Moving { .. } => self.thaw(),
                 FromJob::Ended { outcome, catalog } => self.end(outcome, catalog),
             }
         }
     }
 
     fn end(&mut self, outcome: Option<(u64, Outcome)>, catalog: Box<Catalog>) {
-        self.thaw();
         self.running = None;
         // What the job came to is judged by what lies there now.
         self.report(Report::Catalog(catalog.clone()));
@@ -326,12 +329,17 @@ impl Server {
     }
 
     /// A job that waits for a disk is left to the kernel; what it has not committed is swept away by the next one.
-    fn leave(mut self) {
+    fn leave(self) {
         if let Some(running) = &self.running {
             running.control.cancel();
         }
-        self.thaw();
     }
+}
+
+/// The cgroup whose `cgroup.freeze` this is.
+fn group_of(freezer: &File) -> Option<PathBuf> {
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", freezer.as_raw_fd())).ok()?;
+    path.parent().map(Path::to_owned)
 }
 
 impl Frozen {

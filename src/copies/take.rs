@@ -1,7 +1,8 @@
 //! Making a copy, step by step. Each step leaves on the disk what the next one needs, and whatever ends it in between leaves nothing that looks like a copy.
 //!
 //! 1. What has changed since the newest good copy? Nothing: that is written down, and it was all.
-//! 2. The tree is built in `work/`, unchanged files linked, changed ones read ([`super::build`]). Nothing is synced yet.
+//! 2. The tree is built in `work/`, unchanged files linked, changed ones read ([`super::build`]), and made one of the moment at which a service holds still
+//!    ([`super::still`]). Nothing is synced yet.
 //! 3. One `syncfs`: all of it is on the disk, or the copy is thrown away. It is never tried twice, because the kernel forgets what it could not write.
 //! 4. What was written is read again from the disk.
 //! 5. `COMMIT` is written and synced: a tree with a COMMIT is whole, because 3 came before.
@@ -10,6 +11,7 @@
 //!
 //! Older copies are at no point touched: to build is to make names and files beside them.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::time::Duration;
@@ -33,6 +35,7 @@ use super::readback::read_back;
 use super::recover::{recover, remove};
 use super::reserve;
 use super::scan::Scan;
+use super::still::{self, Draft, Drafting};
 use super::survey::{Against, Extent, Survey};
 use super::target::{CommittedCopy, Set};
 use crate::engine::copies::catalog::{Cause, Suspicion, Unchanged};
@@ -58,7 +61,7 @@ pub fn take(set: &mut Set, plan: &CopyPlan, cause: Cause, conduct: &mut dyn Cond
     let began = conduct.now();
     recover(set, conduct)?;
     let exclude = Exclude::new(&plan.exclude).map_err(|error| other("exclude", &error))?;
-    let mut run = Run { plan, exclude, cause, began, quiesced: false, findings: Findings::default() };
+    let mut run = Run { plan, exclude, cause, began, quiesced: false, put_off: BTreeSet::new(), findings: Findings::default() };
     let taken = run.take(set, conduct);
     run.release(conduct);
     run.findings.sum_up(conduct);
@@ -78,6 +81,8 @@ struct Run<'a> {
     cause: Cause,
     began: Time,
     quiesced: bool,
+    /// What is not read before a service holds still.
+    put_off: BTreeSet<u64>,
     findings: Findings,
 }
 
@@ -122,7 +127,6 @@ impl Run<'_> {
         // The room for it is no condition of a copy.
         let _ = reserve::make(&set.place.root);
         preflight(set, self.plan, &survey)?;
-        self.quiesce(conduct)?;
         self.make(set, base.as_ref(), newest.as_ref(), survey, Judged { suspect, reflinks }, conduct)
     }
 
@@ -137,8 +141,7 @@ impl Run<'_> {
     ) -> Result<Outcome, Failure> {
         let making = begin(set, self.began)?;
         let sources = survey.sources_seen();
-        let built = self.build(set, &making, base, survey, judged.reflinks, conduct)?;
-        self.release(conduct);
+        let built = self.build_still(set, &making, base, survey, judged.reflinks, conduct)?;
         let tally = built.tally;
         if let Some(base) = base.filter(|_| tally.differing == 0 && tally.hashed_bytes <= HASHED_BYTES_MAX) {
             remove(set, &set.work, &making.work).map_err(|error| set.failed(WORK, &error))?;
@@ -211,6 +214,32 @@ impl Run<'_> {
         })
     }
 
+    /// Of one moment, where a service can be made to hold still for that.
+    fn build_still(
+        &mut self,
+        set: &mut Set,
+        making: &Making,
+        base: Option<&CommittedCopy>,
+        survey: Survey,
+        reflinks: bool,
+        conduct: &mut dyn Conduct,
+    ) -> Result<Built, Failure> {
+        if !still::is_wanted(self.plan) {
+            self.quiesce(conduct)?;
+            let built = self.build(set, making, base, survey, reflinks, conduct)?;
+            self.release(conduct);
+            return Ok(built);
+        }
+        self.put_off = still::written(self.plan);
+        let built = self.build(set, making, base, survey, reflinks, &mut Drafting(conduct))?;
+        if built.tally.differing == 0 {
+            return Ok(built);
+        }
+        let shown = set.path().join(WORK).join(&making.work).display().to_string();
+        let (plan, exclude, findings) = (self.plan, &self.exclude, &mut self.findings);
+        Draft { plan, exclude, dir: &making.dir, shown, built, reflinks, findings }.settle(conduct)
+    }
+
     fn build(
         &mut self,
         set: &mut Set,
@@ -233,7 +262,8 @@ impl Run<'_> {
             newer: Cursor::new(data),
             manifest: writer,
             moved: survey.moved,
-            fresh: Fresh::new(reflinks, self.plan.quiesce != Quiesce::None).map_err(failed)?,
+            fresh: Fresh::new(reflinks, self.quiesced).map_err(failed)?,
+            put_off: std::mem::take(&mut self.put_off),
             shown: shown.clone(),
             expected: Progress {
                 files_in_all: Some(survey.files),
@@ -322,7 +352,7 @@ impl Run<'_> {
     }
 }
 
-fn no_source(what: String) -> Failure {
+pub(in crate::copies) fn no_source(what: String) -> Failure {
     failure(FailureKind::Source, what, Some("is its disk mounted? Older copies stay as they are"))
 }
 

@@ -80,6 +80,7 @@ pub(super) fn perform(shell: &mut Shell, engine: &Engine, set: &str, action: Cop
         CopyAction::Cancel { order } => ToCopies::Cancel { order },
         CopyAction::NotQuiesced { order, why } => ToCopies::NotQuiesced { order, why },
         CopyAction::Resumed { order } => ToCopies::Resumed { order },
+        CopyAction::Keep { order } => ToCopies::Keep { order },
         CopyAction::Quiesced { order, frozen, max } => {
             let max_ms = u64::try_from(max.as_millis()).unwrap_or(u64::MAX);
             let groups = frozen.iter().filter_map(|(replica, run)| freezer_of(shell, *replica, *run)).collect();

@@ -1,13 +1,16 @@
-//! Files that share pages, holes in files, and room set aside.
+//! Files that share pages, files without names, holes in files, and room set aside.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{FallocateFlags, OFlag, fallocate, openat};
 use nix::libc;
+use nix::sys::stat::Mode;
 use nix::unistd::{Whence, lseek, lseek64};
+
+use super::dir::Dir;
 
 /// Makes the whole content of one file that of another, without writing it: pages are parted only when one of the two is written to. Both lie
 /// on one file system that can do so (XFS, btrfs); see [`is_unsupported`].
@@ -19,6 +22,12 @@ pub fn clone_file(from: &File, to: &File) -> io::Result<()> {
     let result = unsafe { libc::ioctl(to.as_raw_fd(), FICLONE, from.as_raw_fd()) };
     Errno::result(result)?;
     Ok(())
+}
+
+/// A new file on the file system of this directory that has no name anywhere: whoever dies, nothing of it is left.
+pub fn nameless(dir: &Dir) -> io::Result<File> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    Ok(File::from(openat(dir.as_fd(), ".", flags, Mode::S_IRUSR | Mode::S_IWUSR)?))
 }
 
 /// Whether an error of [`clone_file`] says that it will never do for these two, so that the content is to be copied instead.
@@ -107,6 +116,22 @@ mod tests {
         punch_hole(&file, MIB, 65_536).unwrap();
         assert_eq!(next_data(&file, 0).unwrap(), None);
         rewind(&file).unwrap();
+    }
+
+    #[test]
+    fn nameless_file_is_in_no_directory() {
+        let directory = TempDir::new();
+        let dir = Dir::open(directory.path()).unwrap();
+        let file = match nameless(&dir) {
+            Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {
+                eprintln!("skipped: {} makes no files without names", directory.path().display());
+                return;
+            }
+            made => made.unwrap(),
+        };
+        file.write_all_at(b"content", 0).unwrap();
+        assert_eq!(file.metadata().unwrap().nlink(), 0);
+        assert!(dir.entries().unwrap().is_empty());
     }
 
     #[test]

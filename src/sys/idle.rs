@@ -9,20 +9,31 @@ use nix::libc;
 const IOPRIO_WHO_PROCESS: libc::c_int = 1;
 /// IOPRIO_CLASS_IDLE in the upper bits (13).
 const IDLE_CLASS: libc::c_int = 3 << 13;
+/// IOPRIO_CLASS_NONE: by the nice value.
+const NO_CLASS: libc::c_int = 0;
 
 /// Makes the calling thread, and those that it starts from now on, give way to everybody. Disks without a scheduler know no classes.
 ///
 /// # Errors
 /// What the kernel says; the work may go on.
 pub fn this_thread(nice: i32) -> io::Result<()> {
-    set_idle_class()?;
+    set_class(IDLE_CLASS)?;
     set_nice(nice)
 }
 
+/// Ends [`this_thread`] for the calling thread: somebody stands still for what it does next.
+///
+/// # Errors
+/// What the kernel says: to rise again may want a privilege.
+pub fn no_longer() -> io::Result<()> {
+    set_class(NO_CLASS)?;
+    set_nice(0)
+}
+
 #[expect(unsafe_code, reason = "neither nix nor std has ioprio_set")]
-fn set_idle_class() -> io::Result<()> {
+fn set_class(class: libc::c_int) -> io::Result<()> {
     // SAFETY: three numbers; no memory is touched.
-    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IDLE_CLASS) };
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, class) };
     Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
@@ -47,7 +58,11 @@ mod tests {
         let before = nice(&own);
         let worker = std::thread::spawn(move || {
             this_thread(10).unwrap();
-            nice(&nix::unistd::gettid().to_string())
+            let own = nix::unistd::gettid().to_string();
+            let idle = nice(&own);
+            // Only the privileged rise again.
+            assert_eq!(nice(&own), if no_longer().is_ok() { 0 } else { idle });
+            idle
         });
         assert_eq!((worker.join().unwrap(), nice(&own)), (10, before));
     }

@@ -93,6 +93,13 @@ pub fn write_back(file: &File, from: u64, length: u64) -> io::Result<()> {
     write_range(file, from, length, libc::SYNC_FILE_RANGE_WRITE)
 }
 
+/// Waits until all that was written to this file so far is on its way to the disk no more, so that whoever must wait for that later waits for less. No promise
+/// that it lasts.
+pub fn settle(file: &File) -> io::Result<()> {
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    write_range(file, 0, 0, flags)
+}
+
 #[expect(unsafe_code, reason = "sync_file_range has no wrapper")]
 fn write_range(file: &File, from: u64, length: u64, flags: libc::c_uint) -> io::Result<()> {
     let [from, length] = [from, length].map(|value| libc::off64_t::try_from(value).unwrap_or(libc::off64_t::MAX));

@@ -64,8 +64,8 @@ pub enum CopyAction {
     Cancel {
         order: u64,
     },
-    /// The service holds still: the job goes on. The shell adds the `cgroup.freeze` of `frozen`, which the role writes 0 to at the end of
-    /// `max`, or when it loses its agent.
+    /// The service holds still, which was proven: the job goes on, for at most `max`. The shell adds the `cgroup.freeze` of `frozen`, which the role writes
+    /// 0 to when it loses its agent.
     Quiesced {
         order: u64,
         frozen: Vec<(ReplicaId, RunId)>,
@@ -76,8 +76,12 @@ pub enum CopyAction {
         order: u64,
         why: String,
     },
-    /// It does not hold still any more, although the job still needs it: what is copied from now on is unstable.
+    /// It does not hold still any more, and the role has nothing to thaw: if the job still needs it, what is copied from now on is unstable.
     Resumed {
+        order: u64,
+    },
+    /// Something else wants it frozen now: it goes on holding still, and the role is to thaw nothing.
+    Keep {
         order: u64,
     },
     /// Run this as a child of the agent's, in a group of its own; answered by [`CopyEvent::Hooked`].

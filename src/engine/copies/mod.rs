@@ -256,8 +256,9 @@ impl SetMemory {
     /// The earliest of the deadlines on the monotonic clock.
     fn mono_deadline(&self) -> Option<Time> {
         let quiet = self.quiet.as_ref().and_then(|quiet| quiet.until);
+        let look = self.quiet.as_ref().and_then(|quiet| quiet.proof.look);
         let hook = self.running.as_ref().and_then(|running| running.hook_until);
         let waits = if self.heard { None } else { self.queue.front().map(|asked| asked.patience) };
-        [quiet, hook, waits].into_iter().flatten().min()
+        [quiet, look, hook, waits].into_iter().flatten().min()
     }
 }

@@ -136,9 +136,10 @@ impl Engine {
     }
 
     pub(super) fn copies_unlinked(&mut self, set: &str) {
-        self.end_quiet(set);
         let Some(memory) = self.copies.sets.get_mut(set) else { return self.stale() };
         (memory.linked, memory.heard) = (false, false);
+        self.end_quiet(set);
+        let Some(memory) = self.copies.sets.get_mut(set) else { return };
         if let Some(running) = memory.running.as_mut().filter(|running| running.stage == Stage::Job) {
             running.lost = true;
         }

@@ -132,6 +132,7 @@ impl Engine {
                 continue;
             }
             self.look_at_fence(asked, &gauge);
+            self.look_at_quiet(asked, &gauge);
             if self.is_watched(id) && self.read_gauge(gauge) {
                 news.push(id);
             }

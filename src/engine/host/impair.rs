@@ -161,12 +161,17 @@ impl Engine {
         let replica = self.at(id);
         let up = matches!(replica.state, State::Starting | State::Ready | State::Degraded);
         let runs = replica.run.as_ref().is_some_and(|run| run.spawned && !run.exited);
+        up && runs && (self.is_to_stay_frozen(id) || self.copies_freeze(id.service))
+    }
+
+    /// By its fence or the policy for its disk: for longer than a copy takes.
+    pub(in crate::engine) fn is_to_stay_frozen(&self, id: ReplicaId) -> bool {
         let fenced = self.fence_level(id) == Some(FenceLevel::Freeze);
-        let disk = || self.failing_disk(id.service).is_some() && self.policy(id.service) == OnDiskFailing::Freeze;
-        up && runs && (fenced || disk() || self.copies_freeze(id.service))
+        fenced || (self.failing_disk(id.service).is_some() && self.policy(id.service) == OnDiskFailing::Freeze)
     }
 
     pub(in crate::engine) fn freeze_or_thaw(&mut self, id: ReplicaId) {
+        self.quiet_changed(id.service);
         match (self.at(id).memory.frozen, self.is_to_be_frozen(id)) {
             (false, true) => self.freeze(id),
             (true, false) => {
@@ -189,6 +194,7 @@ impl Engine {
     /// The group may go on, whatever becomes of it.
     pub(in crate::engine) fn thaw(&mut self, id: ReplicaId) {
         if self.at(id).memory.frozen {
+            self.quiet_changed(id.service);
             self.memory_mut(id).frozen = false;
             let run = self.at(id).memory.run;
             self.out.push(Action::Freeze { replica: id, run, frozen: false });

@@ -10,6 +10,7 @@ use std::io;
 use nix::errno::Errno;
 
 use super::conduct::Conduct;
+use super::databases::{Databases, Guard};
 use super::cursor::{Cursor, is_at_or_below, name, parent};
 use super::entry::{Entry, Kind};
 use super::failure::{cancelled, is_missing, on_target};
@@ -64,6 +65,8 @@ pub(super) struct Build<'a> {
     pub(super) fresh: Fresh,
     /// Inodes that are written to and will be read when that has an end: until then they stay as they were.
     pub(super) put_off: BTreeSet<u64>,
+    /// Where nobody holds still for it: databases are copied under their own locks.
+    pub(super) databases: Option<Databases>,
     /// For messages: where the copy is built.
     pub(super) shown: String,
     pub(super) expected: Progress,
@@ -135,6 +138,9 @@ impl Build<'_> {
 
     fn present(&mut self, mut found: Found, before: Option<Entry>) -> Result<(), Failure> {
         self.leave(Some(&found.entry.path))?;
+        if let Some(databases) = &mut self.databases {
+            databases.pass(&found.entry);
+        }
         self.learn(&mut found, before.as_ref());
         match &found.entry.kind {
             Kind::Dir => {
@@ -325,12 +331,14 @@ impl Build<'_> {
             _ => None,
         };
         let older = before.as_ref().zip(older.as_ref());
+        let guard = self.databases.as_mut().map_or(Guard::None, |databases| databases.guard(&found));
         let read = self.fresh.read((&found.entry, &found.parent), older, &into, &mut *self.conduct);
         match read.map_err(|stop| self.stopped(&found.entry.path, stop))? {
             Read::Whole(whole) => {
                 let Whole { mut entry, written, made, not_kept } = *whole;
                 self.state.tally.written_bytes += written;
                 entry.marks.unstable |= self.fresh.is_disturbed(&*self.conduct);
+                self.mark(&mut entry, guard, before.as_ref());
                 if entry.marks.unstable {
                     self.state.tally.unstable += 1;
                     let detail = "it changed each time it was read, or its service did not hold still".to_owned();
@@ -349,6 +357,21 @@ impl Build<'_> {
                 match before {
                     Some(before) => self.carry_file(before),
                     None => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// What the locks of a database say of how it was read.
+    fn mark(&mut self, entry: &mut Entry, guard: Guard, before: Option<&Entry>) {
+        match guard {
+            Guard::None | Guard::Database => {}
+            Guard::Beside => entry.marks.unstable = false,
+            Guard::Live(why) => {
+                entry.marks.live_db = true;
+                // Once, not with each copy.
+                if before.is_none_or(|before| !before.marks.live_db) {
+                    self.findings.add(self.conduct, FindingKind::LiveDatabase, &entry.path, why);
                 }
             }
         }

@@ -29,6 +29,11 @@ impl Findings {
         }
     }
 
+    /// What was found of this kind counts no more: nobody was told.
+    pub(super) fn forget(&mut self, kind: FindingKind) {
+        self.counts.retain(|(known, _)| *known != kind);
+    }
+
     /// Tells how many more there were.
     pub(super) fn sum_up(&self, conduct: &mut dyn Conduct) {
         for (kind, count) in &self.counts {

@@ -21,6 +21,7 @@ use super::catalog::{self, Listed};
 use super::commit::{Commit, FORMAT};
 use super::conduct::Conduct;
 use super::cursor::Cursor;
+use super::databases::Databases;
 use super::entry::hex;
 use super::exclude::Exclude;
 use super::failure::{cancelled, failure, full, on_target, other};
@@ -264,6 +265,7 @@ impl Run<'_> {
             moved: survey.moved,
             fresh: Fresh::new(reflinks, self.quiesced).map_err(failed)?,
             put_off: std::mem::take(&mut self.put_off),
+            databases: (!still::is_wanted(self.plan)).then(Databases::default),
             shown: shown.clone(),
             expected: Progress {
                 files_in_all: Some(survey.files),

@@ -47,6 +47,7 @@ pub mod packet;
 pub mod page_cache;
 pub mod process;
 pub mod psi;
+pub mod record_lock;
 mod remove;
 pub mod rlimit;
 pub mod scratch;

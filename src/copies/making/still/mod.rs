@@ -102,6 +102,7 @@ impl Draft<'_> {
             }
             self.mend(looked, Moment::Before, &mut Drafting(conduct), &mut |_| {})?;
         }
+        self.findings.forget(FindingKind::Unstable);
         clones.make_ready(&self.plan.from);
         let settled = match conduct.quiesce(true) {
             Ok(()) => self.while_still(&mut clones, conduct),

@@ -1,18 +1,18 @@
 //! What a job found about files, within limits: a source full of unreadable files is told once, not a million times.
 
-use super::conduct::Conduct;
+use crate::copies::conduct::Conduct;
 use crate::engine::copies::order::{Finding, FindingKind};
 
 /// Of each kind, in one job.
 const TOLD_MAX: u64 = 20;
 
 #[derive(Debug, Default)]
-pub(super) struct Findings {
+pub(in crate::copies) struct Findings {
     counts: Vec<(FindingKind, u64)>,
 }
 
 impl Findings {
-    pub(super) fn add(&mut self, conduct: &mut dyn Conduct, kind: FindingKind, path: &[u8], detail: String) {
+    pub(in crate::copies) fn add(&mut self, conduct: &mut dyn Conduct, kind: FindingKind, path: &[u8], detail: String) {
         let known = self.counts.iter_mut().find(|(known, _)| *known == kind);
         let count = match known {
             Some((_, count)) => {
@@ -30,12 +30,12 @@ impl Findings {
     }
 
     /// What was found of this kind counts no more: nobody was told.
-    pub(super) fn forget(&mut self, kind: FindingKind) {
+    pub(in crate::copies) fn forget(&mut self, kind: FindingKind) {
         self.counts.retain(|(known, _)| *known != kind);
     }
 
     /// Tells how many more there were.
-    pub(super) fn sum_up(&self, conduct: &mut dyn Conduct) {
+    pub(in crate::copies) fn sum_up(&self, conduct: &mut dyn Conduct) {
         for (kind, count) in &self.counts {
             if *count > TOLD_MAX {
                 let detail = format!("and {} more like these", count - TOLD_MAX);

@@ -21,70 +21,18 @@
 //!       state/                        heartbeat, scrub cursor, verifications, pins
 //! ```
 
-mod build;
-pub mod catalog;
-mod codec;
-pub mod commit;
-mod compare;
+pub mod checking;
 pub mod conduct;
-mod control;
-mod cursor;
-mod dress;
-pub mod entry;
-mod exchange;
-pub mod exclude;
 pub mod failure;
-pub mod file;
 mod findings;
-mod fresh;
-mod guard;
-mod hands;
-pub mod hash;
-pub mod init;
-mod inodes;
-mod inspect;
-mod job;
-mod joined;
-pub mod layout;
-mod link;
-pub mod manifest;
-mod materialise;
+pub mod format;
+pub mod making;
+pub mod place;
+pub mod restoring;
+pub mod role;
 #[cfg(test)]
-mod mend_testing;
-mod merge;
-mod moved;
-mod older;
-pub mod proto;
-pub mod prune;
-mod readback;
-mod readers;
-pub mod recover;
-mod repair;
-mod reserve;
-pub mod restore;
-mod restore_checks;
-pub mod restore_test;
-#[cfg(test)]
-mod restore_tests;
-mod role;
-mod same;
-pub mod scan;
-pub mod scrub;
-mod selection;
-mod serve;
-#[cfg(test)]
-mod serve_tests;
-pub mod state;
-mod survey;
-pub mod take;
-#[cfg(test)]
-mod take_tests;
-pub mod target;
-pub mod verify;
-#[cfg(test)]
-mod verify_tests;
-mod watch;
+mod testing;
 
-pub use hands::HANDS;
-pub use job::Hands;
+pub use role::hands::HANDS;
+pub use role::job::Hands;
 pub use role::{CopiesError, run};

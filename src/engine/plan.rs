@@ -146,6 +146,9 @@ pub enum Role {
     Copy(u32),
 }
 
+/// Before the name of a set, in the service name of its role.
+const COPY_PREFIX: &str = "@copy.";
+
 impl Role {
     /// Those of which there is one at most.
     pub const SINGLE: [Self; 4] = [Self::Logs, Self::Checks, Self::Proxy, Self::Sensors];
@@ -166,7 +169,13 @@ impl Role {
     /// The service name of the role of a set.
     #[must_use]
     pub fn copy_service(set: &str) -> String {
-        format!("@copy.{set}")
+        format!("{COPY_PREFIX}{set}")
+    }
+
+    /// The set whose role a service of this name is.
+    #[must_use]
+    pub fn set_of_service(name: &str) -> Option<&str> {
+        name.strip_prefix(COPY_PREFIX)
     }
 
     /// The service name of a role of which there is one at most; `@` cannot stand in a configured name. The name of a disk's helper is
@@ -186,7 +195,7 @@ impl Role {
     /// The role of this name, if the name tells it: that of a disk's helper does not.
     #[must_use]
     pub fn of_service(name: &str) -> Option<Self> {
-        match name.strip_prefix("@copy.") {
+        match Self::set_of_service(name) {
             Some(set) => Some(Self::of_copies(set)),
             None => Self::SINGLE.into_iter().find(|role| role.service_name() == name),
         }

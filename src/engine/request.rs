@@ -183,9 +183,7 @@ impl Engine {
                 Proof::Given | Proof::Idle => Progress::Reached,
                 Proof::Awaited => Progress::NotYet,
                 Proof::Missing => {
-                    let records = &self.fence.memory.records;
-                    let step =
-                        records.iter().rfind(|record| record.id == fence.id).and_then(|record| record.steps.last());
+                    let step = self.fence_record(fence.id).and_then(|record| record.steps.last());
                     let why = step.map(|step| step.proof.as_str()).unwrap_or_default();
                     Progress::Failed(format!("{} is fenced, but that is not proven: {why}", self.label(id)))
                 }

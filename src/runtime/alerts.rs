@@ -1,14 +1,13 @@
 //! Commands of alerts under way. The event's JSON is a file without a name on their standard input, so that no command can keep the agent
 //! waiting, whatever it reads and when. What it says on stderr is kept up to a limit and told if it fails.
 
-use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::os::fd::AsFd;
 
 use serde::Serialize;
 
 use super::adopt::ALERT_GROUP;
-use super::errand::{self, Errand, Order};
+use super::errand::Order;
+use super::errands::{self, Errands};
 use super::key::Key;
 use super::shell::Shell;
 use crate::api::time::rfc3339_ns;
@@ -17,7 +16,7 @@ use crate::engine::event::Event;
 use crate::engine::host::HostEvent;
 use crate::engine::host::view::AlertBody;
 use crate::engine::plan::User;
-use crate::engine::types::{Time, human};
+use crate::engine::types::Time;
 use crate::sys::memory_file;
 
 /// The engine has one under way for each alert of the configuration; more are refused.
@@ -30,44 +29,14 @@ const WHY_MAX: usize = 4;
 const SERVICES_MAX: usize = 64;
 const TEXT_BYTES_MAX: usize = 1 << 10;
 
-/// What is kept of a command's stderr, and what is told of it.
-const STDERR_BYTES_MAX: u16 = 4 << 10;
-const TOLD_CHARS_MAX: usize = 200;
+/// By the number that the engine gave them.
+pub(super) type Alerts = Errands<u64>;
 
-#[derive(Debug)]
-pub struct Alerts {
-    running: BTreeMap<u32, Running>,
-    next_slot: u32,
+pub(super) fn none() -> Alerts {
+    Errands::new("alerts", RUNNING_MAX)
 }
 
-impl Default for Alerts {
-    fn default() -> Self {
-        Self { running: BTreeMap::new(), next_slot: errand::first_slot() }
-    }
-}
-
-#[derive(Debug)]
-struct Running {
-    alert: u64,
-    errand: Errand,
-    stderr: Option<OwnedFd>,
-    timeout: Duration,
-    deadline: Time,
-}
-
-impl Alerts {
-    /// When a command is to be killed at the latest.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<Time> {
-        self.running.values().map(|running| running.deadline).min()
-    }
-
-    /// Whether a pid is an alert's (the reaper of orphans leaves it alone).
-    #[must_use]
-    pub fn is_main(&self, pid: i32) -> bool {
-        self.running.values().any(|running| running.errand.pid() == pid)
-    }
-}
+const OF: errands::Of<u64> = |shell| &mut shell.alerts;
 
 /// The body as it is told.
 #[derive(Debug, Serialize)]
@@ -88,14 +57,8 @@ pub(super) fn start(shell: &mut Shell, engine: &Engine, alert: u64, plan: usize,
 
 fn try_start(shell: &mut Shell, engine: &Engine, alert: u64, plan: usize, body: &mut AlertBody) -> Result<(), String> {
     let plan = engine.plan().alerts.get(plan).ok_or("the configuration has no such alert any more")?;
-    if shell.alerts.running.len() >= RUNNING_MAX {
-        return Err(format!("{RUNNING_MAX} alerts are under way already"));
-    }
     let stdin = memory_file::holding(&text(body)).map_err(|error| format!("cannot make its input: {error}"))?;
-    // Without it only what the command says is lost.
-    let stderr = memory_file::taking(STDERR_BYTES_MAX).ok();
-    let slot = shell.alerts.next_slot;
-    shell.alerts.next_slot = (slot + 1) & errand::SLOT_MAX;
+    let slot = shell.alerts.slot()?;
     let user = plan.user.as_deref().unwrap_or(&shell.own_user).clone();
     let mut order = Order {
         kind: ALERT_GROUP,
@@ -109,13 +72,9 @@ fn try_start(shell: &mut Shell, engine: &Engine, alert: u64, plan: usize, body: 
         wall: None,
         cwd: plan.cwd.as_ref().map_or_else(|| "/".to_owned(), |cwd| cwd.to_string_lossy().into_owned()),
         stdin: Some(stdin.as_fd()),
-        stderr: stderr.as_ref().map(AsFd::as_fd),
+        keeps_stderr: true,
     };
-    let errand = Errand::start(shell, &mut order)?;
-    let deadline = super::now().mono.after(plan.timeout);
-    let running = Running { alert, errand, stderr, timeout: plan.timeout, deadline };
-    shell.alerts.running.insert(slot, running);
-    Ok(())
+    errands::start(shell, OF, alert, &mut order, Some(plan.timeout))
 }
 
 /// One line of JSON, short enough whatever the body holds.
@@ -161,37 +120,21 @@ fn environment(user: &User, body: &AlertBody) -> Vec<String> {
 
 /// The pidfd of a command is readable.
 pub(super) fn ended(shell: &mut Shell, slot: u32) {
-    let Some(running) = shell.alerts.running.get(&slot) else { return };
-    let Some(result) = running.errand.result() else { return };
-    finish(shell, slot, result);
+    if let Some((alert, result)) = errands::ended(shell, OF, slot) {
+        done(shell, alert, result);
+    }
 }
 
 /// Kills commands that have taken too long.
 pub(super) fn expire(shell: &mut Shell, now: Time) {
-    let late: Vec<(u32, Duration)> = shell
-        .alerts
-        .running
-        .iter()
-        .filter(|(_, running)| running.deadline <= now)
-        .map(|(slot, running)| (*slot, running.timeout))
-        .collect();
-    for (slot, timeout) in late {
-        finish(shell, slot, Err(format!("no end within {}, killed", human(timeout))));
+    for (alert, result) in errands::expire(shell, OF, now) {
+        done(shell, alert, result);
     }
 }
 
 /// The agent leaves: so do they.
 pub(super) fn end_all(shell: &mut Shell) {
-    for running in std::mem::take(&mut shell.alerts.running).into_values() {
-        running.errand.end(shell);
-    }
-}
-
-fn finish(shell: &mut Shell, slot: u32, result: Result<(), String>) {
-    let Some(Running { alert, errand, stderr, .. }) = shell.alerts.running.remove(&slot) else { return };
-    errand.end(shell);
-    let said = stderr.and_then(|stderr| memory_file::taken(stderr.as_fd(), STDERR_BYTES_MAX).ok()).unwrap_or_default();
-    done(shell, alert, result.map_err(|why| errand::with_last_line(why, &said, TOLD_CHARS_MAX)));
+    errands::end_all(shell, OF);
 }
 
 fn done(shell: &mut Shell, alert: u64, result: Result<(), String>) {

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use super::hooks::{self, Hooks};
 use super::links::Importance;
 use super::shell::Shell;
-use crate::copies::proto::{FromCopies, MESSAGE_BYTES_MAX, ToCopies};
+use crate::copies::role::proto::{FromCopies, MESSAGE_BYTES_MAX, ToCopies};
 use crate::engine::Engine;
 use crate::engine::copies::event::{CopyAction, CopyEvent};
 use crate::engine::event::Event;
@@ -15,11 +15,17 @@ use crate::engine::plan::Role;
 use crate::engine::types::{ReplicaId, RunId};
 
 /// What the shell keeps of copies.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Copying {
     pub hooks: Hooks,
     /// Of a message that comes in pieces.
     pieces: BTreeMap<Role, String>,
+}
+
+impl Default for Copying {
+    fn default() -> Self {
+        Self { hooks: hooks::none(), pieces: BTreeMap::new() }
+    }
 }
 
 /// Everything the role of a set must know.
@@ -109,7 +115,7 @@ fn freezer_of(shell: &mut Shell, replica: ReplicaId, run: RunId) -> Option<Owned
 
 /// The set whose role this is.
 fn set_of(shell: &Shell, role: Role) -> Option<String> {
-    let mut sets = shell.stations.values().filter_map(|station| station.service.strip_prefix("@copy."));
+    let mut sets = shell.stations.values().filter_map(|station| Role::set_of_service(&station.service));
     sets.find(|set| Role::of_copies(set) == role).map(str::to_owned)
 }
 

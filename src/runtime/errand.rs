@@ -1,8 +1,8 @@
-//! A command that the agent runs for itself and whose end it awaits, an exec probe or an alert: in a session and group of its own, with
-//! what it needs and nothing else. It does not outlive the agent: the next one kills its group.
+//! A command that the agent runs for itself and whose end it awaits (an exec probe, an alert, a hook): in a session and group of its own,
+//! with what it needs and nothing else. It does not outlive the agent: the next one kills its group.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::key::Key;
 use super::request;
@@ -15,10 +15,11 @@ use crate::sys::epoll::Interest;
 use crate::sys::group::Group;
 use crate::sys::host;
 use crate::sys::landlock::Wall;
+use crate::sys::memory_file;
 use crate::sys::spawn::{self, Credentials, SpawnRequest};
 
-/// Numbers of errands of one kind, as many as an epoll key has room for.
-pub(super) const SLOT_MAX: u32 = (1 << 24) - 1;
+/// What is kept of a command's stderr.
+const STDERR_BYTES_MAX: u16 = 4 << 10;
 
 /// What is to be run.
 #[derive(Debug)]
@@ -40,19 +41,16 @@ pub(super) struct Order<'a> {
     pub cwd: String,
     /// `None`: /dev/null, where its output goes.
     pub stdin: Option<BorrowedFd<'a>>,
-    /// `None`: /dev/null.
-    pub stderr: Option<BorrowedFd<'a>>,
+    /// Whether something of its stderr is kept, for [`Errand::end`]; /dev/null otherwise.
+    pub keeps_stderr: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Errand {
+    kind: &'static str,
     helper: Helper,
     group: Option<Group>,
-}
-
-/// A number to begin with. Not 0: a group of an earlier agent's errand may not be gone yet.
-pub(super) fn first_slot() -> u32 {
-    u32::try_from(host::random_u64() & u64::from(SLOT_MAX)).unwrap_or_default()
+    stderr: Option<OwnedFd>,
 }
 
 impl Errand {
@@ -66,7 +64,9 @@ impl Errand {
                 Some(made.map_err(|error| format!("cannot make a group: {error}"))?)
             }
         };
-        let helper = match clone_child(order, &cookie, group.as_ref()) {
+        // Without it only what the command says is lost.
+        let stderr = order.keeps_stderr.then(|| memory_file::taking(STDERR_BYTES_MAX).ok()).flatten();
+        let helper = match clone_child(order, &cookie, group.as_ref(), stderr.as_ref()) {
             Ok(helper) => helper,
             Err(error) => {
                 shell.bury(group);
@@ -81,7 +81,7 @@ impl Errand {
             None => Group::weak(cookie, helper.pid),
         };
         shell.listen_to(helper.pidfd.as_fd(), order.key, Interest::READ);
-        Ok(Self { helper, group: Some(group) })
+        Ok(Self { kind: order.kind, helper, group: Some(group), stderr })
     }
 
     #[must_use]
@@ -101,8 +101,8 @@ impl Errand {
         })
     }
 
-    /// Kills what is left of it, its tree too.
-    pub(super) fn end(mut self, shell: &mut Shell) {
+    /// Kills what is left of it, its tree too. What it said on stderr, as far as it was kept.
+    pub(super) fn end(mut self, shell: &mut Shell) -> Vec<u8> {
         // ESRCH: it has ended.
         let _ = child::signal(self.helper.pidfd.as_fd(), SIGKILL);
         shell.forget(self.helper.pidfd.as_fd());
@@ -111,23 +111,22 @@ impl Errand {
             && group.populated().unwrap_or(false)
             && let Err(error) = group.kill()
         {
-            log::warn!("agent: cannot kill the group of a probe or alert: {error}");
+            log::warn!("agent: cannot kill the group of {}: {error}", self.kind);
         }
         shell.bury(group);
         // Not dead yet: the SIGCHLD of its end reaps it.
         let _ = child::wait(self.helper.pidfd.as_fd());
+        let stderr = self.stderr.take();
+        stderr.and_then(|file| memory_file::taken(file.as_fd(), STDERR_BYTES_MAX).ok()).unwrap_or_default()
     }
 }
 
-/// `exit code 7: curl: (7) Failed to connect`
-pub(super) fn with_last_line(why: String, said: &[u8], chars_max: usize) -> String {
-    let said = String::from_utf8_lossy(said);
-    let Some(line) = said.lines().map(str::trim).rfind(|line| !line.is_empty()) else { return why };
-    let line: String = line.chars().filter(|letter| !letter.is_control()).take(chars_max).collect();
-    format!("{why}: {line}")
-}
-
-fn clone_child(order: &mut Order<'_>, cookie: &str, group: Option<&Group>) -> Result<Helper, String> {
+fn clone_child(
+    order: &mut Order<'_>,
+    cookie: &str,
+    group: Option<&Group>,
+    stderr: Option<&OwnedFd>,
+) -> Result<Helper, String> {
     let null = std::fs::OpenOptions::new()
         .write(true)
         .open("/dev/null")
@@ -142,7 +141,7 @@ fn clone_child(order: &mut Order<'_>, cookie: &str, group: Option<&Group>) -> Re
         argv,
         envp: c_strings(&environment)?,
         stdin: order.stdin,
-        stderr: order.stderr.unwrap_or(null.as_fd()),
+        stderr: stderr.map_or(null.as_fd(), AsFd::as_fd),
         credentials: order.user.map(|user| Credentials { uid: user.uid, gid: user.gid, groups: user.groups.clone() }),
         no_new_privileges: order.no_new_privileges,
         capabilities: order.capabilities.clone(),

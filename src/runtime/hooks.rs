@@ -1,62 +1,36 @@
 //! Hooks of copies under way: commands that make whoever writes the data hold still, and let it go on. Children of the agent, since only it starts any.
 
-use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::adopt::HOOK_GROUP;
 use super::copying;
-use super::errand::{self, Errand, Order};
+use super::errand::Order;
+use super::errands::{self, Errands};
 use super::key::Key;
 use super::shell::Shell;
 use crate::engine::Engine;
 use crate::engine::copies::event::{CopyEvent, Hook};
 use crate::engine::plan::Role;
-use crate::engine::types::{Time, human};
-use crate::sys::memory_file;
+use crate::engine::types::Time;
 
 /// One of each set.
 const RUNNING_MAX: usize = Role::COPIES_MAX;
-/// What is kept of a command's stderr, and what is told of it.
-const STDERR_BYTES_MAX: u16 = 4 << 10;
-const TOLD_CHARS_MAX: usize = 200;
 
-#[derive(Debug)]
-pub struct Hooks {
-    running: BTreeMap<u32, Running>,
-    next_slot: u32,
+pub(super) type Hooks = Errands<Purpose>;
+
+pub(super) fn none() -> Hooks {
+    Errands::new("hooks", RUNNING_MAX)
 }
 
-impl Default for Hooks {
-    fn default() -> Self {
-        Self { running: BTreeMap::new(), next_slot: errand::first_slot() }
-    }
-}
-
+/// What a hook is for.
 #[derive(Debug)]
-struct Running {
+pub struct Purpose {
     set: String,
     order: u64,
     hook: Hook,
-    errand: Errand,
-    stderr: Option<OwnedFd>,
-    timeout: Duration,
-    deadline: Time,
 }
 
-impl Hooks {
-    /// When a command is to be killed at the latest.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<Time> {
-        self.running.values().map(|running| running.deadline).min()
-    }
-
-    /// Whether a pid is a hook's (the reaper of orphans leaves it alone).
-    #[must_use]
-    pub fn is_main(&self, pid: i32) -> bool {
-        self.running.values().any(|running| running.errand.pid() == pid)
-    }
-}
+const OF: errands::Of<Purpose> = |shell| &mut shell.copying.hooks;
 
 /// For which order.
 #[derive(Debug)]
@@ -75,13 +49,7 @@ pub(super) fn start(shell: &mut Shell, engine: &Engine, asked: &Asked<'_>, comma
 }
 
 fn try_start(shell: &mut Shell, engine: &Engine, asked: &Asked<'_>, command: &[String]) -> Result<(), String> {
-    if shell.copying.hooks.running.len() >= RUNNING_MAX {
-        return Err(format!("{RUNNING_MAX} hooks are under way already"));
-    }
-    // Without it only what the command says is lost.
-    let stderr = memory_file::taking(STDERR_BYTES_MAX).ok();
-    let slot = shell.copying.hooks.next_slot;
-    shell.copying.hooks.next_slot = (slot + 1) & errand::SLOT_MAX;
+    let slot = shell.copying.hooks.slot()?;
     let mut order = Order {
         kind: HOOK_GROUP,
         slot,
@@ -94,14 +62,10 @@ fn try_start(shell: &mut Shell, engine: &Engine, asked: &Asked<'_>, command: &[S
         wall: None,
         cwd: "/".to_owned(),
         stdin: None,
-        stderr: stderr.as_ref().map(AsFd::as_fd),
+        keeps_stderr: true,
     };
-    let errand = Errand::start(shell, &mut order)?;
-    let (set, timeout) = (asked.set.to_owned(), asked.timeout);
-    let deadline = super::now().mono.after(timeout);
-    let running = Running { set, order: asked.order, hook: asked.hook, errand, stderr, timeout, deadline };
-    shell.copying.hooks.running.insert(slot, running);
-    Ok(())
+    let purpose = Purpose { set: asked.set.to_owned(), order: asked.order, hook: asked.hook };
+    errands::start(shell, OF, purpose, &mut order, Some(asked.timeout))
 }
 
 fn environment(shell: &Shell, engine: &Engine, asked: &Asked<'_>) -> Vec<String> {
@@ -128,37 +92,21 @@ fn environment(shell: &Shell, engine: &Engine, asked: &Asked<'_>) -> Vec<String>
 
 /// The pidfd of a command is readable.
 pub(super) fn ended(shell: &mut Shell, slot: u32) {
-    let Some(running) = shell.copying.hooks.running.get(&slot) else { return };
-    let Some(result) = running.errand.result() else { return };
-    finish(shell, slot, result);
+    if let Some((Purpose { set, order, hook }, result)) = errands::ended(shell, OF, slot) {
+        answer(shell, &set, order, hook, result);
+    }
 }
 
 /// Kills commands that have taken too long.
 pub(super) fn expire(shell: &mut Shell, now: Time) {
-    let running = &shell.copying.hooks.running;
-    let late: Vec<(u32, Duration)> = running
-        .iter()
-        .filter(|(_, running)| running.deadline <= now)
-        .map(|(slot, running)| (*slot, running.timeout))
-        .collect();
-    for (slot, timeout) in late {
-        finish(shell, slot, Err(format!("no end within {}, killed", human(timeout))));
+    for (Purpose { set, order, hook }, result) in errands::expire(shell, OF, now) {
+        answer(shell, &set, order, hook, result);
     }
 }
 
 /// The agent leaves: so do they.
 pub(super) fn end_all(shell: &mut Shell) {
-    for running in std::mem::take(&mut shell.copying.hooks.running).into_values() {
-        running.errand.end(shell);
-    }
-}
-
-fn finish(shell: &mut Shell, slot: u32, result: Result<(), String>) {
-    let Some(running) = shell.copying.hooks.running.remove(&slot) else { return };
-    let Running { set, order, hook, errand, stderr, .. } = running;
-    errand.end(shell);
-    let said = stderr.and_then(|stderr| memory_file::taken(stderr.as_fd(), STDERR_BYTES_MAX).ok()).unwrap_or_default();
-    answer(shell, &set, order, hook, result.map_err(|why| errand::with_last_line(why, &said, TOLD_CHARS_MAX)));
+    errands::end_all(shell, OF);
 }
 
 fn answer(shell: &mut Shell, set: &str, order: u64, hook: Hook, result: Result<(), String>) {

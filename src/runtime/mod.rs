@@ -11,6 +11,7 @@ mod connecting;
 mod copying;
 mod crash;
 mod errand;
+mod errands;
 pub mod error;
 mod figures;
 mod freezing;

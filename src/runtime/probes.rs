@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::adopt::PROBE_GROUP;
-use super::errand::{self, Errand, Order};
+use super::errand::Order;
+use super::errands::{self, Errands};
 use super::key::Key;
 use super::links::Importance;
 use super::request;
@@ -46,12 +47,6 @@ struct Asker {
 }
 
 #[derive(Debug)]
-struct ExecProbe {
-    asker: Asker,
-    errand: Errand,
-}
-
-#[derive(Debug)]
 pub struct Probes {
     /// By the id that the checks role was given.
     asked: BTreeMap<u64, Question>,
@@ -59,14 +54,15 @@ pub struct Probes {
     /// engine, so that there is at most one a replica.
     held: Vec<Question>,
     next_id: u64,
-    running: BTreeMap<u32, ExecProbe>,
-    next_slot: u32,
+    commands: Errands<Asker>,
 }
+
+const OF: errands::Of<Asker> = |shell| &mut shell.probes.commands;
 
 impl Default for Probes {
     fn default() -> Self {
-        let (asked, running) = (BTreeMap::new(), BTreeMap::new());
-        Self { asked, held: Vec::new(), next_id: 0, running, next_slot: errand::first_slot() }
+        let commands = Errands::new("exec probes", EXEC_PROBES_MAX);
+        Self { asked: BTreeMap::new(), held: Vec::new(), next_id: 0, commands }
     }
 }
 
@@ -118,10 +114,7 @@ pub(super) fn cancel(shell: &mut Shell, replica: ReplicaId, generation: u64) {
         shell.checks.send(&ToChecks::Cancel { id }, Importance::Current);
         return;
     }
-    let slot = shell.probes.running.iter().find(|(_, probe)| is_it(&probe.asker)).map(|(slot, _)| *slot);
-    if let Some(slot) = slot {
-        end_exec(shell, slot);
-    }
+    errands::cancel(shell, OF, is_it);
 }
 
 /// An answer of the checks role.
@@ -138,17 +131,15 @@ pub(super) fn role_lost(shell: &mut Shell) {
 
 /// The pidfd of an exec probe is readable.
 pub(super) fn exec_ended(shell: &mut Shell, slot: u32) {
-    let Some(probe) = shell.probes.running.get(&slot) else { return };
-    let Some(result) = probe.errand.result() else { return };
-    let asker = probe.asker;
-    end_exec(shell, slot);
-    answer(shell, asker, result);
+    if let Some((asker, result)) = errands::ended(shell, OF, slot) {
+        answer(shell, asker, result);
+    }
 }
 
 /// Whether a pid is an exec probe's (the reaper of orphans leaves it alone).
 #[must_use]
 pub(super) fn is_main(probes: &Probes, pid: i32) -> bool {
-    probes.running.values().any(|probe| probe.errand.pid() == pid)
+    probes.commands.is_main(pid)
 }
 
 fn answer(shell: &mut Shell, asker: Asker, result: Result<(), String>) {
@@ -157,11 +148,7 @@ fn answer(shell: &mut Shell, asker: Asker, result: Result<(), String>) {
 }
 
 fn start_exec(shell: &mut Shell, plan: &ServicePlan, asker: Asker, argv: &[String]) -> Result<(), String> {
-    if shell.probes.running.len() >= EXEC_PROBES_MAX {
-        return Err(format!("{EXEC_PROBES_MAX} exec probes are running already"));
-    }
-    let slot = shell.probes.next_slot;
-    shell.probes.next_slot = (slot + 1) & errand::SLOT_MAX;
+    let slot = shell.probes.commands.slot()?;
     let words = plan.words(asker.replica.index, &shell.directories.run);
     // As the user of the service, behind its walls, and with no more rights than it has.
     let mut order = Order {
@@ -176,16 +163,8 @@ fn start_exec(shell: &mut Shell, plan: &ServicePlan, asker: Asker, argv: &[Strin
         wall: request::wall(plan, asker.replica.index, &words, argv.first())?,
         cwd: "/".to_owned(),
         stdin: None,
-        stderr: None,
+        keeps_stderr: false,
     };
-    let errand = Errand::start(shell, &mut order)?;
-    shell.probes.running.insert(slot, ExecProbe { asker, errand });
-    Ok(())
-}
-
-/// Kills what is left of a probe (its tree too) and forgets it.
-fn end_exec(shell: &mut Shell, slot: u32) {
-    if let Some(probe) = shell.probes.running.remove(&slot) {
-        probe.errand.end(shell);
-    }
+    // The engine keeps its deadline.
+    errands::start(shell, OF, asker, &mut order, None)
 }

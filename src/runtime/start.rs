@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::adopt::{self, Adopted, Looked};
-use super::alerts::Alerts;
+use super::alerts;
 use super::balancers::Ejections;
 use super::copying::Copying;
 use super::error::RunError;
@@ -187,7 +187,7 @@ pub(super) fn make_shell(
         ejections: Ejections::default(),
         sockets: Sockets::default(),
         probes: Probes::default(),
-        alerts: Alerts::default(),
+        alerts: alerts::none(),
         copying: Copying::default(),
         watchdog: HardwareWatchdog::default(),
         events: VecDeque::new(),

@@ -115,6 +115,14 @@ impl Dir {
         Ok(unlinkat(&self.0, single(name)?, UnlinkatFlags::NoRemoveDir)?)
     }
 
+    /// The same, and no error if there is nothing of that name.
+    pub fn remove_file_if_there(&self, name: &OsStr) -> io::Result<()> {
+        match self.remove_file(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     /// An empty directory.
     pub fn remove_dir(&self, name: &OsStr) -> io::Result<()> {
         Ok(unlinkat(&self.0, single(name)?, UnlinkatFlags::RemoveDir)?)

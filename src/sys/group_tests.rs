@@ -297,7 +297,8 @@ fn weak_group_outlives_its_main_process() {
 #[test]
 fn process_in_a_session_of_its_own_is_found_also_while_it_executes() {
     let again = "exec sh -c \"$0\" \"$0\"";
-    let script = format!("setsid sh -c '{again}' '{again}' & echo $!; echo $$; exit 0");
+    // Ends by itself also when the test fails.
+    let script = format!("ulimit -t 30; setsid sh -c '{again}' '{again}' & echo $!; echo $$; exit 0");
     let (child, group, pids) = weak_tree(&script, &unique_cookie());
     exit_of(&child.pidfd);
     for _ in 0..300 {

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use mainstay::copies::conduct::Alone;
-use mainstay::copies::entry::Kind;
-use mainstay::copies::init::{Claim, init};
-use mainstay::copies::take::take;
-use mainstay::copies::target::{Set, Target};
+use mainstay::copies::format::entry::Kind;
+use mainstay::copies::making::take::take;
+use mainstay::copies::place::init::{Claim, init};
+use mainstay::copies::place::target::{Set, Target};
 use mainstay::engine::copies::catalog::Cause;
 use mainstay::engine::copies::order::{Failure, Outcome};
-use mainstay::engine::copies::plan::{CopyPlan, Keep, OnFull, Quiesce, ReadBack, Space, When};
+use mainstay::engine::copies::plan::{CopyPlan, Space};
 
 /// Ctimes younger than this are not believed.
 pub(crate) const SETTLE: Duration = Duration::from_millis(25);
@@ -110,23 +110,10 @@ impl Drop for Bench {
 
 fn plan(source: PathBuf, to: PathBuf) -> CopyPlan {
     CopyPlan {
-        name: "app".to_owned(),
-        from: vec![source],
-        exclude: Vec::new(),
-        to,
         same_disk: true,
-        uuid: None,
-        when: When::default(),
-        keep: Keep::default(),
-        quiesce: Quiesce::None,
-        scrub_every: None,
-        restore_test: None,
-        max_age: None,
         max_shrink_permille: 1000,
-        bandwidth: None,
-        space: Space { reserve_permille: 0, reserve_bytes: 0, on_full: OnFull::Stop, large: None },
-        read_back: ReadBack::Written,
-        on_source_failing: None,
+        space: Space::NO_RESERVE,
+        ..CopyPlan::with_defaults("app", source, to)
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use mainstay::copies::conduct::Alone;
-use mainstay::copies::prune::prune;
+use mainstay::copies::place::prune::prune;
 use mainstay::engine::copies::order::Outcome;
 
 use crate::bench::{Bench, Tree, tree};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mainstay::copies::conduct::Alone;
-use mainstay::copies::init::{Claim, init};
+use mainstay::copies::place::init::{Claim, init};
 
 use crate::bench::{Bench, tree};
 use crate::faults::{changed, has_strace, traced};

@@ -104,11 +104,7 @@ fn kept(plan: &CopyPlan, catalog: &Catalog) -> Vec<rotate::Kept> {
 
 /// As far as it can be told from the target alone.
 fn view<'a>(plan: &'a CopyPlan, catalog: &'a Catalog) -> CopyView<'a> {
-    let newest_good = catalog.copies.iter().rev().find(|copy| copy.is_good());
-    let good_as_of = newest_good.map(|good| {
-        let same = catalog.unchanged.filter(|unchanged| unchanged.seq == good.seq);
-        same.map_or(good.at, |unchanged| unchanged.at.max(good.at))
-    });
+    let good_as_of = catalog.good_as_of();
     let too_old = plan.max_age.filter(|max| good_as_of.is_none_or(|at| now().wall.since(at) > *max)).is_some();
     let is_ready = catalog.target == TargetState::Ready;
     let state = match (is_ready, too_old || catalog.quarantined > 0) {

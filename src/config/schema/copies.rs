@@ -175,7 +175,8 @@ impl Default for Hooks {
 
 impl Default for Space {
     fn default() -> Self {
-        Self { reserve: Share(20), reserve_min: Size(512 << 20), on_full: OnFull::Stop, large: None }
+        let engine::Space { reserve_permille, reserve_bytes, .. } = engine::Space::default();
+        Self { reserve: Share(reserve_permille), reserve_min: Size(reserve_bytes), on_full: OnFull::Stop, large: None }
     }
 }
 

@@ -87,7 +87,6 @@ pub(in crate::copies) struct Databases {
 #[derive(Debug)]
 struct Held {
     path: Vec<u8>,
-    #[expect(dead_code, reason = "held, not used")]
     database: File,
     #[expect(dead_code, reason = "held, not used")]
     index: Option<File>,

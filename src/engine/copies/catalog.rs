@@ -31,6 +31,21 @@ pub struct Catalog {
     pub failed_over: Option<FailedOver>,
 }
 
+impl Catalog {
+    #[must_use]
+    pub fn newest_good(&self) -> Option<&Copy> {
+        self.copies.iter().rfind(|copy| copy.is_good())
+    }
+
+    /// When (wall) the newest good copy was made, or was found to be still the same as its source.
+    #[must_use]
+    pub fn good_as_of(&self) -> Option<Time> {
+        let good = self.newest_good()?;
+        let same = self.unchanged.filter(|unchanged| unchanged.seq == good.seq).map(|unchanged| unchanged.at);
+        Some(same.map_or(good.at, |at| at.max(good.at)))
+    }
+}
+
 /// Whether copies can be made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

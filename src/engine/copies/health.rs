@@ -124,8 +124,6 @@ impl Engine {
 impl SetMemory {
     /// When (wall) the newest good copy was made, or was found to be still the same as its source.
     pub(super) fn good_as_of(&self) -> Option<Time> {
-        let good = self.catalog.copies.iter().rfind(|copy| copy.is_good())?;
-        let same = self.catalog.unchanged.filter(|unchanged| unchanged.seq == good.seq).map(|unchanged| unchanged.at);
-        Some(same.map_or(good.at, |at| at.max(good.at)))
+        self.catalog.good_as_of()
     }
 }

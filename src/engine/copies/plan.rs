@@ -40,6 +40,30 @@ pub struct CopyPlan {
 }
 
 impl CopyPlan {
+    /// A set with the defaults of the configuration, but that nothing is done unless somebody asks for it.
+    #[must_use]
+    pub fn with_defaults(name: &str, from: PathBuf, to: PathBuf) -> Self {
+        Self {
+            name: name.to_owned(),
+            from: vec![from],
+            exclude: Vec::new(),
+            to,
+            same_disk: false,
+            uuid: None,
+            when: When::default(),
+            keep: Keep::default(),
+            quiesce: Quiesce::None,
+            scrub_every: None,
+            restore_test: None,
+            max_age: None,
+            max_shrink_permille: 500,
+            bandwidth: None,
+            space: Space::default(),
+            read_back: ReadBack::Written,
+            on_source_failing: None,
+        }
+    }
+
     /// Whether what lies at this path is copied, or a part of it.
     #[must_use]
     pub fn covers(&self, path: &Path) -> bool {
@@ -101,6 +125,17 @@ pub struct Space {
     /// Versions of files of at least this size, that the target cannot share pages of, are kept in this many copies only (and those that have the
     /// same version). `None`: no cap.
     pub large: Option<Large>,
+}
+
+impl Default for Space {
+    fn default() -> Self {
+        Self { reserve_permille: 20, reserve_bytes: 512 << 20, on_full: OnFull::Stop, large: None }
+    }
+}
+
+impl Space {
+    /// All of the target may be filled.
+    pub const NO_RESERVE: Self = Self { reserve_permille: 0, reserve_bytes: 0, on_full: OnFull::Stop, large: None };
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

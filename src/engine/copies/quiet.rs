@@ -162,10 +162,11 @@ impl Engine {
     }
 
     fn tell_still(&mut self, set: &str) {
+        let now = self.now.mono;
         let Some(quiet) = self.quiet_of(set) else { return };
         quiet.proof.look = None;
-        let (ours, left) = (quiet.ours.clone(), quiet.until.map(|until| until.since(quiet.since)));
-        let left = left.unwrap_or(STOPPED_MAX).saturating_sub(self.now.mono.since(quiet.since));
+        let left = quiet.until.map_or(STOPPED_MAX, |until| until.since(now));
+        let ours = quiet.ours.clone();
         self.tell_quiet(set, ours, left);
     }
 

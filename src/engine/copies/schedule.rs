@@ -80,7 +80,7 @@ fn last_run(memory: &SetMemory, now: Time) -> Option<Time> {
 
 /// The next of upkeep: what, and when (boot).
 pub(super) fn next_upkeep(memory: &SetMemory, plan: &CopyPlan, now: Now) -> Option<(Time, Job)> {
-    let good = memory.catalog.copies.iter().rfind(|copy| copy.is_good())?;
+    let good = memory.catalog.newest_good()?;
     let boot = |wall: Time| now.boot.after(wall.since(now.wall));
     let not_before =
         |at: Time, tried: Option<Time>, pause: Duration| tried.map_or(at, |tried| at.max(tried.after(pause)));

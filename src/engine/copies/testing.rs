@@ -3,29 +3,14 @@
 use std::time::Duration;
 
 use super::catalog::{Catalog, Cause, Copy, TargetState};
-use super::plan::{CopyPlan, Keep, OnFull, Quiesce, ReadBack, Space, When};
+use super::plan::{CopyPlan, Space};
 use crate::engine::types::Time;
 
 /// A set by hand only.
 pub(in crate::engine) fn plan(name: &str) -> CopyPlan {
     CopyPlan {
-        name: name.to_owned(),
-        from: vec!["/srv/data".into()],
-        exclude: Vec::new(),
-        to: "/mnt/second/copies".into(),
-        same_disk: false,
-        uuid: None,
-        when: When::default(),
-        keep: Keep::default(),
-        quiesce: Quiesce::None,
-        scrub_every: None,
-        restore_test: None,
-        max_age: None,
-        max_shrink_permille: 500,
-        bandwidth: None,
-        space: Space { reserve_permille: 20, reserve_bytes: 0, on_full: OnFull::Stop, large: None },
-        read_back: ReadBack::Written,
-        on_source_failing: None,
+        space: Space { reserve_bytes: 0, ..Space::default() },
+        ..CopyPlan::with_defaults(name, "/srv/data".into(), "/mnt/second/copies".into())
     }
 }
 

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 use crate::engine::host::plan::AlertPlan;
 use crate::engine::plan::{CgroupPlan, Plan};
@@ -32,7 +34,7 @@ fn outcome_of(directory: &TempDir, script: &str, timeout: Duration, body: AlertB
     let mut ready = Vec::new();
     for _ in 0..1_000 {
         if let Some(event) = shell.events.pop_front() {
-            assert!(shell.alerts.running.is_empty() && shell.alerts.next_deadline().is_none());
+            assert!(shell.alerts.is_empty() && shell.alerts.next_deadline().is_none());
             let Event::Host(event) = event else { panic!("{event:?}") };
             let HostEvent::AlertDone { alert: 7, result } = *event else { panic!("{event:?}") };
             return result;

@@ -21,7 +21,7 @@ use super::probes;
 use super::shell::Shell;
 use super::sockets;
 use crate::checks::proto::{FromChecks, ToChecks};
-use crate::copies::proto::{FromCopies, ToCopies};
+use crate::copies::role::proto::{FromCopies, ToCopies};
 use crate::engine::Engine;
 use crate::engine::host::HostEvent;
 use crate::engine::plan::{Launch, Plan, Readiness, Role};

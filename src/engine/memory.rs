@@ -21,6 +21,9 @@ pub struct Memory {
     /// Its group is frozen: because its disk fails, or by its fence.
     #[serde(default)]
     pub frozen: bool,
+    /// Of the role of a set of copies: a command is to be run after the copy that is under way, whatever becomes of that.
+    #[serde(default)]
+    pub post_owed: bool,
     /// Some run of it was given limits: what is in force may not be what an heir's plan says.
     #[serde(default)]
     pub limited: bool,

@@ -387,6 +387,7 @@ pub(super) fn fresh_memory(decided: &Decided, run: RunId, spec_hash: u64, wall: 
         wanted: decided.wanted,
         drained: decided.drained,
         frozen: false,
+        post_owed: false,
         limited: false,
         fence: None,
         probation: None,

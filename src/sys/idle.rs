@@ -61,7 +61,8 @@ mod tests {
             let own = nix::unistd::gettid().to_string();
             let idle = nice(&own);
             // Only the privileged rise again.
-            assert_eq!(nice(&own), if no_longer().is_ok() { 0 } else { idle });
+            let risen = if no_longer().is_ok() { 0 } else { idle };
+            assert_eq!(nice(&own), risen);
             idle
         });
         assert_eq!((worker.join().unwrap(), nice(&own)), (10, before));

@@ -9,3 +9,5 @@ mod bench;
 mod faults;
 mod model;
 mod power;
+mod sqlite;
+mod still;

@@ -15,10 +15,10 @@ const SEEDS: u64 = 6;
 const ROUNDS: u64 = 12;
 
 /// xorshift64: the same seed, the same run.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -58,7 +58,7 @@ fn every_copy_holds_what_the_source_was_whatever_is_changed_and_removed() {
 }
 
 /// Something to the tree, out of everything that people and programs do.
-fn change(bench: &Bench, dice: &mut Dice, round: u64) {
+pub(crate) fn change(bench: &Bench, dice: &mut Dice, round: u64) {
     let name = |dice: &mut Dice| format!("d{}/f{}", dice.below(4), dice.below(6));
     let (one, other) = (name(dice), name(dice));
     let at = |name: &str| bench.source().join(name);

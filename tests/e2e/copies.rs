@@ -25,13 +25,13 @@ fn prepared(services: &str, more: &str) -> Agent {
     agent
 }
 
-fn configure(agent: &Agent, services: &str, more: &str) {
+pub(crate) fn configure(agent: &Agent, services: &str, more: &str) {
     let sets = "(name: \"d\", from: [\"$DIR/src\"], to: \"$DIR/to\", same_disk: true,";
     agent.configure_with(services, &format!("copies: [{sets} {more})],\n"));
 }
 
 /// An agent with the set, its target marked.
-fn running(services: &str, more: &str) -> Agent {
+pub(crate) fn running(services: &str, more: &str) -> Agent {
     let mut agent = prepared(services, more);
     agent.cli_ok(&["copies", "init", "d"]);
     agent.start();
@@ -39,7 +39,7 @@ fn running(services: &str, more: &str) -> Agent {
     agent
 }
 
-fn set(agent: &Agent) -> Value {
+pub(crate) fn set(agent: &Agent) -> Value {
     agent.get("/v1/copies").json()["copies"][0].clone()
 }
 

@@ -15,6 +15,7 @@ mod balance_rules;
 mod child;
 mod commands;
 mod copies;
+mod copies_still;
 mod dependencies;
 mod fence;
 mod fence_commands;

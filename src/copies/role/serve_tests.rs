@@ -189,10 +189,46 @@ fn what_was_frozen_is_thawed_at_its_time() {
     let answer = serde_json::to_vec(&ToCopies::Quiesced { order: 1, max_ms: 50 }).unwrap();
     assert!(agent.socket.send(&answer, &[std::os::fd::AsFd::as_fd(&file)]).unwrap());
     assert_eq!(agent.next(), "quiesce 1 false");
-    assert_eq!(fs::read_to_string(&group).unwrap(), "0");
+    assert_eq!(fs::read_to_string(&group).unwrap(), "", "that is for the agent, which knows what else wants it frozen");
     assert_eq!(agent.next(), "catalog 100000");
     assert_eq!(agent.next(), "1 done: Unchanged { seq: 1 }");
+    is_thawed(&group, "the agent does nothing");
     agent.say(&ToCopies::Quit);
+    role.ends();
+}
+
+fn is_thawed(group: &Path, why: &str) {
+    let until = Instant::now() + LIMIT;
+    while fs::read_to_string(group).unwrap() != "0" {
+        assert!(Instant::now() < until, "it stays frozen, although {why}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn what_somebody_else_wants_frozen_is_left_frozen_when_the_agent_dies() {
+    let role = Role::start();
+    for (order, last) in [(1, ToCopies::Keep { order: 1 }), (2, ToCopies::Resumed { order: 2 })] {
+        let group = role.directory.join("cgroup.freeze");
+        let mut agent = role.agent();
+        agent.with_plan(plan(&role.source()));
+        agent.order(order, Job::Take { cause: Cause::ByHand });
+        assert_eq!(agent.next(), format!("quiesce {order} true"));
+        fs::write(&group, "").unwrap();
+        let file = fs::OpenOptions::new().write(true).open(&group).unwrap();
+        let answer = serde_json::to_vec(&ToCopies::Quiesced { order, max_ms: 300 }).unwrap();
+        assert!(agent.socket.send(&answer, &[std::os::fd::AsFd::as_fd(&file)]).unwrap());
+        agent.say(&last);
+        assert_eq!(agent.next(), format!("quiesce {order} false"));
+        assert_eq!(agent.next(), "catalog 100000");
+        assert_eq!(agent.next(), format!("{order} done: Unchanged {{ seq: 1 }}"));
+        drop(agent);
+        let mut agent = role.agent();
+        assert_eq!(agent.next(), "hello None");
+        assert_eq!(agent.next(), "catalog 100000");
+        assert_eq!(fs::read_to_string(&group).unwrap(), "", "{last:?}");
+        drop(agent);
+    }
     role.ends();
 }
 
@@ -209,11 +245,7 @@ fn an_agent_that_dies_leaves_nothing_frozen_and_the_job_ends() {
     let answer = serde_json::to_vec(&ToCopies::Quiesced { order: 7, max_ms: 600_000 }).unwrap();
     assert!(agent.socket.send(&answer, &[std::os::fd::AsFd::as_fd(&file)]).unwrap());
     drop(agent);
-    let until = Instant::now() + LIMIT;
-    while fs::read_to_string(&group).unwrap() != "0" {
-        assert!(Instant::now() < until, "it stays frozen");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    is_thawed(&group, "the agent is dead");
     role.ends();
 }
 

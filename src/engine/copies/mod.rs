@@ -19,6 +19,7 @@ pub mod view;
 
 mod by_hand;
 mod health;
+mod owed;
 mod prune;
 pub(in crate::engine) mod quiet;
 mod schedule;
@@ -92,6 +93,8 @@ struct SetMemory {
     tried: Tried,
     quiet: Option<Quiet>,
     too_old_told: bool,
+    /// An earlier agent owes a command, and its role is waited for until then (mono).
+    owed_until: Option<Time>,
 }
 
 impl Engine {
@@ -189,6 +192,8 @@ impl Engine {
                 self.answer_the_impatient(&set);
                 self.after_run(&set, &plan);
                 self.review_quiet_set(&set);
+                self.give_up_lost(&set);
+                self.pay_post(&set);
                 self.review_age(&set, &plan);
                 self.next_order(&set, &plan);
             }
@@ -259,6 +264,8 @@ impl SetMemory {
         let look = self.quiet.as_ref().and_then(|quiet| quiet.proof.look);
         let hook = self.running.as_ref().and_then(|running| running.hook_until);
         let waits = if self.heard { None } else { self.queue.front().map(|asked| asked.patience) };
-        [quiet, look, hook, waits].into_iter().flatten().min()
+        let lost = self.running.as_ref().and_then(|running| running.lost_until.filter(|_| running.lost));
+        let owed = self.owed_until.filter(|_| !self.heard && self.running.is_none());
+        [quiet, look, hook, waits, lost, owed].into_iter().flatten().min()
     }
 }

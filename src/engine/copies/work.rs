@@ -39,6 +39,8 @@ pub(super) struct Running {
     pub progress: Progress,
     /// Its role is gone, and nobody knows what became of it.
     pub lost: bool,
+    /// How long it is waited for (mono).
+    pub lost_until: Option<Time>,
     pub cancelled: bool,
     /// Of the hook that runs (mono).
     pub hook_until: Option<Time>,
@@ -91,11 +93,16 @@ impl Engine {
             began_boot: now.boot,
             progress: Progress::default(),
             lost: false,
+            lost_until: None,
             cancelled: false,
             hook_until: None,
         });
         if let Some(cause) = cause {
             self.copy_note(set, Level::Debug, CopyNews::Begun { cause });
+        }
+        if self.hook_of(set, &order.job, Hook::Post).is_some() {
+            // INVARIANT: on the disk before the command before it begins.
+            self.owe_post(set, true);
         }
         match hook {
             Some((command, timeout)) => self.run_hook(set, Hook::Pre, command, timeout),
@@ -121,6 +128,7 @@ impl Engine {
                     began_boot: now.boot,
                     progress: Progress::default(),
                     lost: false,
+                    lost_until: None,
                     cancelled: false,
                     hook_until: None,
                 });
@@ -142,6 +150,7 @@ impl Engine {
         let Some(memory) = self.copies.sets.get_mut(set) else { return };
         if let Some(running) = memory.running.as_mut().filter(|running| running.stage == Stage::Job) {
             running.lost = true;
+            self.expect_back(set);
         }
         self.be_patient_anew(set);
     }
@@ -176,7 +185,10 @@ impl Engine {
                 self.enter_stage(set, Stage::Post(Box::new(outcome)));
                 self.run_hook(set, Hook::Post, command, timeout);
             }
-            None => self.finish_order(set, outcome),
+            None => {
+                self.owe_post(set, false);
+                self.finish_order(set, outcome);
+            }
         }
     }
 
@@ -209,6 +221,7 @@ impl Engine {
                     let text = format!("the command after the copy failed: {why}");
                     self.copy_note(set, Level::Warn, CopyNews::Remark { text });
                 }
+                self.owe_post(set, false);
                 self.finish_order(set, outcome);
             }
             (Stage::Pre, Hook::Post) | (Stage::Post(_), Hook::Pre) | (Stage::Job, Hook::Pre | Hook::Post) => {
@@ -385,7 +398,7 @@ impl Engine {
         running.is_some_and(|running| running.cancelled)
     }
 
-    fn run_hook(&mut self, set: &str, hook: Hook, command: Vec<String>, timeout: Duration) {
+    pub(super) fn run_hook(&mut self, set: &str, hook: Hook, command: Vec<String>, timeout: Duration) {
         let until = self.now.mono.after(timeout.saturating_add(HOOK_GRACE));
         let Some(running) = self.copies.sets.get_mut(set).and_then(|memory| memory.running.as_mut()) else { return };
         running.hook_until = Some(until);
@@ -394,7 +407,7 @@ impl Engine {
     }
 
     /// The command before or after a run.
-    fn hook_of(&self, set: &str, job: &Job, hook: Hook) -> Option<(Vec<String>, Duration)> {
+    pub(super) fn hook_of(&self, set: &str, job: &Job, hook: Hook) -> Option<(Vec<String>, Duration)> {
         match &self.copy_plan(set)?.quiesce {
             Quiesce::Exec { pre, post, timeout } if job.is_run() => {
                 let command = if hook == Hook::Pre { pre } else { post };

@@ -141,7 +141,11 @@ impl Engine {
             }
             FenceLevel::Throttle => self.throttle_at_next_start(id),
             FenceLevel::Freeze => {
-                self.freeze_or_thaw(id);
+                if self.at(id).memory.frozen {
+                    self.freeze_again(id);
+                } else {
+                    self.freeze_or_thaw(id);
+                }
                 self.look_for_proof(id);
             }
             FenceLevel::Kill => self.kill_fenced(id),

@@ -191,6 +191,13 @@ impl Engine {
         self.out.push(Action::Freeze { replica: id, run, frozen: true });
     }
 
+    /// Something else has frozen it: for the evidence of a fence it is written once more.
+    pub(in crate::engine) fn freeze_again(&mut self, id: ReplicaId) {
+        self.quiet_changed(id.service);
+        let run = self.at(id).memory.run;
+        self.out.push(Action::Freeze { replica: id, run, frozen: true });
+    }
+
     /// The group may go on, whatever becomes of it.
     pub(in crate::engine) fn thaw(&mut self, id: ReplicaId) {
         if self.at(id).memory.frozen {

@@ -108,23 +108,6 @@ fn an_order_by_hand_goes_first_and_is_answered_once() {
 }
 
 #[test]
-fn a_frozen_service_is_thawed_at_the_limit_and_with_the_role() {
-    let mut plan = hourly();
-    plan.quiesce = Quiesce::Freeze { service: "api".to_owned(), max: ms(2_000) };
-    let mut kit = begin(plan);
-    catalog(&mut kit, 0);
-    let id = order(&kit);
-    let words = report(&mut kit, Report::Quiesce { order: id, on: true });
-    assert_eq!(words[0], "freeze api/0");
-    assert!(words[1].contains("Quiesced"), "{words:?}");
-    assert!(kit.pass(ms(1_999)).is_empty());
-    let words = kit.pass(ms(1));
-    assert!(words.contains(&"thaw api/0".to_owned()) && words.iter().any(|word| word.contains("Resumed")), "{words:?}");
-    report(&mut kit, Report::Quiesce { order: id, on: true });
-    assert_eq!(say(&mut kit, CopyEvent::Unlinked { set: "data".to_owned() }), ["thaw api/0"]);
-}
-
-#[test]
 fn a_service_is_stopped_for_a_copy_and_started_after_it() {
     let mut plan = hourly();
     plan.quiesce = Quiesce::Stop { service: "api".to_owned() };

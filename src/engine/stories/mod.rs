@@ -5,6 +5,7 @@ mod alerts;
 mod balance;
 mod commands;
 mod copies;
+mod copies_still;
 mod fence;
 mod fence_auto;
 mod fence_late;

@@ -68,8 +68,18 @@ pub(super) struct Looked {
 }
 
 impl Looked {
+    /// Files that are to be read themselves.
     pub(super) fn live(&self) -> usize {
-        self.differences.iter().filter(|difference| matches!(difference.now, Now::Live)).count()
+        self.live_sizes().count()
+    }
+
+    pub(super) fn live_bytes(&self) -> u64 {
+        self.live_sizes().fold(0, u64::saturating_add)
+    }
+
+    fn live_sizes(&self) -> impl Iterator<Item = u64> {
+        let live = self.differences.iter().filter(|difference| matches!(difference.now, Now::Live));
+        live.map(|difference| if let Kind::File { size, .. } = difference.entry.kind { size } else { 0 })
     }
 }
 
@@ -100,10 +110,10 @@ impl Look<'_> {
                 looked.more = true;
                 break;
             }
-            steps = steps.wrapping_add(1);
             if steps.is_multiple_of(STEPS) && self.conduct.is_cancelled() {
                 return Err(Blind::Failure(cancelled()));
             }
+            steps = steps.wrapping_add(1);
             looked.differences.extend(self.step(step).map_err(Blind::Failure)?);
         }
         Ok(looked)

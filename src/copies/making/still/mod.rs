@@ -43,8 +43,9 @@ use crate::engine::types::Time;
 use crate::sys::dir::{Dir, Rename};
 use crate::sys::writers;
 
-/// With more differences the draft is mended once more while the service runs.
+/// With more differences, or more to be read for them, the draft is mended once more while the service runs.
 const FEW: usize = 64;
+const LITTLE_BYTES: u64 = 1 << 20;
 /// So often at most.
 const ROUNDS_MAX: u32 = 3;
 /// The manifest of a draft that is being mended.
@@ -97,36 +98,42 @@ impl Draft<'_> {
             clones.forget();
             let ahead = Mode::Ahead { written: &written };
             let looked = self.look(ahead, &mut clones, &mut Drafting(conduct))?;
-            if looked.differences.len() <= FEW || round == ROUNDS_MAX {
+            let is_little = looked.differences.len() <= FEW && looked.live_bytes() <= LITTLE_BYTES;
+            if is_little || round == ROUNDS_MAX {
                 break;
             }
             self.mend(looked, Moment::Before, &mut Drafting(conduct), &mut |_| {})?;
         }
         self.findings.forget(FindingKind::Unstable);
         clones.make_ready(&self.plan.from);
+        let mut holds = true;
         let settled = match conduct.quiesce(true) {
-            Ok(()) => self.while_still(&mut clones, conduct),
+            Ok(()) => self.while_still(&mut clones, &mut holds, conduct),
             Err(why) => Err(failure(FailureKind::Quiesce, why, None)),
         };
         // Whatever became of it.
-        let _ = conduct.quiesce(false);
+        let_go(&mut holds, conduct);
         settled.map(|()| self.built)
     }
 
-    fn while_still(&mut self, clones: &mut Clones, conduct: &mut dyn Conduct) -> Result<(), Failure> {
+    fn while_still(
+        &mut self,
+        clones: &mut Clones,
+        holds: &mut bool,
+        conduct: &mut dyn Conduct,
+    ) -> Result<(), Failure> {
         let mapped = writers::writable(&writers::members(&conduct.still_groups())).mapped;
         loop {
             let looked = self.look(Mode::Quiet { mapped: &mapped }, clones, conduct)?;
             let (more, mut live) = (looked.more, looked.live());
-            let mut let_go = |conduct: &mut dyn Conduct| {
+            let mut read_live = |conduct: &mut dyn Conduct| {
                 if live == 0 && !more {
-                    // Whoever was asked tells about it; what has been read is not worse for it.
-                    let _ = conduct.quiesce(false);
+                    let_go(holds, conduct);
                 }
                 live = live.saturating_sub(1);
             };
-            let_go(conduct);
-            self.mend(looked, Moment::Still, conduct, &mut let_go)?;
+            read_live(conduct);
+            self.mend(looked, Moment::Still, conduct, &mut read_live)?;
             if !more {
                 return Ok(());
             }
@@ -200,6 +207,13 @@ impl Draft<'_> {
 
     fn unreadable(&self, error: &ManifestError) -> Failure {
         other(format!("{}/{MANIFEST}", self.shown), error)
+    }
+}
+
+fn let_go(holds: &mut bool, conduct: &mut dyn Conduct) {
+    if std::mem::take(holds) {
+        // Whoever was asked tells about it; what has been read is not worse for it.
+        let _ = conduct.quiesce(false);
     }
 }
 

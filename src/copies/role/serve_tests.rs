@@ -207,8 +207,8 @@ fn is_thawed(group: &Path, why: &str) {
 
 #[test]
 fn what_somebody_else_wants_frozen_is_left_frozen_when_the_agent_dies() {
-    let role = Role::start();
     for (order, last) in [(1, ToCopies::Keep { order: 1 }), (2, ToCopies::Resumed { order: 2 })] {
+        let role = Role::start();
         let group = role.directory.join("cgroup.freeze");
         let mut agent = role.agent();
         agent.with_plan(plan(&role.source()));
@@ -228,8 +228,8 @@ fn what_somebody_else_wants_frozen_is_left_frozen_when_the_agent_dies() {
         assert_eq!(agent.next(), "catalog 100000");
         assert_eq!(fs::read_to_string(&group).unwrap(), "", "{last:?}");
         drop(agent);
+        role.ends();
     }
-    role.ends();
 }
 
 #[test]

@@ -296,6 +296,11 @@ impl Mend<'_> {
             return Ok(None);
         }
         let aside = OsStr::new(REPLACED);
+        // A rename to another name of the same inode would do nothing at all.
+        match self.dir.remove_file(aside) {
+            Err(error) if !is_missing(&error) => return Err(self.failed(&entry.path, &error)),
+            Ok(()) | Err(_) => {}
+        }
         let moved = self.newer.at(parent(&entry.path)).and_then(|dir| {
             dir.rename(entry.name(), self.dir, aside, Rename::Replace)?;
             // What is no file is of no use.

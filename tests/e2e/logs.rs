@@ -25,7 +25,7 @@ fn last_line_of_a_crash_is_there_even_without_its_newline() {
 
 #[test]
 fn number_of_lines_can_be_chosen_and_lines_come_in_order() {
-    let mut agent = Agent::running(&sample("a", "--flood 1000", ""));
+    let mut agent = Agent::running(&sample("a", "--flood 1000 --never-ready", ""));
     agent.wait_until("all lines are there", SOON, |agent| {
         agent.cli_ok(&["logs", "-n", "1", "a"]).contains("a 0000001000 ")
     });

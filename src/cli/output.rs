@@ -164,6 +164,18 @@ pub(super) fn size(bytes: u64) -> String {
     String::new()
 }
 
+/// The same in a sentence: `512 bytes`, `4.0K`.
+#[must_use]
+pub(super) fn size_in_words(bytes: u64) -> String {
+    if bytes < 1_024 { counted(bytes, "byte") } else { size(bytes) }
+}
+
+/// `1 file`, `2 files`.
+#[must_use]
+pub(super) fn counted(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,6 +184,7 @@ mod tests {
     fn figures_are_short() {
         let sizes = [0, 1_023, 1_024, 5_242_880, 1_610_612_736, u64::MAX].map(size);
         assert_eq!(sizes, ["0", "1023", "1.0K", "5.0M", "1.5G", "16777215.9T"]);
+        assert_eq!([0, 1, 1_023, 1_024].map(size_in_words), ["0 bytes", "1 byte", "1023 bytes", "1.0K"]);
         assert_eq!([900, 1_250, 2_500_000].map(short_us), ["900us", "1.2ms", "2.5s"]);
         assert_eq!([900, 59_999, 60_000, 7_200_000, 864_000_000].map(age), ["900ms", "59s", "1m", "2h", "10d"]);
     }

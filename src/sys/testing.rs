@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -37,23 +37,27 @@ impl Drop for TempDir {
     }
 }
 
-/// Waits until the descriptor has something (input, priority, or its end), at most ten seconds.
+/// Waits until the descriptor has something (input, priority, or its end), at most half a minute.
 #[track_caller]
 pub(crate) fn await_ready(fd: BorrowedFd<'_>) {
     let mut polled = [PollFd::new(fd, PollFlags::POLLIN | PollFlags::POLLPRI)];
-    assert_eq!(poll(&mut polled, PollTimeout::from(10_000_u16)), Ok(1), "nothing within ten seconds");
+    assert_eq!(poll(&mut polled, PollTimeout::from(30_000_u16)), Ok(1), "nothing within half a minute");
 }
 
-/// Asks again and again for what cannot be waited for, at most ten seconds.
+/// What a busy machine may take for something that is the matter of a moment.
+const EVENTUALLY: Duration = Duration::from_secs(60);
+
+/// Asks again and again for what cannot be waited for, at most [`EVENTUALLY`].
 #[track_caller]
 pub(crate) fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
-    for _ in 0..10_000 {
+    let deadline = Instant::now() + EVENTUALLY;
+    while Instant::now() < deadline {
         if let Some(answer) = ask() {
             return answer;
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    panic!("not within ten seconds");
+    panic!("not within {EVENTUALLY:?}");
 }
 
 /// Whether the test runs as root; says aloud when not.

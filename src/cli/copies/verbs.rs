@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::args::{Format, Invocation};
 use super::super::ask;
 use super::super::exit::{CliError, Exit};
-use super::super::output::{self, size};
+use super::super::output::{self, counted, size_in_words};
 use super::super::status::line;
 use super::super::table::{CONFIG, NO_WAIT, SOCKET, TIMEOUT};
 use super::offline::Offline;
@@ -179,18 +179,26 @@ fn tell(done: &Done) -> String {
     let text = match &done.outcome {
         Outcome::Taken { seq, files, written_bytes, linked } => {
             format!(
-                "copy {seq} of {files} files: {} written, {linked} files shared with the copy before",
-                size(*written_bytes)
+                "copy {seq} of {}: {} written, {} shared with the copy before",
+                counted(*files, "file"),
+                size_in_words(*written_bytes),
+                counted(*linked, "file")
             )
         }
         Outcome::Unchanged { seq } => format!("nothing has changed since copy {seq}"),
         Outcome::Verified { copies, files, bytes, bad: 0, .. } => {
-            format!("copy {} verified: {files} files, {}, all as they were written", numbers(copies), size(*bytes))
+            format!(
+                "copy {} verified: {}, {}, all as written",
+                numbers(copies),
+                counted(*files, "file"),
+                size_in_words(*bytes)
+            )
         }
         Outcome::Verified { copies, files, bytes, bad, mended } => format!(
-            "copy {} verified: {files} files, {}; {bad} were not as they were written, {mended} of them are mended",
+            "copy {} verified: {}, {}; {bad} not as written, {mended} of these mended",
             numbers(copies),
-            size(*bytes)
+            counted(*files, "file"),
+            size_in_words(*bytes)
         ),
         Outcome::Scrubbed => "scrubbed".to_owned(),
         Outcome::Pruned { copies } if copies.is_empty() => {
@@ -199,13 +207,13 @@ fn tell(done: &Done) -> String {
         Outcome::Pruned { copies } => format!("removed copy {}", numbers(copies)),
         Outcome::Restored { seq, files, bytes, kept } => {
             let kept: String = kept.iter().map(|path| format!("\nkept what was there: {}", path.display())).collect();
-            format!("restored {files} files, {}, of copy {seq}{kept}", size(*bytes))
+            format!("restored {}, {}, of copy {seq}{kept}", counted(*files, "file"), size_in_words(*bytes))
         }
         Outcome::WouldRestore { seq, lines, more } => {
             let more = if *more > 0 { format!("\nand {more} more") } else { String::new() };
             format!("of copy {seq} would be restored:\n{}{more}", lines.join("\n"))
         }
-        Outcome::Tested { seq, files } => format!("{files} files of copy {seq} were restored and compared"),
+        Outcome::Tested { seq, files } => format!("restored and compared: {} of copy {seq}", counted(*files, "file")),
         Outcome::Pinned => "done".to_owned(),
         Outcome::Accepted => "accepted: it counts as good from now on".to_owned(),
         Outcome::Initialised { uuid } => format!("the target is marked: write uuid: {uuid:?} into the configuration"),
@@ -231,8 +239,8 @@ mod tests {
         .concat();
         expect_test::expect![[r#"
             copies data: copy 3 of 10 files: 2.0K written, 7 files shared with the copy before
-            copies data: copy 1, 2 verified: 5 files, 1.0K; 2 were not as they were written, 1 of them are mended
-            copies data: restored 1 files, 10, of copy 2
+            copies data: copy 1, 2 verified: 5 files, 1.0K; 2 not as written, 1 of these mended
+            copies data: restored 1 file, 10 bytes, of copy 2
             kept what was there: /srv/.x
             copies data: of copy 2 would be restored:
             /a

@@ -130,6 +130,19 @@ fn worker_switches() -> u64 {
     switches
 }
 
+/// Until no worker wakes for half a second: what is under way on a busy machine takes its time, but ends.
+fn workers_rest(otherwise: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let before = worker_switches();
+        std::thread::sleep(Duration::from_millis(500));
+        if worker_switches() == before {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{otherwise}");
+    }
+}
+
 #[test]
 #[ignore = "started by other tests"]
 fn nothing_moves() {
@@ -138,10 +151,7 @@ fn nothing_moves() {
     let listener = UnixListener::bind(path).unwrap();
     // With so few connections allowed there is one pipe, and the others go through buffers.
     let lab = Lab::with(1, 15, table(&[address], rules()));
-    std::thread::sleep(Duration::from_millis(100));
-    let before = worker_switches();
-    std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(worker_switches(), before, "woken with nothing open");
+    workers_rest("woken with nothing open");
     // The server ends, the client neither reads nor ends: its socket is full, and the server's has nothing more to say.
     // With the first few, a worker holds all that it may.
     let sleepers: Vec<_> = (0..10)
@@ -152,17 +162,16 @@ fn nothing_moves() {
             client
         })
         .collect();
-    std::thread::sleep(Duration::from_millis(200));
+    workers_rest("woken by full sockets");
     // And one whose server just hung up.
     let quiet = lab.connect();
     drop(listener.accept().unwrap());
     let (end, error) = read_all(&quiet);
     assert_eq!((end.len(), error), (0, None));
-    std::thread::sleep(Duration::from_millis(100));
-    let (before, switches) = (worker_cpu_ms(), worker_switches());
+    workers_rest("a hang-up keeps a worker busy");
+    let before = worker_cpu_ms();
     std::thread::sleep(Duration::from_millis(600));
     assert!(worker_cpu_ms() - before < 30, "a hang-up keeps a worker busy");
-    assert!(worker_switches() - switches < 20);
     assert!(matches!(lab.notice(), Notice::Trouble { text } if text.contains("slow readers")));
     for client in sleepers {
         assert_eq!(read_all(client).0.len(), 8 << 20);

@@ -20,7 +20,7 @@ fn at_work(how: &str) -> Option<Agent> {
         eprintln!("skipped: no cgroup2 to freeze in");
         return None;
     }
-    let script = "truncate -s 400G $DIR/src/hole; exec 3<>$DIR/src/hole; \
+    let script = "truncate -s 30G $DIR/src/hole; exec 3<>$DIR/src/hole; \
                   while :; do echo x >&3; echo x >> $DIR/ticks; sleep 0.02; done";
     let agent = running(&shell("a", script, ""), how);
     agent.wait_for("a", "ready");

@@ -166,8 +166,12 @@ impl Build<'_> {
             None if is_file => Ok(()),
             None => found.attributes().map(|attributes| found.entry.attributes = attributes),
         };
-        if let Err(error) = learnt {
-            self.findings.add(self.conduct, FindingKind::NotKept, &found.entry.path, format!("attributes: {error}"));
+        match learnt {
+            Err(error) if !is_missing(&error) => {
+                let detail = format!("attributes: {error}");
+                self.findings.add(self.conduct, FindingKind::NotKept, &found.entry.path, detail);
+            }
+            Ok(()) | Err(_) => {}
         }
     }
 

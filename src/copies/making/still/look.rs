@@ -141,7 +141,10 @@ impl Look<'_> {
 
     fn compare(&mut self, mut found: Found, before: &Entry) -> Option<Difference> {
         self.learn(&mut found, Some(before));
-        let is_same = if found.is_way { same_way(&found.entry, before) } else { untouched(&found.entry, before) };
+        let is_same = match found.is_way {
+            true => same_way(&found.entry, before),
+            false => untouched(&found.entry, before) && has_same_names(&found.entry, before),
+        };
         let is_mapped = match &self.mode {
             Mode::Quiet { mapped } => is_file(&found.entry) && mapped.contains(&found.entry.source.ino),
             Mode::Ahead { .. } => false,
@@ -203,6 +206,11 @@ impl Was {
             Kind::File { .. } | Kind::Link { .. } | Kind::Fifo | Kind::Char { .. } | Kind::Block { .. } => Self::Inode,
         }
     }
+}
+
+/// A name more or less sets the ctime of an inode. What is no file is not told by that elsewhere, since its content is in its entry.
+fn has_same_names(now: &Entry, before: &Entry) -> bool {
+    now.kind == Kind::Dir || (now.source.ino, now.source.ctime) == (before.source.ino, before.source.ctime)
 }
 
 fn is_file(entry: &Entry) -> bool {

@@ -48,6 +48,8 @@ const FEW: usize = 64;
 const LITTLE_BYTES: u64 = 1 << 20;
 /// So often at most.
 const ROUNDS_MAX: u32 = 3;
+/// Found while a draft is made, and looked for again when the service holds still.
+const MAY_PASS: [FindingKind; 2] = [FindingKind::Unstable, FindingKind::Unreadable];
 /// The manifest of a draft that is being mended.
 const FORMER: &str = "MANIFEST.former";
 
@@ -104,7 +106,7 @@ impl Draft<'_> {
             }
             self.mend(looked, Moment::Before, &mut Drafting(conduct), &mut |_| {})?;
         }
-        self.findings.forget(FindingKind::Unstable);
+        MAY_PASS.into_iter().for_each(|kind| self.findings.forget(kind));
         clones.make_ready(&self.plan.from);
         let mut holds = true;
         let settled = match conduct.quiesce(true) {
@@ -217,7 +219,7 @@ fn let_go(holds: &mut bool, conduct: &mut dyn Conduct) {
     }
 }
 
-/// While a draft is made: that something changes while it is read is no news yet.
+/// While a draft is made: that something changes while it is read, or is gone, is no news yet.
 pub(in crate::copies) struct Drafting<'a>(pub(in crate::copies) &'a mut dyn Conduct);
 
 impl Conduct for Drafting<'_> {
@@ -226,7 +228,7 @@ impl Conduct for Drafting<'_> {
     }
 
     fn finding(&mut self, finding: Finding) {
-        if finding.kind != FindingKind::Unstable {
+        if !MAY_PASS.contains(&finding.kind) {
             self.0.finding(finding);
         }
     }

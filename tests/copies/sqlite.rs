@@ -12,7 +12,7 @@ use mainstay::engine::copies::order::{FindingKind, Outcome};
 
 use crate::bench::Bench;
 
-const COPIES: u32 = 10;
+const COPIES: u32 = 6;
 
 fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/copies/writer.py")

@@ -18,6 +18,8 @@ use crate::engine::copies::order::{Failure, FindingKind};
 
 /// Held in memory at once; what differs beyond them is looked for again when these are mended.
 const DIFFERENCES_MAX: usize = 20_000;
+/// Inodes with several names that are remembered.
+pub(super) const GROUPS_MAX: usize = 50_000;
 /// Between two questions whether the job is still wanted.
 const STEPS: u32 = 256;
 
@@ -88,6 +90,8 @@ pub(super) struct Look<'a> {
     pub(super) clones: &'a mut Clones,
     pub(super) conduct: &'a mut dyn Conduct,
     pub(super) findings: &'a mut Findings,
+    /// Inodes of which one name differs: then all that follow do, or they would become another inode.
+    pub(super) groups: BTreeSet<(u64, u64)>,
 }
 
 /// Why it could not be looked.
@@ -149,10 +153,14 @@ impl Look<'_> {
             Mode::Quiet { mapped } => is_file(&found.entry) && mapped.contains(&found.entry.source.ino),
             Mode::Ahead { .. } => false,
         };
-        if is_same && !is_mapped { None } else { self.differing(found, Was::of(before)) }
+        let has_other = found.entry.link_key().is_some_and(|key| self.groups.contains(&key));
+        if is_same && !is_mapped && !has_other { None } else { self.differing(found, Was::of(before)) }
     }
 
     fn differing(&mut self, found: Found, was: Was) -> Option<Difference> {
+        if let Some(key) = found.entry.link_key().filter(|_| self.groups.len() < GROUPS_MAX) {
+            self.groups.insert(key);
+        }
         if !is_file(&found.entry) {
             return Some(Difference { entry: found.entry, was, now: Now::Plain });
         }

@@ -8,7 +8,7 @@ use std::iter::Peekable;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use super::look::{Difference, Now, Was};
+use super::look::{Difference, GROUPS_MAX, Now, Was};
 use crate::copies::conduct::Conduct;
 use crate::copies::failure::{cancelled, is_missing, on_target};
 use crate::copies::findings::Findings;
@@ -50,7 +50,7 @@ pub(super) struct State {
     pub(super) tally: Tally,
     pub(super) progress: Progress,
     open: Vec<Open>,
-    /// First names of inodes that were made here.
+    /// Names of inodes that have several.
     groups: HashMap<(u64, u64), Entry>,
 }
 
@@ -141,7 +141,12 @@ impl Mend<'_> {
         if entry.kind == Kind::Dir {
             self.state.open.push(Open { entry: entry.clone(), touched: false });
         }
-        self.push(&entry, made)
+        self.push(&entry, made)?;
+        // Another name of it may follow that differs. What could not be looked at may be another inode by now.
+        if !entry.marks.stale {
+            self.remember(entry);
+        }
+        Ok(())
     }
 
     fn replace(&mut self, difference: Difference, before: Option<Before>) -> Result<(), Failure> {
@@ -337,10 +342,15 @@ impl Mend<'_> {
 
     fn keep(&mut self, entry: Entry, made: Made) -> Result<(), Failure> {
         self.push(&entry, made)?;
-        if let Some(key) = entry.link_key() {
-            self.state.groups.insert(key, entry);
-        }
+        self.remember(entry);
         Ok(())
+    }
+
+    fn remember(&mut self, entry: Entry) {
+        let groups = &mut self.state.groups;
+        if let Some(key) = entry.link_key().filter(|_| groups.len() < GROUPS_MAX) {
+            groups.insert(key, entry);
+        }
     }
 
     fn push(&mut self, entry: &Entry, made: Made) -> Result<(), Failure> {

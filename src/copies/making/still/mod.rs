@@ -150,7 +150,7 @@ impl Draft<'_> {
         let draft = self.dir.read(OsStr::new(MANIFEST)).map_err(|error| on_target(&self.shown, &error))?;
         let scan = Scan::new(&self.plan.from, self.exclude);
         let merge = Merge::new(scan, Reader::new(draft)).map_err(|error| self.unreadable(&error))?;
-        let look = Look { mode, clones, conduct, findings: self.findings };
+        let look = Look { mode, clones, conduct, findings: self.findings, groups: BTreeSet::new() };
         look.run(merge).map_err(|blind| match blind {
             Blind::Failure(failure) => failure,
             Blind::Draft(error) => self.unreadable(&error),

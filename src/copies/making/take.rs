@@ -62,7 +62,8 @@ pub fn take(set: &mut Set, plan: &CopyPlan, cause: Cause, conduct: &mut dyn Cond
     let began = conduct.now();
     recover(set, conduct)?;
     let exclude = Exclude::new(&plan.exclude).map_err(|error| other("exclude", &error))?;
-    let mut run = Run { plan, exclude, cause, began, quiesced: false, put_off: BTreeSet::new(), findings: Findings::default() };
+    let mut run =
+        Run { plan, exclude, cause, began, quiesced: false, put_off: BTreeSet::new(), findings: Findings::default() };
     let taken = run.take(set, conduct);
     run.release(conduct);
     run.findings.sum_up(conduct);

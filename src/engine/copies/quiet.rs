@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::event::CopyAction;
 use super::note::CopyNews;
 use super::plan::Quiesce;
+use super::standstill::Standstill;
 use crate::engine::Engine;
 use crate::engine::action::Level;
-use crate::engine::service::State;
 use crate::engine::types::{ReplicaId, RunId, ServiceId, Time};
 
 /// A service that is stopped for a copy is started again after this long, whatever the copy does.
@@ -43,7 +43,7 @@ impl Engine {
     }
 
     /// Whether a copy wants this service stopped.
-    pub(in crate::engine) fn copies_stop(&self, service: ServiceId) -> bool {
+    pub(super) fn copies_quiet_stops(&self, service: ServiceId) -> bool {
         self.holds_still(service, How::Stopped)
     }
 
@@ -85,7 +85,7 @@ impl Engine {
         if let Some(memory) = self.copies.sets.get_mut(set) {
             memory.quiet = Some(quiet);
         }
-        self.follow_quiet(service);
+        self.follow_hold(service);
         if how == How::Frozen {
             // What was frozen for another reason is not the role's to thaw.
             let frozen: Vec<(ReplicaId, RunId)> = self
@@ -110,19 +110,6 @@ impl Engine {
         self.copy_action(set, CopyAction::Quiesced { order, frozen, max });
     }
 
-    /// The replicas are brought to where they should be.
-    fn follow_quiet(&mut self, service: ServiceId) {
-        if !self.services.contains_key(&service) {
-            return;
-        }
-        for id in self.replicas_of(service) {
-            self.freeze_or_thaw(id);
-            self.refresh(id);
-            self.dirty.insert(id);
-        }
-        self.touched.insert(service);
-    }
-
     /// What is stopped may be down by now; what holds still for too long goes on; a hook may be late.
     pub(super) fn review_quiet_set(&mut self, set: &str) {
         self.hook_late(set);
@@ -137,18 +124,13 @@ impl Engine {
     }
 
     fn look_whether_down(&mut self, set: &str, quiet: &Quiet) {
-        if !self.services.contains_key(&quiet.service) {
-            return self.tell_quiet(set, Vec::new(), STOPPED_MAX);
-        }
-        let ids = self.replicas_of(quiet.service);
-        let stuck = ids.iter().find(|id| matches!(self.at(**id).state, State::Stuck { .. }));
-        if let Some(stuck) = stuck {
-            let why = format!("{} does not stop", self.label(*stuck));
-            self.let_go(set, Late::No);
-            return self.copy_action(set, CopyAction::NotQuiesced { order: quiet.order, why });
-        }
-        if ids.iter().all(|id| self.at(*id).run.is_none()) {
-            self.tell_quiet(set, Vec::new(), STOPPED_MAX);
+        match self.standstill(quiet.service) {
+            Standstill::NotYet => {}
+            Standstill::Proven => self.tell_quiet(set, Vec::new(), STOPPED_MAX),
+            Standstill::Stuck(why) => {
+                self.let_go(set, Late::No);
+                self.copy_action(set, CopyAction::NotQuiesced { order: quiet.order, why });
+            }
         }
     }
 
@@ -161,18 +143,11 @@ impl Engine {
 
     fn let_go(&mut self, set: &str, late: Late) {
         let Some(quiet) = self.copies.sets.get_mut(set).and_then(|memory| memory.quiet.take()) else { return };
-        self.follow_quiet(quiet.service);
+        self.follow_hold(quiet.service);
         let service = self.name(quiet.service).to_owned();
         let ms = u64::try_from(self.now.mono.since(quiet.since).as_millis()).unwrap_or(u64::MAX);
         let (level, late) = if late == Late::Yes { (Level::Warn, true) } else { (Level::Debug, false) };
         self.copy_note(set, level, CopyNews::Quiesced { service, ms, late });
-    }
-
-    /// A replica of a service that is being stopped for a copy has changed: the copy may be able to go on.
-    pub(in crate::engine) fn quiet_changed(&mut self, service: ServiceId) {
-        if self.copies_stop(service) {
-            self.copies.due = true;
-        }
     }
 }
 

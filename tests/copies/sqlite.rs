@@ -76,7 +76,8 @@ fn is_whole(base: &Path, case: &str) {
 fn live(bench: &Bench, seq: u64) -> Vec<String> {
     let set = bench.set();
     let manifest = set.copy(seq).expect("a copy").manifest().expect("a manifest");
-    let marked = manifest.map(|entry| entry.expect("an entry")).filter(|entry| entry.marks.live_db || entry.marks.unstable);
+    let marked =
+        manifest.map(|entry| entry.expect("an entry")).filter(|entry| entry.marks.live_db || entry.marks.unstable);
     marked.map(|entry| entry.name().to_string_lossy().into_owned()).collect()
 }
 
@@ -136,7 +137,12 @@ fn database_that_is_never_let_go_is_marked_and_told_of_once() {
     assert_eq!(findings(&bench), [FindingKind::LiveDatabase]);
     assert_eq!(live(&bench, 1), ["base.db"]);
     // Touched, so that it is read again.
-    fs::File::options().write(true).open(&path).expect("a file").set_modified(std::time::SystemTime::now()).expect("a time");
+    fs::File::options()
+        .write(true)
+        .open(&path)
+        .expect("a file")
+        .set_modified(std::time::SystemTime::now())
+        .expect("a time");
     assert_eq!(findings(&bench), [], "it was told");
     assert_eq!(live(&bench, 2), ["base.db"]);
 }

@@ -217,7 +217,8 @@ fn large_file_that_is_written_to_keeps_its_pages_in_the_copy() {
     let mut bench = Bench::at(&disk.at.join("b"));
     hold_still(&mut bench);
     fs::create_dir_all(&bench.plan.to).expect("a directory");
-    let large: Vec<u8> = (0..24_u32 << 20).map(|n| u8::try_from(n.wrapping_mul(2_654_435_761) >> 24).expect("a byte")).collect();
+    let large: Vec<u8> =
+        (0..24_u32 << 20).map(|n| u8::try_from(n.wrapping_mul(2_654_435_761) >> 24).expect("a byte")).collect();
     bench.put("d/large", &large);
     init(&bench.plan, Claim::No, &mut Alone::default()).expect("marked");
     let mut held = holder(&bench.source().join("d/large"));
@@ -260,9 +261,8 @@ fn what_is_read_after_the_service_went_on_is_marked() {
             let Ok(Outcome::Taken { seq, .. }) = taken else { panic!("{taken:?}") };
             let set = bench.set();
             let copy = set.copy(seq).expect("a copy");
-            let unstable = copy.manifest().expect("a manifest").filter(|entry| {
-                entry.as_ref().expect("an entry").marks.unstable
-            });
+            let unstable =
+                copy.manifest().expect("a manifest").filter(|entry| entry.as_ref().expect("an entry").marks.unstable);
             let unstable = u64::try_from(unstable.count()).expect("a number");
             assert_eq!(unstable, copy.commit.unstable);
             let told = service.findings.iter().filter(|finding| finding.kind == FindingKind::Unstable).count();
@@ -289,7 +289,8 @@ fn service_stands_still_for_a_short_time_however_large_its_files_are() {
     let mut longest = Duration::ZERO;
     for round in 0..4_u8 {
         let file = fs::File::options().write(true).open(bench.source().join("large")).expect("a file");
-        std::os::unix::fs::FileExt::write_all_at(&file, &vec![round; 8 << 20], u64::from(round) << 20).expect("a write");
+        std::os::unix::fs::FileExt::write_all_at(&file, &vec![round; 8 << 20], u64::from(round) << 20)
+            .expect("a write");
         let mut timed = Timed { since: None, longest: Duration::ZERO };
         take(&mut bench.set(), &bench.plan, Cause::ByHand, &mut timed).expect("a copy");
         longest = longest.max(timed.longest);

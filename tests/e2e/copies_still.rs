@@ -131,7 +131,8 @@ fn what_a_fence_froze_during_a_copy_stays_frozen_when_the_role_dies() {
 
 #[test]
 fn what_was_to_be_run_after_a_copy_is_run_by_the_next_agent() {
-    let hooks = "quiesce: Exec(pre: [\"sh\", \"-c\", \"touch $DIR/pre; exec sleep 1000\"], post: [\"touch\", \"$DIR/post\"])";
+    let hooks =
+        "quiesce: Exec(pre: [\"sh\", \"-c\", \"touch $DIR/pre; exec sleep 1000\"], post: [\"touch\", \"$DIR/post\"])";
     let mut agent = running("", hooks);
     agent.post("/v1/copies/d/run", "{\"wait\":false}");
     let (pre, post) = (agent.path("pre"), agent.path("post"));

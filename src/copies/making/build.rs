@@ -9,8 +9,8 @@ use std::io;
 
 use nix::errno::Errno;
 
-use super::databases::{Databases, Guard};
 use super::cursor::{Cursor, is_at_or_below, name, parent};
+use super::databases::{Databases, Guard};
 use super::file::{NotKept, dress};
 use super::fresh::{Bits, Fresh, Made, Read, Stop, Whole};
 use super::merge::{Merge, Step};

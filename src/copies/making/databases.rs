@@ -220,7 +220,9 @@ fn lock_index(dir: &Dir, path: &[u8], until: Instant) -> io::Result<Index> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let wal = dir.stat(std::ffi::OsStr::from_bytes(&beside(WAL)));
             return Ok(match wal {
-                Ok(wal) if wal.size > 0 => Index::Refused("it has a -wal but no -shm, so nobody can be kept from writing"),
+                Ok(wal) if wal.size > 0 => {
+                    Index::Refused("it has a -wal but no -shm, so nobody can be kept from writing")
+                }
                 Ok(_) | Err(_) => Index::NotNeeded,
             });
         }
@@ -262,7 +264,8 @@ fn wait(until: Instant, mut done: impl FnMut() -> io::Result<bool>) -> io::Resul
 
 /// By its size and name; whether it is one is in its first bytes.
 fn may_be_database(entry: &Entry) -> bool {
-    let has_size = matches!(entry.kind, Kind::File { size, .. } if size >= PAGE_BYTES && size.is_multiple_of(PAGE_BYTES));
+    let has_size =
+        matches!(entry.kind, Kind::File { size, .. } if size >= PAGE_BYTES && size.is_multiple_of(PAGE_BYTES));
     has_size && beside(&entry.path).is_none()
 }
 

@@ -69,7 +69,12 @@ impl Engine {
     /// The role has gone while it worked on a copy with a command after it, which does not wait for the role for ever.
     pub(super) fn expect_back(&mut self, set: &str) {
         let until = self.now.mono.after(BACK_WITHIN);
-        let job = self.copies.sets.get(set).and_then(|memory| memory.running.as_ref()).map(|running| running.order.job.clone());
+        let job = self
+            .copies
+            .sets
+            .get(set)
+            .and_then(|memory| memory.running.as_ref())
+            .map(|running| running.order.job.clone());
         let waits = job.is_some_and(|job| self.hook_of(set, &job, Hook::Post).is_some());
         let memory = self.copies.sets.get_mut(set).filter(|_| waits);
         if let Some(running) = memory.and_then(|memory| memory.running.as_mut()) {

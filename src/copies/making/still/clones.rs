@@ -64,7 +64,8 @@ impl Clones {
             let below = below_root(source).as_os_str().as_encoded_bytes().to_vec();
             let known = self.open.keys().filter(|path| is_at_or_below(path, &below)).count();
             let dir = place_beside(source).filter(shares_pages);
-            let ready = dir.iter().flat_map(|dir| (0..known + SPARE).map_while(|_| clone::nameless(dir).ok())).collect();
+            let ready =
+                dir.iter().flat_map(|dir| (0..known + SPARE).map_while(|_| clone::nameless(dir).ok())).collect();
             self.pools.push(Pool { below, dir, ready });
         }
     }

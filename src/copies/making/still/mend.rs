@@ -165,7 +165,9 @@ impl Mend<'_> {
             (Now::Plain | Now::Live | Now::Clone(_), Kind::Dir) => self.directory(entry, was),
             (Now::Clone(clone), _) => self.file(entry, before, Some(clone)),
             (Now::Live, _) => self.file(entry, before, None),
-            (Now::Plain, Kind::Socket) => self.set_aside(&entry, was == Was::Inode).and_then(|_| self.push(&entry, Made::Linked)),
+            (Now::Plain, Kind::Socket) => {
+                self.set_aside(&entry, was == Was::Inode).and_then(|_| self.push(&entry, Made::Linked))
+            }
             (Now::Plain, _) => self.node(entry, was),
         }
     }
@@ -315,9 +317,10 @@ impl Mend<'_> {
 
     /// What cannot be read now stays as it was.
     fn put_back(&mut self, index: u64, mut before: Entry) -> Result<(), Failure> {
-        let put = self.newer.at(parent(&before.path)).and_then(|dir| {
-            self.dir.rename(OsStr::new(REPLACED), &dir, before.name(), Rename::Replace)
-        });
+        let put = self
+            .newer
+            .at(parent(&before.path))
+            .and_then(|dir| self.dir.rename(OsStr::new(REPLACED), &dir, before.name(), Rename::Replace));
         put.map_err(|error| self.failed(&before.path, &error))?;
         before.marks.stale = true;
         self.stay(index, before)
@@ -325,7 +328,9 @@ impl Mend<'_> {
 
     /// Gives the inode of a name that was made here another one, if this is one of its names.
     fn joined(&mut self, entry: &Entry) -> Result<bool, Failure> {
-        let Some(first) = entry.link_key().and_then(|key| self.state.groups.get(&key)).cloned() else { return Ok(false) };
+        let Some(first) = entry.link_key().and_then(|key| self.state.groups.get(&key)).cloned() else {
+            return Ok(false);
+        };
         let from = self.newer.at(parent(&first.path)).map_err(|error| self.failed(&first.path, &error))?;
         let linked = self.newer.at(parent(&entry.path)).and_then(|to| from.link(first.name(), &to, entry.name()));
         match linked {

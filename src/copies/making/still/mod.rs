@@ -118,12 +118,7 @@ impl Draft<'_> {
         settled.map(|()| self.built)
     }
 
-    fn while_still(
-        &mut self,
-        clones: &mut Clones,
-        holds: &mut bool,
-        conduct: &mut dyn Conduct,
-    ) -> Result<(), Failure> {
+    fn while_still(&mut self, clones: &mut Clones, holds: &mut bool, conduct: &mut dyn Conduct) -> Result<(), Failure> {
         let mapped = writers::writable(&writers::members(&conduct.still_groups())).mapped;
         loop {
             let looked = self.look(Mode::Quiet { mapped: &mapped }, clones, conduct)?;
@@ -200,7 +195,9 @@ impl Draft<'_> {
     fn tidy(&self, former: &OsStr) -> Result<(), Failure> {
         for name in [former, OsStr::new(mend::REPLACED)] {
             match self.dir.remove_file(name) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(on_target(&self.shown, &error)),
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(on_target(&self.shown, &error));
+                }
                 Ok(()) | Err(_) => {}
             }
         }

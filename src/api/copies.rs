@@ -299,6 +299,7 @@ fn job_word(job: &Job) -> &'static str {
         Job::Pin { pinned: false, .. } => "unpin",
         Job::Accept { .. } => "accept",
         Job::Restore(_) => "restore",
+        Job::Exchange(_) => "exchange",
         Job::RestoreTest => "test",
         Job::Init { .. } => "init",
     }

@@ -9,6 +9,7 @@ use super::error::{ApiError, Code};
 use super::http::Head;
 use super::time;
 use crate::engine::copies::order::Job;
+use crate::engine::copies::restore_service::RestoreAsked;
 use crate::engine::event::{Verb, Wait};
 
 pub use fence::WHY_BYTES_MAX;
@@ -44,6 +45,7 @@ pub enum Request {
     Copies,
     CopySet { name: String },
     CopyVerb { set: String, job: Job, wait: Wait },
+    RestoreService { service: String, asked: RestoreAsked },
     Balancers,
     Checks,
     Host,
@@ -100,6 +102,7 @@ impl Request {
             | Self::Reload { .. }
             | Self::Verb { .. }
             | Self::CopyVerb { .. }
+            | Self::RestoreService { .. }
             | Self::Healthz
             | Self::Readyz => false,
         }
@@ -162,6 +165,7 @@ fn find(head: &Head, path: &str, query: &mut Query, body: &[u8]) -> Result<Reque
         ["v1", "services", name] if !name.is_empty() => get(head, Request::Service { name: (*name).to_owned() }),
         ["v1", "services", name, "why"] => get(head, Request::Why { name: (*name).to_owned() }),
         ["v1", "services", name, "logs"] => logs(head, name, query),
+        ["v1", "services", name, "restore"] if !name.is_empty() => copies::service(head, name, body),
         ["v1", "services", name, verb] => self::verb(head, name, None, verb, body),
         ["v1", "services", name, "replicas", index, verb] => {
             let index = index.parse().map_err(|_| invalid(format!("\"{index}\" is no replica number")))?;

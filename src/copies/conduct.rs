@@ -20,6 +20,8 @@ pub trait Conduct {
     }
     /// As many bytes have been read or written: waits for as long as the bandwidth of the plan wants.
     fn pace(&mut self, bytes: u64);
+    /// There is no room for what was to be written: as many bytes are missing at least.
+    fn full(&mut self, _missing_bytes: u64) {}
     /// CLOCK_REALTIME.
     fn now(&self) -> Time;
     /// Whether the kernel calls that clock disciplined.

@@ -178,6 +178,8 @@ impl Fixture {
             unstable: 0,
             suspect: None,
             clock_suspect: false,
+            large: 0,
+            large_over: 0,
             sources: Vec::new(),
             previous,
         };

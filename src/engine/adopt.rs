@@ -72,9 +72,12 @@ impl Engine {
         // Those about single replicas come after those about whole services.
         decisions.sort_by_key(|decision| decision.replica);
         for decision in decisions {
-            let Decision { service: name, replica, wanted, drained, fence, fences } = decision;
+            let Decision { service: name, replica, wanted, drained, fence, fences, restore } = decision;
             let decided = Decided { wanted, drained, fence };
             let known = self.service_id(&name);
+            if let (Some(_), Some(restore)) = (known, restore) {
+                self.resume_restore(&name, *restore);
+            }
             if known.is_some_and(|id| self.service_at(id).is_role) {
                 continue;
             }
@@ -218,6 +221,7 @@ impl Engine {
             (true, _) if fence == Some(FenceLevel::Kill) => StopWhy::Fenced,
             (false, _) if fence == Some(FenceLevel::Kill) => StopWhy::FencedOnce,
             (true, true) => StopWhy::Restart,
+            (true, false) if self.copies_stop(id.service) => StopWhy::ForCopies,
             (true, false) => StopWhy::Operator,
             (false, _) => StopWhy::Resumed,
         }

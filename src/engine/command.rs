@@ -27,6 +27,9 @@ impl Engine {
                 self.tell_command(*id, target.replica.is_none(), verb, caller.clone());
             }
         }
+        if is_for_up(verb) {
+            self.give_restore_up(service);
+        }
         self.end_contrary_requests(service, &replicas, verb);
         let goals: BTreeMap<u16, RunId> = replicas
             .iter()
@@ -120,6 +123,9 @@ impl Engine {
             return Err(Outcome::Unknown { message, hint: Some(format!("its replicas are 0 to {last}")) });
         }
         if is_for_up(verb) {
+            if let Some(message) = self.restore_forbids_start(service) {
+                return conflict(message);
+            }
             self.without_fenced(name, &mut replicas)?;
         }
         Ok((service, replicas))
@@ -300,7 +306,8 @@ impl Engine {
         let Decided { wanted, drained, fence } = decided;
         let fences = replica.and_then(|index| self.find(ReplicaId { service, index }));
         let fences = fences.map_or(0, |replica| replica.memory.fences);
-        Decision { service: self.name(service).to_owned(), replica, wanted, drained, fence, fences }
+        let restore = if replica.is_none() { self.restore_to_write(self.name(service)) } else { None };
+        Decision { service: self.name(service).to_owned(), replica, wanted, drained, fence, fences, restore }
     }
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::balance::table::TableMemory;
 use super::copies::event::CopyEvent;
+use super::copies::restore_service::ServiceRestore;
 use super::fence::FenceMemory;
 use super::fence::gauge::{Gauge, Written, Wrote};
 use super::fence::plan::FenceLevel;
@@ -196,6 +197,9 @@ pub struct Decision {
     /// How often in a row the agent fenced it (of a replica): each time it is held twice as long.
     #[serde(default)]
     pub fences: u32,
+    /// A restore of its data that is under way (of a whole service).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Box<ServiceRestore>>,
 }
 
 /// A fence that an operator set: never lifted by the agent.

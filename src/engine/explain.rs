@@ -122,7 +122,10 @@ impl Engine {
             State::Done => return None,
             State::Adopting => "what an earlier agent left is being looked at".to_owned(),
             State::Stopped if replica.memory.wanted == Wanted::Down => "stopped by an operator".to_owned(),
-            State::Stopped if self.copies_stop(id.service) => "stopped while its data is copied".to_owned(),
+            State::Stopped if self.copies_stop(id.service) => {
+                let restored = self.restore_in_words(id.service);
+                restored.unwrap_or_else(|| "stopped while its data is copied".to_owned())
+            }
             State::Stopped => "stopped".to_owned(),
             State::Waiting { on, .. } => self.why_waiting(id.service, on, now),
             State::Starting => self.with_trouble(id, self.why_starting(id, replica.run.as_ref(), now)),

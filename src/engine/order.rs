@@ -85,7 +85,7 @@ impl Engine {
         if !self.is_wanted(id) {
             return Some(match self.shutdown {
                 Some(_) => StopWhy::Shutdown,
-                None if self.copies_stop(id.service) => StopWhy::Restart,
+                None if self.copies_stop(id.service) => StopWhy::ForCopies,
                 None => StopWhy::Operator,
             });
         }

@@ -125,6 +125,8 @@ pub(super) enum StopWhy {
     RestartWith(ServiceId),
     /// It is started again when the disk is well.
     DiskFailing,
+    /// Down while its data is copied or restored.
+    ForCopies,
     Shutdown,
     Removed,
     NotReady,
@@ -150,6 +152,7 @@ impl StopWhy {
             | Self::DependencyLost(_)
             | Self::RestartWith(_)
             | Self::DiskFailing
+            | Self::ForCopies
             | Self::Shutdown
             | Self::Removed
             | Self::Fenced => true,

@@ -76,6 +76,7 @@ impl Engine {
             | StopWhy::DependencyLost(_)
             | StopWhy::RestartWith(_)
             | StopWhy::DiskFailing
+            | StopWhy::ForCopies
             | StopWhy::Shutdown
             | StopWhy::Removed
             | StopWhy::NotReady
@@ -93,6 +94,7 @@ impl Engine {
             StopWhy::DependencyLost(other) => format!("it requires {}, which is not up", self.name(other)),
             StopWhy::RestartWith(other) => format!("it restarts with {}", self.name(other)),
             StopWhy::DiskFailing => "a disk that it needs fails".to_owned(),
+            StopWhy::ForCopies => "its data is to be copied or restored".to_owned(),
             StopWhy::Shutdown => "the agent shuts down".to_owned(),
             StopWhy::Removed => "it left the configuration".to_owned(),
             StopWhy::NotReady => "it was not ready in time".to_owned(),

@@ -69,6 +69,9 @@ pub(super) fn perform(shell: &mut Shell, engine: &Engine, answers: &mut Answers,
         Action::Forget { replica } => forget(shell, engine, replica),
         Action::Refresh { replica } => refresh(shell, engine, replica),
         Action::Decide { decision, content } => {
+            if content.restore.is_some() {
+                crash::point("restore_step");
+            }
             let key = match content.replica {
                 Some(index) => format!("{}/{index}", content.service),
                 None => content.service.clone(),

@@ -22,6 +22,7 @@ use crate::engine::action::{Change, Outcome};
 use crate::engine::balance::plan::Delivery;
 use crate::engine::copies::event::CopyEvent;
 use crate::engine::copies::order::Job;
+use crate::engine::copies::restore_service::RestoreAsked;
 use crate::engine::event::{Caller, Event, Target, Verb, Wait};
 use crate::engine::types::{Now, RequestId, StateName};
 use crate::engine::view::ServiceView;
@@ -146,6 +147,9 @@ impl Desk<'_> {
             Request::Copies => Ok(Response::json(200, &copies::copies(&self.engine.copies(self.now), &self.stamp()))),
             Request::CopySet { name } => self.copy_set(&name),
             Request::CopyVerb { set, job, wait } => return self.copy_verb(connection, set, job, wait, &peer),
+            Request::RestoreService { service, asked } => {
+                return self.restore_service(connection, service, asked, &peer);
+            }
             Request::Fences => Ok(Response::json(200, &fences::fences(&self.engine.fences(self.now), &self.stamp()))),
             Request::FenceRecord { id } => self.fence_record(id),
             Request::Verb { service, replica, verb, wait, why } => {
@@ -370,6 +374,20 @@ impl Desk<'_> {
         let waiting = Waiting { connection, service: set.clone(), replica: None, wait };
         let request = self.admit(waiting)?;
         let event = CopyEvent::Command { request, caller: caller(peer), set, job, wait };
+        self.shell.events.push_back(Event::Copies(Box::new(event)));
+        None
+    }
+
+    fn restore_service(
+        &mut self,
+        connection: ConnectionId,
+        service: String,
+        asked: RestoreAsked,
+        peer: &Peer,
+    ) -> Option<ReloadAsked> {
+        let waiting = Waiting { connection, service: service.clone(), replica: None, wait: asked.wait };
+        let request = self.admit(waiting)?;
+        let event = CopyEvent::RestoreService { request, caller: caller(peer), service, asked };
         self.shell.events.push_back(Event::Copies(Box::new(event)));
         None
     }

@@ -12,3 +12,4 @@ mod support;
 mod balance;
 mod points;
 mod random;
+mod restore;

@@ -27,6 +27,7 @@ mod nasty;
 mod readiness;
 mod reload;
 mod restart;
+mod restore_service;
 mod sampled;
 mod stop;
 mod unprivileged;

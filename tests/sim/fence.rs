@@ -270,6 +270,7 @@ impl World {
         self.hardware.forget_alerts();
         self.proxy.dies();
         self.keep_readings();
+        self.copies.host_dies();
         self.audit.rebooted(plan, &self.decisions);
         self.advance(Duration::from_secs(20));
         self.agent_lives = true;

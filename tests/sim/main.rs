@@ -3,7 +3,7 @@
 //! Each seed has a chaotic phase, in which only safety is asked for (the engine's own invariants after every step, and the rules that the
 //! world watches: one tree a replica, no spawn beside a populated tree, every exit counted once, dependents down first, one answer a
 //! request, no offer of a replica that is not up, none signalled before it left its balancers; while a disk or NIC fails under a service
-//! no blame, no start, no offer; no freeze that nobody would know of; no alert beyond the cap; and of fences what `audit` says), and (but for every third seed) a calm one: faults stop, and within bounded time everything wanted is up and offered, and every request
+//! no blame, no start, no offer; no freeze that nobody would know of; no alert beyond the cap; of fences what `audit` says, of copies what `copies` says), and (but for every third seed) a calm one: faults stop, and within bounded time everything wanted is up and offered, and every request
 //! answered. Then a shutdown.
 //!
 //! `MAINSTAY_SIM_SEEDS=N` runs N seeds, `MAINSTAY_SIM_SEED=n` only that one, with everything that happens printed.
@@ -11,6 +11,7 @@
 #![expect(clippy::print_stdout, reason = "a single seed is run to be read")]
 
 mod audit;
+mod copies;
 mod dice;
 mod fence;
 mod group;
@@ -29,6 +30,10 @@ use std::time::Duration;
 
 use mainstay::engine::Engine;
 use mainstay::engine::action::{Action, Cleanness, NoteKind, Outcome};
+use mainstay::engine::copies::catalog::Cause;
+use mainstay::engine::copies::event::CopyEvent;
+use mainstay::engine::copies::order::{Job, Place, Restore, Which};
+use mainstay::engine::copies::restore_service::RestoreAsked;
 use mainstay::engine::event::{Caller, Event, Target, Verb, Wait};
 use mainstay::engine::fence::plan::FenceLevel;
 use mainstay::engine::plan::{Kind, Plan};
@@ -90,6 +95,7 @@ impl Sim {
         sim.world.begin_readings();
         sim.step(Event::Begin { found: Vec::new(), decisions: Vec::new(), host: None, fences: None, tables: None });
         sim.world.tell_devices();
+        sim.world.link_sets(&sim.plan.copies);
         sim
     }
 
@@ -186,6 +192,8 @@ impl Sim {
         let host = self.world.hardware.memory.clone().map(Box::new);
         self.step(Event::Begin { found, decisions, host, fences, tables });
         self.world.tell_devices();
+        let sets = self.plan.copies.clone();
+        self.world.link_sets(&sets);
     }
 
     /// Goes on to the next thing that happens, at most to `limit`.
@@ -253,6 +261,8 @@ impl Sim {
             28..30 => self.world.put_somebody_to_sleep(),
             30..34 => self.world.tempt_somebody(),
             34..39 => self.fence(),
+            39..44 => self.ask_copies(),
+            44..46 => self.world.lose_a_role(),
             19 => self.world.kill_proxy(),
             20..23 => {
                 if let Some(event) = self.world.proxy.ejects(&mut self.world.dice) {
@@ -275,7 +285,9 @@ impl Sim {
         self.world.hardware.forget_alerts();
         let preview = self.engine.preview(&plan);
         assert_eq!(preview.iter().filter(|change| change.service.is_empty()).count(), 0);
+        let sets = plan.copies.clone();
         self.step(Event::Reload { request: Some(request), caller: Caller::Agent, plan: Box::new(plan) });
+        self.world.link_sets(&sets);
     }
 
     fn command(&mut self) {
@@ -315,6 +327,46 @@ impl Sim {
         let service = dice.pick(&names).clone();
         let why = dice.percent(30).then(|| "it is odd".to_owned());
         self.ask(verb, Target { service, replica, wait, why });
+    }
+
+    /// A job on a set by hand, or the data of a service.
+    fn ask_copies(&mut self) {
+        let request = RequestId(self.next_request);
+        let services: Vec<String> = self.plan.services[1..].iter().map(|plan| plan.name.clone()).collect();
+        let mut sets: Vec<String> = self.plan.copies.iter().map(|plan| plan.name.clone()).collect();
+        sets.push("c9".to_owned());
+        let dice = &mut self.world.dice;
+        let wait = *dice.pick(&[Wait::Outcome, Wait::Decision]);
+        let event = if dice.percent(40) && !services.is_empty() {
+            let asked = RestoreAsked { seq: None, dry_run: dice.percent(10), force: false, wait };
+            let service = dice.pick(&services).clone();
+            CopyEvent::RestoreService { request, caller: Caller::Agent, service, asked }
+        } else {
+            let set = dice.pick(&sets).clone();
+            let seq = self.world.copies.copies_of(&set).first().copied().unwrap_or(1);
+            let place = Place::Replace;
+            let restore = Restore { seq: None, paths: Vec::new(), place, dry_run: false, force: false };
+            let dice = &mut self.world.dice;
+            let job = dice.pick(&[
+                Job::Take { cause: Cause::ByHand },
+                Job::Verify { which: Which::All },
+                Job::Prune { copies: vec![seq] },
+                Job::Prune { copies: Vec::new() },
+                Job::Pin { seq, pinned: true },
+                Job::Pin { seq, pinned: false },
+                Job::Accept { seq },
+                Job::Restore(Box::new(restore)),
+                Job::RestoreTest,
+            ]);
+            let job = job.clone();
+            if matches!(job, Job::Prune { .. }) {
+                self.world.copies.prune_is_asked_for(&set);
+            }
+            CopyEvent::Command { request, caller: Caller::Agent, set, job, wait }
+        };
+        self.next_request += 1;
+        self.waiting.insert(request, Asked { text: format!("{event:?}"), verb: None });
+        self.step(Event::Copies(Box::new(event)));
     }
 
     fn ask(&mut self, verb: Verb, target: Target) {
@@ -368,6 +420,7 @@ impl Sim {
         assert_eq!(views.len(), self.plan.services.len() + helpers, "what left the configuration is still there");
         let frozen = self.world.trees.values().find(|tree| tree.frozen);
         assert!(frozen.is_none(), "left frozen: {frozen:?}");
+        self.world.copies.check_rests();
         self.world.audit.check_all_over(&self.engine, self.world.now);
         self.world.check_limits_are_the_plans(&self.plan);
         self.check_watchdog();
@@ -455,7 +508,7 @@ fn told(action: &Action) -> String {
 }
 
 /// What must have come to pass in as many seeds as are run by default: what never happens is not proven to be safe.
-const SEEN: [&str; 22] = [
+const SEEN: [&str; 31] = [
     "throttle by operator",
     "freeze by operator",
     "kill by operator",
@@ -478,6 +531,15 @@ const SEEN: [&str; 22] = [
     "closed: observed",
     "a fence by hand outlives the host",
     "observed: fences have been set within m on this host already",
+    "a job goes on over a lost link",
+    "a role dies",
+    "exchanged",
+    "put back",
+    "pruned",
+    "pruned by hand",
+    "full",
+    "frozen for a copy",
+    "stopped for a copy",
 ];
 
 fn run(seed: u64, print: bool) -> BTreeMap<String, u64> {
@@ -491,7 +553,9 @@ fn run(seed: u64, print: bool) -> BTreeMap<String, u64> {
     if print {
         println!("seen: {:#?}", sim.world.audit.seen);
     }
-    sim.world.audit.seen
+    let mut seen = sim.world.audit.seen;
+    seen.extend(sim.world.copies.seen.into_iter().map(|(what, times)| (what.to_owned(), times)));
+    seen
 }
 
 fn number(name: &str) -> Option<u64> {

@@ -17,6 +17,7 @@ use mainstay::engine::plan::{Readiness, Stop};
 use mainstay::engine::types::{Exit, Now, ReplicaId, RunId, SIGABRT, SIGKILL, StateName, Time};
 
 use crate::audit::Audit;
+use crate::copies::{Sets, Turn};
 use crate::dice::Dice;
 use crate::group::{Group, Vice};
 use crate::hardware::{self, Hardware};
@@ -83,6 +84,7 @@ pub(crate) enum Happening {
     /// The same, of which there is never a second copy.
     TellOnce(Event),
     ProxySays(Word),
+    Copies(Turn),
     /// The checks role reads.
     Reading,
     ProxyIsBack,
@@ -108,6 +110,7 @@ pub(crate) struct World {
     pub(crate) agent_lives: bool,
     pub(crate) proxy: Proxy,
     pub(crate) hardware: Hardware,
+    pub(crate) copies: Sets,
     /// What is written of fences for the next agent.
     pub(crate) fences: Option<FenceMemory>,
     /// What is written of balancers that leave.
@@ -137,6 +140,7 @@ impl World {
             agent_lives: true,
             proxy: Proxy::default(),
             hardware: Hardware::new(),
+            copies: Sets::default(),
             fences: None,
             tables: None,
             audit: Audit::default(),
@@ -188,6 +192,7 @@ impl World {
                     self.later(Duration::from_millis(500), Happening::ProxyIsBack);
                 }
                 Happening::ProxyIsBack => self.proxy_begins(engine),
+                Happening::Copies(turn) => self.copies_turn(engine, turn),
                 Happening::Reading => self.read_host(),
             }
         }
@@ -339,7 +344,7 @@ impl World {
             Action::Gauge { asked, runs } => self.gauge(engine, *asked, runs),
             Action::PersistFences { memory } => self.persist_fences(memory),
             Action::PersistTables { memory } => self.tables = Some(memory.clone()),
-            Action::Copy { set, .. } => panic!("no plan of this world has copies, and {set} is told something"),
+            Action::Copy { set, what } => self.copy_action(engine, set, what),
             Action::PersistHost { memory } => self.hardware.memory = Some((**memory).clone()),
             Action::Alert { alert, plan, body } => {
                 self.hardware.alerted(engine.plan(), self.now, *alert, *plan, body);
@@ -373,6 +378,7 @@ impl World {
         let before = self.records.get(&key).map_or(RunId(0), |record| record.memory.run);
         assert!(run > before, "{key:?}: run {run:?} after {before:?}");
         hardware::check_spawn(engine, self.now, &key.0);
+        self.copies.check_spawn(&key.0);
         let old = self.records.get(&key).map(|record| &record.memory);
         self.audit.written(engine, &key, old, memory, self.now);
         self.audit.spawned(&key, memory);
@@ -457,6 +463,7 @@ impl World {
     }
 
     fn decide(&mut self, engine: &Engine, decision: u64, content: &Decision) {
+        self.copies.decided(content);
         let role = self.trees.values().any(|tree| tree.key.0 == "@logs" && tree.main);
         if !role || (self.chaos && self.dice.percent(10)) {
             return;
@@ -486,8 +493,15 @@ impl World {
     /// The agent is gone, and with it whatever was on its way to it, and every child whose gate was still closed.
     pub(crate) fn agent_dies(&mut self) {
         self.agent_lives = false;
+        self.copies.agent_dies();
         self.told.clear();
-        self.agenda.retain(|_, happening| !matches!(happening, Happening::Tell(_) | Happening::TellOnce(_)));
+        let told = |happening: &Happening| {
+            matches!(
+                happening,
+                Happening::Tell(_) | Happening::TellOnce(_) | Happening::Copies(Turn::Link(_) | Turn::Hook(..))
+            )
+        };
+        self.agenda.retain(|_, happening| !told(happening));
         self.counted.clear();
         self.names.clear();
     }

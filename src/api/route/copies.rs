@@ -9,6 +9,7 @@ use super::super::http::Head;
 use super::{Request, invalid, post, unknown_path};
 use crate::engine::copies::catalog::Cause;
 use crate::engine::copies::order::{Job, Place, Restore, Which};
+use crate::engine::copies::restore_service::RestoreAsked;
 use crate::engine::event::Wait;
 
 /// Paths of one restore, and copies of one prune.
@@ -47,6 +48,31 @@ pub(super) fn verb(head: &Head, set: &str, word: &str, body: &[u8]) -> Result<Re
     let wait = if body.wait.unwrap_or(true) { Wait::Outcome } else { Wait::Decision };
     let job = job(word, body)?;
     Ok(Request::CopyVerb { set: set.to_owned(), job, wait })
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ServiceBody {
+    copy: Option<u64>,
+    dry_run: bool,
+    force: bool,
+    wait: Option<bool>,
+}
+
+/// `/v1/services/NAME/restore`: its data from a copy, with the service down meanwhile.
+pub(super) fn service(head: &Head, service: &str, body: &[u8]) -> Result<Request, ApiError> {
+    post(head)?;
+    let empty = body.iter().all(u8::is_ascii_whitespace);
+    let read = || {
+        serde_json::from_slice(body).map_err(|error| {
+            invalid(format!("the body is not understood: {error}"))
+                .hint("such as {\"copy\":12,\"dry_run\":false,\"force\":false,\"wait\":true}")
+        })
+    };
+    let ServiceBody { copy, dry_run, force, wait } = if empty { ServiceBody::default() } else { read()? };
+    let wait = if wait.unwrap_or(true) { Wait::Outcome } else { Wait::Decision };
+    let asked = RestoreAsked { seq: copy, dry_run, force, wait };
+    Ok(Request::RestoreService { service: service.to_owned(), asked })
 }
 
 fn read(body: &[u8]) -> Result<Body, ApiError> {

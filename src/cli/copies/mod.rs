@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use super::args::{Invocation, UsageError};
 use super::exit::{CliError, Exit};
-use super::table::{CLAIM, DRY_RUN, FORCE, INTO, REPLACE};
+use super::table::{CLAIM, DRY_RUN, FORCE, INTO, REPLACE, SERVICE};
 use crate::api::client::Client;
 use crate::api::copies::{Copies, Set};
 use crate::engine::copies::catalog::Cause;
@@ -28,6 +28,11 @@ enum Wanted {
         set: String,
         job: Job,
     },
+    /// The data of a service, from the sets that have it.
+    RestoreService {
+        service: String,
+        seq: Option<u64>,
+    },
     /// What a prune would remove.
     WouldPrune {
         set: String,
@@ -39,6 +44,7 @@ pub(super) fn run(invocation: &Invocation) -> Result<Exit, CliError> {
         Wanted::Table => show::table(invocation),
         Wanted::List { set } => show::list(invocation, &set),
         Wanted::WouldPrune { set } => show::would_prune(invocation, &set),
+        Wanted::RestoreService { service, seq } => verbs::restore_service(invocation, &service, seq),
         Wanted::Job { set, job } => verbs::carry_out(invocation, &set, job),
     }
 }
@@ -64,6 +70,10 @@ fn wanted(invocation: &Invocation) -> Result<Wanted, UsageError> {
     let Some(verb) = text(0) else { return options_fit(invocation, "").map(|()| Wanted::Table) };
     if !VERBS.split(", ").any(|known| known == verb) {
         return Err(UsageError::of(format!("copies knows no \"{verb}\"; there are {VERBS}")));
+    }
+    if let Some(service) = invocation.text(&SERVICE)?.filter(|_| verb == "restore") {
+        options_fit(invocation, &verb)?;
+        return restore_of_service(invocation, service.to_owned(), &words[1..]);
     }
     let set = text(1).ok_or_else(|| UsageError::of(format!("copies {verb} needs the name of a set")))?;
     options_fit(invocation, &verb)?;
@@ -103,7 +113,8 @@ fn wanted(invocation: &Invocation) -> Result<Wanted, UsageError> {
 
 /// An option that the verb does not know would look as if it was heeded.
 fn options_fit(invocation: &Invocation, verb: &str) -> Result<(), UsageError> {
-    let knows: [(&super::table::Opt, &[&str]); 5] = [
+    let knows: [(&super::table::Opt, &[&str]); 6] = [
+        (&SERVICE, &["restore"]),
         (&DRY_RUN, &["restore", "prune"]),
         (&INTO, &["restore"]),
         (&REPLACE, &["restore"]),
@@ -147,6 +158,26 @@ fn restore(invocation: &Invocation, words: &[OsString]) -> Result<Job, UsageErro
     };
     let (dry_run, force) = (invocation.is_set(&DRY_RUN), invocation.is_set(&FORCE));
     Ok(Job::Restore(Box::new(Restore { seq, paths, place, dry_run, force })))
+}
+
+/// `restore --service NAME [COPY]`
+fn restore_of_service(invocation: &Invocation, service: String, words: &[OsString]) -> Result<Wanted, UsageError> {
+    if invocation.is_set(&INTO) || invocation.is_set(&REPLACE) {
+        return Err(UsageError::of("--service says where to: the data of the service comes into its place"));
+    }
+    let number = |word: &OsString| {
+        let seq = word.to_str().and_then(|word| word.parse::<u64>().ok());
+        seq.ok_or_else(|| {
+            UsageError::of(format!(
+                "{word:?} is no number of a copy; with --service the sets and the paths follow from the data of the service"
+            ))
+        })
+    };
+    match words {
+        [] => Ok(Wanted::RestoreService { service, seq: None }),
+        [seq] => Ok(Wanted::RestoreService { service, seq: Some(number(seq)?) }),
+        [_, more, ..] => Err(UsageError::of(format!("copies restore --service takes nothing after {more:?}"))),
+    }
 }
 
 /// The agent has another working directory.

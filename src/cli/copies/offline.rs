@@ -17,7 +17,7 @@ use crate::copies::{HANDS, Hands};
 use crate::engine::copies::catalog::{Catalog, TargetState};
 use crate::engine::copies::order::{Failure, FailureKind, Finding, Job, Outcome, Progress};
 use crate::engine::copies::plan::CopyPlan;
-use crate::engine::copies::rotate::{self, Ground, Occasion};
+use crate::engine::copies::rotate::{self, BUILT, Ground, Occasion};
 use crate::engine::copies::view::{CopyView, SetState};
 use crate::engine::types::{Now, Time};
 use crate::sys::clock;
@@ -95,7 +95,7 @@ impl Offline {
 
 fn occasion() -> Occasion {
     let now = now();
-    Occasion { now: now.wall, synchronised: now.wall_synchronised, ground: Ground::ByHand }
+    Occasion { now: now.wall, synchronised: now.wall_synchronised, built: BUILT, ground: Ground::ByHand }
 }
 
 fn kept(plan: &CopyPlan, catalog: &Catalog) -> Vec<rotate::Kept> {

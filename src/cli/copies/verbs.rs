@@ -1,6 +1,7 @@
 //! Jobs on a set: sent to the agent, which is asked meanwhile how far it is, or carried out here where there is none.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -9,13 +10,13 @@ use super::super::ask;
 use super::super::exit::{CliError, Exit};
 use super::super::output::{self, counted, size_in_words};
 use super::super::status::line;
-use super::super::table::{CONFIG, NO_WAIT, SOCKET, TIMEOUT};
+use super::super::table::{CONFIG, DRY_RUN, FORCE, NO_WAIT, SOCKET, TIMEOUT};
 use super::offline::Offline;
 use super::show;
 use crate::api::client::{self, Access, Client, ClientError};
 use crate::api::copies::{Detail, Done};
 use crate::api::route::encode;
-use crate::engine::copies::order::{Job, Outcome, Place as Where, Which};
+use crate::engine::copies::order::{Job, Outcome, Place as Where, ServiceCopy, Which};
 
 /// How often the agent is asked how far a job is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -61,6 +62,27 @@ pub(super) fn carry_out(invocation: &Invocation, set: &str, job: Job) -> Result<
     }
     let is_bad = matches!(done.outcome, Outcome::Verified { bad, mended, .. } if bad > mended);
     Ok(if is_bad { Exit::NotWell } else { Exit::Well })
+}
+
+/// The data of a service. Only an agent can stop it, see it start and put back what was there.
+pub(super) fn restore_service(invocation: &Invocation, service: &str, seq: Option<u64>) -> Result<Exit, CliError> {
+    let format = invocation.format()?;
+    let client = ask::agent(invocation, Access::Admin)?;
+    let dry_run = invocation.is_set(&DRY_RUN);
+    let wait = dry_run || !invocation.is_set(&NO_WAIT);
+    let body = serde_json::json!({ "copy": seq, "dry_run": dry_run, "force": invocation.is_set(&FORCE), "wait": wait });
+    let target = format!("/v1/services/{}/restore", encode(service));
+    let body = client.post(&target, &body.to_string(), invocation.duration(&TIMEOUT)?)?.body()?;
+    if !wait {
+        output::message(&format!("the restore of {service} is taken up; `mainstay why {service}` tells how far it is"));
+        return Ok(Exit::Well);
+    }
+    let done: Done = client::parse(&body)?;
+    match format {
+        Format::Json | Format::Ndjson => output::print(&line(&done)?)?,
+        Format::Table => output::print(&tell_of(&format!("service {service}"), &done.outcome))?,
+    }
+    Ok(Exit::Well)
 }
 
 /// `None`: it was taken up, and nobody waits for it.
@@ -159,6 +181,8 @@ fn request(job: &Job) -> (&'static str, serde_json::Value) {
         Job::Pin { seq, pinned } => (if *pinned { "pin" } else { "unpin" }, json!({ "copy": seq })),
         Job::Accept { seq } => ("accept", json!({ "copy": seq })),
         Job::Init { claim } => ("init", json!({ "claim": claim })),
+        // Of the agent's own; no command asks for it.
+        Job::Exchange(_) => ("exchange", json!({})),
         Job::Restore(restore) => {
             let mut body = json!({ "paths": restore.paths, "dry_run": restore.dry_run, "force": restore.force });
             if let Some(seq) = restore.seq {
@@ -166,7 +190,7 @@ fn request(job: &Job) -> (&'static str, serde_json::Value) {
             }
             match &restore.place {
                 Where::Into(into) => body["into"] = json!(into),
-                Where::Replace => body["replace"] = true.into(),
+                Where::Replace | Where::Beside => body["replace"] = true.into(),
             }
             ("restore", body)
         }
@@ -175,8 +199,12 @@ fn request(job: &Job) -> (&'static str, serde_json::Value) {
 
 /// What a job has come to, for people.
 fn tell(done: &Done) -> String {
+    tell_of(&format!("copies {}", done.set), &done.outcome)
+}
+
+fn tell_of(whose: &str, outcome: &Outcome) -> String {
     let numbers = |copies: &[u64]| copies.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-    let text = match &done.outcome {
+    let text = match outcome {
         Outcome::Taken { seq, files, written_bytes, linked } => {
             format!(
                 "copy {seq} of {}: {} written, {} shared with the copy before",
@@ -209,6 +237,11 @@ fn tell(done: &Done) -> String {
             let kept: String = kept.iter().map(|path| format!("\nkept what was there: {}", path.display())).collect();
             format!("restored {}, {}, of copy {seq}{kept}", counted(*files, "file"), size_in_words(*bytes))
         }
+        Outcome::Built { seq, .. } => format!("copy {seq} is brought beside"),
+        Outcome::Swapped { .. } => "exchanged".to_owned(),
+        Outcome::ServiceRestored { copies, kept, ready, remark } => {
+            restored_text(copies, kept, *ready, remark.as_deref())
+        }
         Outcome::WouldRestore { seq, lines, more } => {
             let more = if *more > 0 { format!("\nand {more} more") } else { String::new() };
             format!("of copy {seq} would be restored:\n{}{more}", lines.join("\n"))
@@ -219,7 +252,18 @@ fn tell(done: &Done) -> String {
         Outcome::Initialised { uuid } => format!("the target is marked: write uuid: {uuid:?} into the configuration"),
         Outcome::Failed(failure) => failure.what.clone(),
     };
-    format!("copies {}: {text}\n", done.set)
+    format!("{whose}: {text}\n")
+}
+
+fn restored_text(copies: &[ServiceCopy], kept: &[PathBuf], ready: bool, remark: Option<&str>) -> String {
+    let one = |copy: &ServiceCopy| {
+        let verified = if copy.verified { "" } else { " (which nobody has verified)" };
+        format!("copy {} of {}{verified}", copy.seq, copy.set)
+    };
+    let copies: Vec<String> = copies.iter().map(one).collect();
+    let then = if ready { "it is ready" } else { remark.unwrap_or("whether it goes well with them is not known") };
+    let kept: String = kept.iter().map(|path| format!("\nkept what was there: {}", path.display())).collect();
+    format!("its data are those of {}; {then}{kept}", copies.join(" and "))
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ use crate::engine::plan::{Role, ServicePlan};
 
 /// Copies of one set at most, by all rules together: each is a directory that is listed, looked at and shown.
 const COPIES_KEPT_MAX: u32 = 1_000;
+/// A cap on smaller files would cost whole copies for next to nothing.
+const LARGE_OVER_MIN: u64 = 1 << 20;
 /// Shorter periods would only be scanning.
 const EVERY_MIN: Duration = Duration::from_secs(1);
 /// Times of a day.
@@ -217,8 +219,11 @@ fn space(item: &Item, space: schema::Space, scope: &mut Scope<'_>) -> Space {
     if reserve.0 > 900 {
         scope.report.error(item, "space.reserve", "more than \"90%\" of the target would be left free");
     }
-    if large.is_some() {
-        scope.report.error(item, "space.large", "`large` is not built yet").hint("None: every copy has every file");
+    if let Some(large) = large
+        && (large.over.0 < LARGE_OVER_MIN || large.keep == 0)
+    {
+        let message = "`large` is for files of at least \"1MiB\", of which at least 1 version is kept";
+        scope.report.error(item, "space.large", message).hint("such as (over: \"256MiB\", keep: 3)");
     }
     Space {
         reserve_permille: reserve.0,

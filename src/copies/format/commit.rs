@@ -34,9 +34,19 @@ pub struct Commit {
     pub unstable: u64,
     pub suspect: Option<Suspicion>,
     pub clock_suspect: bool,
+    /// Stands for the versions of all files of at least `large_over` bytes; 0: there are none, or nobody asked for it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub large: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub large_over: u64,
     pub sources: Vec<SourceSeen>,
     /// The [`Commit::hash`] of the copy before, whether or not it is still there.
     pub previous: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +132,8 @@ mod tests {
             unstable: 1,
             suspect: Some(Suspicion::Shrunk { files_permille: 400, bytes_permille: 1000 }),
             clock_suspect: false,
+            large: 0,
+            large_over: 0,
             sources: vec![SourceSeen { path: "/var/lib/app".into(), dev: 259, files: 2 }],
             previous: Some(hex(&[9; 32])),
         }

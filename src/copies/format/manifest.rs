@@ -37,6 +37,8 @@ pub struct Summary {
     pub files: u64,
     /// Of the files' content, holes included.
     pub bytes: u64,
+    /// Stands for the content of all files that [`Writer::large_over`] tells apart, wherever they lie; 0: there is none.
+    pub large: u64,
 }
 
 /// Writes a manifest. Without [`Writer::finish`] it is not one.
@@ -49,6 +51,7 @@ pub struct Writer<W: Write> {
     number: u64,
     totals: Summary,
     last: Vec<u8>,
+    large_over: Option<u64>,
 }
 
 impl<W: Write> Writer<W> {
@@ -62,7 +65,14 @@ impl<W: Write> Writer<W> {
             number: 0,
             totals: Summary::default(),
             last: Vec::new(),
+            large_over: None,
         }
+    }
+
+    /// Files of at least so many bytes are to be known again by [`Summary::large`].
+    #[must_use]
+    pub fn large_over(self, bytes: Option<u64>) -> Self {
+        Self { large_over: bytes, ..self }
     }
 
     /// The next one in the [`order`].
@@ -76,7 +86,7 @@ impl<W: Write> Writer<W> {
             io::Error::new(io::ErrorKind::InvalidInput, why)
         })?;
         self.last.clone_from(&entry.path);
-        self.totals.count(entry);
+        self.totals.count(entry, self.large_over);
         if self.section.len() >= SECTION_BYTES { self.close(ENTRIES) } else { Ok(()) }
     }
 
@@ -119,11 +129,18 @@ impl<W: Write> Writer<W> {
 }
 
 impl Summary {
-    fn count(&mut self, entry: &Entry) {
+    fn count(&mut self, entry: &Entry, large_over: Option<u64>) {
         self.entries += 1;
         if let Kind::File { size, .. } = entry.kind {
             self.files += 1;
             self.bytes = self.bytes.saturating_add(size);
+        }
+        if let (Kind::File { size, hash, .. }, Some(over)) = (&entry.kind, large_over)
+            && *size >= over
+        {
+            let [a, b, c, d, e, f, g, h, ..] = *hash;
+            // A sum, so that the order and the names of the files do not matter; never 0, which says that there are none.
+            self.large = self.large.wrapping_add(u64::from_le_bytes([a, b, c, d, e, f, g, h])).max(1);
         }
     }
 }
@@ -249,7 +266,7 @@ impl<R: Read> Reader<R> {
         if self.decoder.is_out_of_order() {
             return Err(ManifestError::Order { path: entry.path.escape_ascii().to_string() });
         }
-        self.totals.count(&entry);
+        self.totals.count(&entry, None);
         Ok(Some(entry))
     }
 

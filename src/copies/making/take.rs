@@ -42,6 +42,7 @@ use crate::copies::place::target::{CommittedCopy, Set};
 use crate::engine::copies::catalog::{Cause, Suspicion, Unchanged};
 use crate::engine::copies::order::{Failure, FailureKind, Outcome, Phase, Progress};
 use crate::engine::copies::plan::{CopyPlan, Quiesce};
+use crate::engine::copies::rotate::BUILT;
 use crate::engine::types::Time;
 use crate::sys::dir::{Dir, Rename};
 
@@ -62,8 +63,16 @@ pub fn take(set: &mut Set, plan: &CopyPlan, cause: Cause, conduct: &mut dyn Cond
     let began = conduct.now();
     recover(set, conduct)?;
     let exclude = Exclude::new(&plan.exclude).map_err(|error| other("exclude", &error))?;
-    let mut run =
-        Run { plan, exclude, cause, began, quiesced: false, put_off: BTreeSet::new(), findings: Findings::default() };
+    let mut run = Run {
+        plan,
+        exclude,
+        cause,
+        began,
+        quiesced: false,
+        put_off: BTreeSet::new(),
+        findings: Findings::default(),
+        missing: 1,
+    };
     let taken = run.take(set, conduct);
     run.release(conduct);
     run.findings.sum_up(conduct);
@@ -72,6 +81,9 @@ pub fn take(set: &mut Set, plan: &CopyPlan, cause: Cause, conduct: &mut dyn Cond
         Err(failure) => {
             // The failure is what there is to tell; whatever is left of the work is removed before the next run.
             let _ = crate::copies::place::recover::empty_work(set);
+            if failure.kind == FailureKind::Full {
+                conduct.full(run.missing);
+            }
             Err(failure)
         }
     }
@@ -86,6 +98,8 @@ struct Run<'a> {
     /// What is not read before a service holds still.
     put_off: BTreeSet<u64>,
     findings: Findings,
+    /// Bytes for which there is no room, as far as that is known.
+    missing: u64,
 }
 
 /// A copy on its way.
@@ -128,7 +142,7 @@ impl Run<'_> {
         let reflinks = set.probe()?;
         // The room for it is no condition of a copy.
         let _ = reserve::make(&set.place.root);
-        preflight(set, self.plan, &survey)?;
+        self.preflight(set, &survey)?;
         self.make(set, base.as_ref(), newest.as_ref(), survey, Judged { suspect, reflinks }, conduct)
     }
 
@@ -165,6 +179,8 @@ impl Run<'_> {
             unstable: tally.unstable,
             suspect: judged.suspect,
             clock_suspect: self.is_clock_suspect(newest, conduct),
+            large: built.summary.large,
+            large_over: self.plan.space.large.map_or(0, |large| large.over),
             sources,
             previous: newest.map(|newest| hash_of(&newest.commit)).transpose()?,
         };
@@ -254,7 +270,8 @@ impl Run<'_> {
         let shown = set.path().join(WORK).join(&making.work).display().to_string();
         let failed = |error: std::io::Error| on_target(&shown, &error);
         let manifest = making.dir.create(OsStr::new(MANIFEST), 0o600).map_err(failed)?;
-        let writer = Writer::new(manifest.try_clone().map_err(failed)?);
+        let writer = Writer::new(manifest.try_clone().map_err(failed)?)
+            .large_over(self.plan.space.large.map(|large| large.over));
         let older = base.map(|base| base.data.again().map(Cursor::new)).transpose().map_err(failed)?;
         let data = making.dir.sub(DATA.as_ref()).map_err(failed)?;
         let merge = merge(self.plan, base, &self.exclude)?.map_err(|error| damaged(set, base, &error))?;
@@ -327,6 +344,31 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Whether there will be room for it.
+    fn preflight(&mut self, set: &Set, survey: &Survey) -> Result<(), Failure> {
+        let space = set.dir.space().map_err(|error| set.failed("", &error))?;
+        let share = u128::from(space.size_bytes) * u128::from(self.plan.space.reserve_permille) / 1000;
+        let reserve = u64::try_from(share).unwrap_or(u64::MAX).max(self.plan.space.reserve_bytes);
+        let needed = survey.new_bytes.saturating_add(reserve);
+        if needed > space.free_bytes {
+            self.missing = needed - space.free_bytes;
+            return Err(full(format!(
+                "{}: {} bytes are missing: about {} are to be written, {reserve} are to stay free, {} are free",
+                set.path().display(),
+                self.missing,
+                survey.new_bytes,
+                space.free_bytes
+            )));
+        }
+        let inodes = survey.new_inodes + INODES_KEPT;
+        if space.inodes > 0 && inodes > space.free_inodes {
+            let missing = inodes - space.free_inodes;
+            let what = format!("{}: {missing} inodes are missing", set.path().display());
+            return Err(full(what));
+        }
+        Ok(())
+    }
+
     fn quiesce(&mut self, conduct: &mut dyn Conduct) -> Result<(), Failure> {
         if self.quiesced || self.plan.quiesce == Quiesce::None {
             return Ok(());
@@ -351,7 +393,7 @@ impl Run<'_> {
             let ahead = self.began > newest.after(CLOCK_AHEAD_MAX.max(interval));
             self.began.after(CLOCK_BACK_MAX) < newest || (ahead && !conduct.is_clock_synchronised())
         });
-        went_wrong || self.began < CLOCK_FIRST
+        went_wrong || self.began < CLOCK_FIRST.max(BUILT)
     }
 }
 
@@ -401,30 +443,6 @@ fn damaged(set: &mut Set, base: Option<&CommittedCopy>, error: &ManifestError) -
         what,
         Some("the next run goes by an older copy; `copies verify` tells what is left of this one"),
     )
-}
-
-/// Whether there will be room for it.
-fn preflight(set: &Set, plan: &CopyPlan, survey: &Survey) -> Result<(), Failure> {
-    let space = set.dir.space().map_err(|error| set.failed("", &error))?;
-    let share = u128::from(space.size_bytes) * u128::from(plan.space.reserve_permille) / 1000;
-    let reserve = u64::try_from(share).unwrap_or(u64::MAX).max(plan.space.reserve_bytes);
-    let needed = survey.new_bytes.saturating_add(reserve);
-    if needed > space.free_bytes {
-        let missing = needed - space.free_bytes;
-        return Err(full(format!(
-            "{}: {missing} bytes are missing: about {} are to be written, {reserve} are to stay free, {} are free",
-            set.path().display(),
-            survey.new_bytes,
-            space.free_bytes
-        )));
-    }
-    let inodes = survey.new_inodes + INODES_KEPT;
-    if space.inodes > 0 && inodes > space.free_inodes {
-        let missing = inodes - space.free_inodes;
-        let what = format!("{}: {missing} inodes are missing", set.path().display());
-        return Err(full(what));
-    }
-    Ok(())
 }
 
 fn begin(set: &Set, at: Time) -> Result<Making, Failure> {

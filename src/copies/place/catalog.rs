@@ -92,6 +92,7 @@ pub(in crate::copies) fn copy(listed: &Listed, state: &State) -> Copy {
         verified: marks.verified,
         bad: marks.bad,
         in_use: state.failed_over.as_ref().is_some_and(|over| over.seq == commit.seq),
-        large: 0,
+        large: commit.large,
+        large_over: commit.large_over,
     }
 }

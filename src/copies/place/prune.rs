@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::io;
 
 use super::catalog::{self, Listed};
-use super::recover::empty;
+use super::recover::empty_trash;
 use super::target::Set;
 use crate::copies::conduct::Conduct;
 use crate::copies::failure::failure;
@@ -35,7 +35,8 @@ pub fn prune(set: &mut Set, seqs: &[u64], conduct: &mut dyn Conduct) -> Result<O
     if let Some(newest) = staying.last() {
         point_latest(&set.dir, &newest.directory).map_err(|error| set.failed(LATEST, &error))?;
     }
-    empty(set, TRASH, conduct)?;
+    // What is left of it when something more urgent comes is swept away by the next run; the copies are gone with the rename.
+    empty_trash(set, conduct).map_err(|error| set.failed(TRASH, &error))?;
     let last = going.iter().chain(&staying).map(|listed| listed.commit.seq).max().unwrap_or(0);
     set.update(|state| {
         state.last_seq = state.last_seq.max(last);

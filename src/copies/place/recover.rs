@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::time::{Duration, Instant};
 
 use super::catalog;
 use super::target::Set;
@@ -31,6 +32,29 @@ pub fn recover(set: &mut Set, conduct: &mut dyn Conduct) -> Result<(), Failure> 
     Ok(())
 }
 
+/// Names that go at once, and how long that may take at least: removing a copy of a million files is not felt by whoever else uses the disk.
+const UNLINKS_AT_ONCE: u32 = 250;
+const UNLINKS_TAKE: Duration = Duration::from_millis(25);
+
+/// Empties `trash/`, at a pace, for as long as nothing is more urgent. Whether it is empty now: what stays is for the next time.
+pub(in crate::copies) fn empty_trash(set: &Set, conduct: &dyn Conduct) -> io::Result<bool> {
+    for (entry, _, _) in set.trash.entries()? {
+        let (mut gone, mut began) = (0, Instant::now());
+        let mut pace = || {
+            gone += 1;
+            if gone % UNLINKS_AT_ONCE == 0 && !conduct.is_cancelled() {
+                std::thread::sleep(UNLINKS_TAKE.saturating_sub(began.elapsed()));
+                began = Instant::now();
+            }
+        };
+        if conduct.is_cancelled() {
+            return Ok(false);
+        }
+        remove_at(set, &set.trash, &entry, &mut pace)?;
+    }
+    Ok(true)
+}
+
 /// Removes everything in one directory of the set. That must be possible on a full disk, too.
 pub(in crate::copies) fn empty(set: &Set, name: &str, conduct: &mut dyn Conduct) -> Result<(), Failure> {
     let directory = if name == WORK { &set.work } else { &set.trash };
@@ -54,10 +78,14 @@ pub(in crate::copies) fn empty_work(set: &Set) -> io::Result<()> {
 
 /// Removes whatever has this name. A file system that needs room to delete gets that of the reserve.
 pub(in crate::copies) fn remove(set: &Set, directory: &Dir, name: &OsStr) -> io::Result<()> {
-    match directory.remove_tree(name, &mut || {}) {
+    remove_at(set, directory, name, &mut || {})
+}
+
+fn remove_at(set: &Set, directory: &Dir, name: &OsStr, pace: &mut dyn FnMut()) -> io::Result<()> {
+    match directory.remove_tree(name, pace) {
         Err(error) if crate::copies::failure::is_full(&error) => {
             super::reserve::give_up(&set.place.root)?;
-            directory.remove_tree(name, &mut || {}).map(drop)
+            directory.remove_tree(name, pace).map(drop)
         }
         removed => removed.map(drop),
     }

@@ -9,11 +9,15 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use crate::copies::format::layout::directory_of;
+use crate::engine::copies::order::{Swap, SwapKind};
 use crate::engine::types::Time;
 use crate::sys::dir::{Dir, Rename};
 
 /// What is built lies under this until it is whole; with `.NAME.` before it beside something, without a name within a mount point.
 const BUILT: &str = "mainstay-restore";
+/// In the name of what was there, and in that of what was put back out of its place.
+const BEFORE: &[u8] = b"before-";
+const FAILED: &[u8] = b"failed-";
 /// A directory of the file system's own, which cannot be moved.
 const LOST_AND_FOUND: &str = "lost+found";
 /// Of a name that becomes part of another.
@@ -44,7 +48,7 @@ pub(in crate::copies) enum SpotKind {
 }
 
 /// A directory at or below a source by that source, any other by its path.
-fn opened(path: &Path, sources: &[PathBuf]) -> io::Result<Dir> {
+pub fn opened(path: &Path, sources: &[PathBuf]) -> io::Result<Dir> {
     let below = sources.iter().find_map(|source| Some((source, path.strip_prefix(source).ok()?)));
     match below.filter(|(_, rest)| !rest.as_os_str().is_empty()) {
         Some((source, rest)) => Dir::open(source)?.sub(rest),
@@ -89,6 +93,27 @@ impl Spot {
 
     pub(in crate::copies) fn kept_path(&self) -> PathBuf {
         self.around().join(&self.kept)
+    }
+
+    /// What an exchange must know, once something is built.
+    pub(super) fn swap(&self) -> io::Result<Swap> {
+        let kind = match self.kind {
+            SpotKind::Free => SwapKind::Free,
+            SpotKind::Taken => SwapKind::Taken,
+            SpotKind::MountPoint => SwapKind::MountPoint,
+        };
+        let kept = self.kept.as_bytes();
+        let before = kept.windows(BEFORE.len()).rposition(|part| part == BEFORE).unwrap_or(0);
+        let failed = [&kept[..before], FAILED, &kept[before + BEFORE.len()..]].concat();
+        let aside = free_name(&self.dir, OsString::from_vec(failed))?;
+        Ok(Swap {
+            path: self.path.clone(),
+            kind,
+            built: self.around().join(&self.built),
+            kept: self.kept_path(),
+            aside: self.around().join(aside),
+            new: self.dir.stat(&self.built)?.ino,
+        })
     }
 
     /// Takes away what a run that was cut off has left, or this one.
@@ -182,13 +207,14 @@ impl Spot {
     }
 }
 
-fn is_of_file_system(name: &OsStr) -> bool {
+pub fn is_of_file_system(name: &OsStr) -> bool {
     name == LOST_AND_FOUND
 }
 
 /// What an earlier restore kept is not moved on by a later one.
-fn is_of_earlier_restore(name: &OsStr) -> bool {
-    let seq = name.as_bytes().strip_prefix(b".before-").map(OsStr::from_bytes);
+pub fn is_of_earlier_restore(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    let seq = name.strip_prefix(b".before-").or_else(|| name.strip_prefix(b".failed-")).map(OsStr::from_bytes);
     seq.is_some_and(|seq| crate::copies::format::layout::seq_of(seq).is_some())
 }
 

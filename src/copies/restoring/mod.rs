@@ -8,3 +8,4 @@ pub mod restore_test;
 #[cfg(test)]
 mod restore_tests;
 pub mod selection;
+pub mod swap;

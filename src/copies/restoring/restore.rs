@@ -44,9 +44,10 @@ pub fn restore(
     let mut job = Job { set, copy, selection, totals, conduct };
     job.is_all_there()?;
     match &wanted.place {
-        Place::Into(_) | Place::Replace if wanted.dry_run => job.dry_run(plan, &wanted.place),
+        Place::Into(_) | Place::Replace | Place::Beside if wanted.dry_run => job.dry_run(plan, &wanted.place),
         Place::Into(directory) => job.elsewhere(directory),
         Place::Replace => job.replace(plan, wanted.force),
+        Place::Beside => job.beside(plan),
     }
 }
 
@@ -203,14 +204,29 @@ impl Job<'_> {
         let built = self.build_roots(&roots, &mut progress);
         let replaced = built.and_then(|()| self.exchange(&roots));
         if replaced.is_err() {
-            for root in &roots {
-                // It failed already; what stays is taken away by the next restore.
-                let _ = root.spot.clear();
-            }
+            clear(&roots);
         }
         let kept = replaced?;
         self.conduct.progress(progress);
         Ok(Outcome::Restored { seq: self.seq(), files: progress.files, bytes: progress.bytes, kept })
+    }
+
+    /// Who uses what is there may go on: it is looked at when it is exchanged.
+    fn beside(&mut self, plan: &CopyPlan) -> Result<Outcome, Failure> {
+        let roots = self.roots(plan)?;
+        let places: Vec<PathBuf> = roots.iter().map(|root| root.spot.path.clone()).collect();
+        checks::no_mounts_below(&places)?;
+        checks::room(roots.iter().map(|root| (&root.spot.dir, root.spot.around())), self.totals.data_bytes, self.set)?;
+        let mut progress = self.progress();
+        let built = self.build_roots(&roots, &mut progress).and_then(|()| {
+            let swap = |root: &Root| root.spot.swap().map_err(|error| other(root.spot.path.display(), &error));
+            roots.iter().map(swap).collect()
+        });
+        if built.is_err() {
+            clear(&roots);
+        }
+        self.conduct.progress(progress);
+        Ok(Outcome::Built { seq: self.seq(), files: progress.files, bytes: progress.bytes, swaps: built? })
     }
 
     fn build_roots(&mut self, roots: &[Root], progress: &mut Progress) -> Result<(), Failure> {
@@ -363,7 +379,7 @@ impl Job<'_> {
                 });
                 directory.clone()
             }
-            Place::Replace => {
+            Place::Replace | Place::Beside => {
                 for root in self.roots(plan)? {
                     let (path, kept) = (root.spot.path.display(), root.spot.kept_path());
                     lines.push(|| match root.spot.kind {
@@ -403,6 +419,14 @@ pub(in crate::copies) struct Lines {
 impl Lines {
     pub(in crate::copies) fn push(&mut self, line: impl FnOnce() -> String) {
         if self.lines.len() < LINES_MAX { self.lines.push(line()) } else { self.more += 1 }
+    }
+}
+
+/// After a failure; what stays is taken away by the next restore.
+fn clear(roots: &[Root]) {
+    for root in roots {
+        // It failed already.
+        let _ = root.spot.clear();
     }
 }
 

@@ -19,9 +19,9 @@ use crate::sys::dir::Dir;
 use crate::sys::{mounts, writers};
 
 /// What a file of SQLite begins with (sqlite.org/fileformat.html).
-const SQLITE: &[u8; 16] = b"SQLite format 3\0";
+pub const SQLITE: &[u8; 16] = b"SQLite format 3\0";
 /// What SQLite leaves beside a database when it is not closed, and applies to whatever has its name next.
-const LOGS: [&str; 2] = ["-wal", "-journal"];
+pub const LOGS: [&str; 2] = ["-wal", "-journal"];
 /// Of the bytes to be restored: names, inodes, and what rounding takes.
 const SURCHARGE_PERCENT: u64 = 5;
 
@@ -100,7 +100,7 @@ pub(in crate::copies) fn no_log_beside(
     Ok(())
 }
 
-fn log_is_left(path: &Path) -> Failure {
+pub fn log_is_left(path: &Path) -> Failure {
     let what = format!(
         "{} belongs to another state of the database than the one in the copy, and would break it",
         path.display()

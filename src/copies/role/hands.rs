@@ -10,6 +10,7 @@ use crate::copies::place::prune::prune;
 use crate::copies::place::target::{Refused, Set, Target};
 use crate::copies::restoring::restore::restore;
 use crate::copies::restoring::restore_test::restore_test;
+use crate::copies::restoring::swap;
 use crate::engine::copies::catalog::{Catalog, TargetState};
 use crate::engine::copies::order::{Failure, Job, Outcome};
 use crate::engine::copies::plan::CopyPlan;
@@ -51,6 +52,8 @@ fn attempt(plan: &CopyPlan, job: &Job, conduct: &mut dyn Conduct) -> Result<Outc
             let mut set = Target::open_to_read(plan)?.lock()?;
             restore(&mut set, plan, wanted, conduct)
         }
+        // Without the target: what was built lies where it is to be.
+        Job::Exchange(wanted) => swap::exchange(plan, wanted, conduct),
         Job::Pin { seq, pinned } => mark(lock()?, *seq, |set| {
             set.update(|state| state.marks_of(*seq).pinned = *pinned)?;
             Ok(Outcome::Pinned)

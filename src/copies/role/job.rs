@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 
 use super::control::Control;
 use crate::copies::conduct::Conduct;
-use crate::engine::copies::catalog::Catalog;
+use crate::engine::copies::catalog::{Catalog, TargetState};
 use crate::engine::copies::order::{Finding, Job, Order, Outcome, Progress, Report};
 use crate::engine::copies::plan::{CopyPlan, Quiesce};
 use crate::engine::types::Time;
@@ -127,6 +127,10 @@ impl Conduct for Conductor {
 
     fn finding(&mut self, finding: Finding) {
         self.report(Report::Finding(finding));
+    }
+
+    fn full(&mut self, missing_bytes: u64) {
+        self.report(Report::Target(TargetState::Full { missing_bytes }));
     }
 
     fn is_cancelled(&self) -> bool {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::note::CopyNews;
-use super::order::Job;
-use super::rotate::{Ground, Occasion, judge, prune};
+use super::order::{Job, Which};
+use super::rotate::{BUILT, Ground, Occasion, judge, prune};
 use crate::engine::Engine;
 use crate::engine::action::{Action, Level, Outcome as Answer};
 use crate::engine::command::nearest;
@@ -61,8 +61,12 @@ impl Engine {
             return conflict(format!("{QUEUE_MAX} orders for copies {set} are waiting already; try again later"));
         }
         let Job::Prune { copies } = job else { return Ok(job) };
-        let occasion =
-            Occasion { now: self.now.wall, synchronised: self.now.wall_synchronised, ground: Ground::ByHand };
+        let occasion = Occasion {
+            now: self.now.wall,
+            synchronised: self.now.wall_synchronised,
+            built: BUILT,
+            ground: Ground::ByHand,
+        };
         if copies.is_empty() {
             return match prune(&memory.catalog, plan, occasion) {
                 Ok(copies) if copies.is_empty() => conflict(format!("copies {set}: nothing is to be removed")),
@@ -134,6 +138,38 @@ impl Engine {
         for set in self.copies.sets.keys().cloned().collect::<Vec<_>>() {
             self.end_copies(&set, "the agent shuts down");
         }
+        self.leave_restores();
         self.copies.due = true;
+    }
+
+    /// What is about to be read is not removed.
+    pub(super) fn mark_in_use(&mut self, set: &str) {
+        let mut used = self.copies_restored_from(set);
+        let Some(memory) = self.copies.sets.get_mut(set) else { return };
+        let running = memory.running.as_ref().map(|running| &running.order.job);
+        let waiting = memory.queue.iter().map(|asked| &asked.job);
+        used.extend(running.into_iter().chain(waiting).filter_map(Job::reads_from));
+        for copy in &mut memory.catalog.copies {
+            copy.in_use = used.contains(&copy.seq);
+        }
+    }
+}
+
+impl Job {
+    /// The copy that it names and reads.
+    fn reads_from(&self) -> Option<u64> {
+        match self {
+            Self::Restore(restore) => restore.seq,
+            Self::Verify { which: Which::One(seq) } => Some(*seq),
+            Self::Verify { which: Which::Newest | Which::All }
+            | Self::Take { .. }
+            | Self::Scrub
+            | Self::Prune { .. }
+            | Self::Pin { .. }
+            | Self::Accept { .. }
+            | Self::Exchange(_)
+            | Self::RestoreTest
+            | Self::Init { .. } => None,
+        }
     }
 }

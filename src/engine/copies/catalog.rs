@@ -133,6 +133,9 @@ pub struct Copy {
     /// Stands for all files of at least `space.large.over` with their content: another number where one of them is another. 0: there is none.
     #[serde(default)]
     pub large: u64,
+    /// That size, as it was when the copy was made.
+    #[serde(default)]
+    pub large_over: u64,
 }
 
 impl Copy {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::order::{Job, Order, Report};
 use super::plan::CopyPlan;
+use super::restore_service::RestoreAsked;
 use crate::engine::event::{Caller, Wait};
 use crate::engine::types::{ReplicaId, RequestId, RunId};
 
@@ -36,6 +37,13 @@ pub enum CopyEvent {
         set: String,
         job: Job,
         wait: Wait,
+    },
+    /// The data of a service are to come from copies; answered as a command.
+    RestoreService {
+        request: RequestId,
+        caller: Caller,
+        service: String,
+        asked: RestoreAsked,
     },
     /// A hook has ended.
     Hooked {

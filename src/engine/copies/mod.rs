@@ -22,11 +22,13 @@ mod health;
 mod owed;
 mod prune;
 pub(in crate::engine) mod quiet;
+pub mod restore_service;
 mod schedule;
 mod show;
+pub(in crate::engine) mod standstill;
 mod work;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +41,7 @@ use order::{Failure, Report};
 use plan::CopyPlan;
 use prune::Planned;
 use quiet::Quiet;
+use restore_service::{Restoring, Step};
 use rotate::Frozen;
 use schedule::Tried;
 use work::Running;
@@ -56,9 +59,26 @@ pub(in crate::engine) struct CopiesState {
     next_order: u64,
     /// The wall clock less the boot clock, as it was when deadlines were last computed (nanoseconds).
     wall_offset: i128,
+    /// By the name of the service.
+    #[serde(default)]
+    restoring: BTreeMap<String, Restoring>,
+    /// What an earlier agent was at, as long as nobody has gone on with it.
+    #[serde(default)]
+    resumed: Vec<(String, Step)>,
+    /// About restores, and not known to be on disk.
+    #[serde(default)]
+    decisions: BTreeSet<u64>,
     /// Sets are to be looked at.
     #[serde(skip)]
     due: bool,
+}
+
+/// A target without room for the next copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Full {
+    missing_bytes: u64,
+    /// That were free at that time.
+    free_bytes: u64,
 }
 
 /// One set.
@@ -92,6 +112,12 @@ struct SetMemory {
     retry: Option<Time>,
     tried: Tried,
     quiet: Option<Quiet>,
+    /// What the run under way, or the last one, has found to be missing.
+    #[serde(default)]
+    missing: Option<u64>,
+    /// The target is full.
+    #[serde(default)]
+    full: Option<Full>,
     too_old_told: bool,
     /// An earlier agent owes a command, and its role is waited for until then (mono).
     owed_until: Option<Time>,
@@ -108,6 +134,9 @@ impl Engine {
             CopyEvent::Command { request, caller, set, job, wait } => {
                 self.copy_command(request, &caller, &set, job, wait);
             }
+            CopyEvent::RestoreService { request, caller, service, asked } => {
+                self.restore_command(request, &caller, &service, asked);
+            }
             CopyEvent::Hooked { set, order, hook, result } => self.hooked(&set, order, hook, result),
         }
     }
@@ -117,12 +146,17 @@ impl Engine {
         match report {
             Report::Catalog(catalog) => {
                 let before = std::mem::replace(&mut memory.catalog, *catalog).target;
+                memory.heed_full();
+                self.mark_in_use(set);
+                let Some(memory) = self.copies.sets.get_mut(set) else { return };
                 let first = !std::mem::replace(&mut memory.heard, true);
                 self.target_changed(set, &before);
                 if first {
                     self.heard_first(set);
                 }
             }
+            // What follows is for the end of the run: something may go for it.
+            Report::Target(TargetState::Full { missing_bytes }) => memory.missing = Some(missing_bytes),
             Report::Target(state) => {
                 let before = std::mem::replace(&mut memory.catalog.target, state);
                 self.target_changed(set, &before);
@@ -189,6 +223,7 @@ impl Engine {
     pub(in crate::engine) fn review_copies(&mut self) {
         for set in self.copies.sets.keys().cloned().collect::<Vec<_>>() {
             if let Some(plan) = self.copy_plan(&set).cloned() {
+                self.mark_in_use(&set);
                 self.answer_the_impatient(&set);
                 self.after_run(&set, &plan);
                 self.review_quiet_set(&set);
@@ -198,6 +233,7 @@ impl Engine {
                 self.next_order(&set, &plan);
             }
         }
+        self.review_restores();
         self.arm_copies();
         self.alert_timer();
     }
@@ -223,7 +259,8 @@ impl Engine {
         let later = |at: &Time| *at > self.now.boot;
         let boot = self.copies.sets.keys().filter_map(|set| self.copies_deadline(set)).filter(later).min();
         let mono = self.copies.sets.values().filter_map(SetMemory::mono_deadline);
-        let mono = mono.min().map(|at| at.max(Time(self.now.mono.0 + 1)));
+        let restores = self.restores_deadline().filter(|at| *at > self.now.mono);
+        let mono = mono.chain(restores).min().map(|at| at.max(Time(self.now.mono.0 + 1)));
         match boot {
             Some(at) => self.boot_timers.set(TimerKey::Copies, at),
             None => self.boot_timers.cancel(TimerKey::Copies),
@@ -258,6 +295,16 @@ impl Engine {
 }
 
 impl SetMemory {
+    /// A full target counts as such until a run succeeds, or there is as much more room as was missing.
+    fn heed_full(&mut self) {
+        let Some(full) = self.full else { return };
+        if self.catalog.free_bytes >= full.free_bytes.saturating_add(full.missing_bytes) {
+            self.full = None;
+        } else if self.catalog.target == TargetState::Ready {
+            self.catalog.target = TargetState::Full { missing_bytes: full.missing_bytes };
+        }
+    }
+
     /// The earliest of the deadlines on the monotonic clock.
     fn mono_deadline(&self) -> Option<Time> {
         let quiet = self.quiet.as_ref().and_then(|quiet| quiet.until);

@@ -61,6 +61,11 @@ pub enum CopyNews {
         files: u64,
         kept: Vec<String>,
     },
+    /// What is done about the data of a service.
+    ServiceRestore {
+        service: String,
+        text: String,
+    },
     RestoreTested {
         seq: u64,
         files: u64,
@@ -99,6 +104,7 @@ impl CopyNews {
             Self::PruneFrozen { .. } => "prune_frozen",
             Self::Verified { .. } => "copy_verified",
             Self::Restored { .. } => "copy_restored",
+            Self::ServiceRestore { .. } => "service_restore",
             Self::RestoreTested { .. } => "restore_tested",
             Self::Finding(_) => "copy_finding",
             Self::Quiesced { .. } => "copy_quiesced",
@@ -137,6 +143,7 @@ impl CopyNews {
             Self::Restored { seq, files, kept } => {
                 format!("{files} files restored from copy {seq}; what was there is kept as {}", kept.join(", "))
             }
+            Self::ServiceRestore { service: _, text } => format!("restore: {text}"),
             Self::RestoreTested { seq, files } => {
                 format!("{files} files of copy {seq} were restored for a test, and are right")
             }

@@ -40,6 +40,8 @@ pub enum Job {
         seq: u64,
     },
     Restore(Box<Restore>),
+    /// Exchange what was built by a restore beside with what is there, or back.
+    Exchange(Box<Exchange>),
     /// Some files into scratch space beside the source, compared and removed.
     RestoreTest,
     /// Write the marker and the directories of the set; `claim` takes a target over that is marked already.
@@ -76,6 +78,51 @@ pub enum Place {
     Into(PathBuf),
     /// Where it was: built beside and exchanged; what was there is kept beside under the name that the report tells.
     Replace,
+    /// Beside where it was, and no further: an [`Exchange`] follows.
+    Beside,
+}
+
+/// Names that are exchanged, once or back. Done twice, it has done as much as once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchange {
+    pub swaps: Vec<Swap>,
+    pub to: SwapTo,
+    /// Also over files that somebody has open.
+    pub force: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SwapTo {
+    /// What was built comes into its place, what was there is kept.
+    New,
+    /// What was there comes back; what was built is put aside where it has been in its place, and removed where not.
+    Old,
+}
+
+/// Something that was built beside what it is to replace: all that is needed to tell later, without anything else, how far an exchange has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Swap {
+    pub path: PathBuf,
+    pub kind: SwapKind,
+    /// Where what was built lies before.
+    pub built: PathBuf,
+    /// Where what was there lies afterwards.
+    pub kept: PathBuf,
+    /// Where what was built lies when it has been in its place and was put back.
+    pub aside: PathBuf,
+    /// The inode of what was built.
+    pub new: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SwapKind {
+    /// Nothing is there.
+    Free,
+    Taken,
+    /// What lies in it is exchanged.
+    MountPoint,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -160,6 +207,25 @@ pub enum Outcome {
         bytes: u64,
         kept: Vec<PathBuf>,
     },
+    /// What was built beside, and what it is to be exchanged with.
+    Built {
+        seq: u64,
+        files: u64,
+        bytes: u64,
+        swaps: Vec<Swap>,
+    },
+    /// `aside`: where what was built lies now, as far as it had been in its place.
+    Swapped {
+        aside: Vec<PathBuf>,
+    },
+    /// The data of a service come from these copies now; `kept`: where what was there before lies. `ready`: the service has shown that it goes on
+    /// well with them; else `remark` says why nobody knows.
+    ServiceRestored {
+        copies: Vec<ServiceCopy>,
+        kept: Vec<PathBuf>,
+        ready: bool,
+        remark: Option<String>,
+    },
     /// Of a dry run: what would be done, one line each, at most [`LINES_MAX`]; `more` that do not fit.
     WouldRestore {
         seq: u64,
@@ -176,6 +242,15 @@ pub enum Outcome {
         uuid: String,
     },
     Failed(Failure),
+}
+
+/// What the data of a service were restored from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceCopy {
+    pub set: String,
+    pub seq: u64,
+    /// Somebody had read all of it again since it was made.
+    pub verified: bool,
 }
 
 /// Lines of a dry run.
@@ -284,6 +359,7 @@ impl Job {
             Self::Pin { pinned: false, .. } => "unpin",
             Self::Accept { .. } => "accept",
             Self::Restore(_) => "restore",
+            Self::Exchange(_) => "exchange",
             Self::RestoreTest => "restore test",
             Self::Init { .. } => "init",
         }

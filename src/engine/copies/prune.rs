@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Full;
 use super::catalog::TargetState;
 use super::note::CopyNews;
 use super::order::{Failure, Job};
-use super::plan::{CopyPlan, OnFull};
-use super::rotate::{Frozen, Ground, Occasion, judge, prune};
+use super::plan::CopyPlan;
+use super::rotate::{BUILT, Frozen, Ground, Occasion, judge, prune};
 use crate::engine::Engine;
 use crate::engine::action::Level;
 
@@ -19,7 +20,7 @@ pub(super) struct Planned {
 
 impl Engine {
     fn occasion(&self, ground: Ground) -> Occasion {
-        Occasion { now: self.now.wall, synchronised: self.now.wall_synchronised, ground }
+        Occasion { now: self.now.wall, synchronised: self.now.wall_synchronised, built: BUILT, ground }
     }
 
     /// A run has ended, and the catalog shows it.
@@ -59,26 +60,35 @@ impl Engine {
         true
     }
 
-    /// The target is full, and the oldest may go for it.
-    pub(super) fn make_room(&mut self, set: &str) {
-        let Some(plan) = self.copy_plan(set).filter(|plan| plan.space.on_full == OnFull::PruneOldest).cloned() else {
-            return;
-        };
-        let missing_bytes = match self.copies.sets.get(set).map(|memory| &memory.catalog.target) {
-            Some(TargetState::Full { missing_bytes }) => *missing_bytes,
-            Some(_) | None => 1,
-        };
-        if self.plan_prune(set, &plan, Ground::Full { missing_bytes }) {
+    /// The target is full. Whether something goes for it, so that the run can be tried again: what nothing keeps, and where the plan says so, the oldest.
+    pub(super) fn make_room(&mut self, set: &str) -> bool {
+        let Some(plan) = self.copy_plan(set).cloned() else { return false };
+        let missing_bytes = self.copies.sets.get(set).and_then(|memory| memory.missing).unwrap_or(1);
+        let goes = self.plan_prune(set, &plan, Ground::Full { missing_bytes });
+        if goes {
             self.try_at_once(set);
         }
+        goes
+    }
+
+    /// Nothing may go for it: that is told until there is room.
+    pub(super) fn is_full(&mut self, set: &str) {
+        let Some(memory) = self.copies.sets.get_mut(set) else { return };
+        let full = Full { missing_bytes: memory.missing.unwrap_or(1), free_bytes: memory.catalog.free_bytes };
+        memory.full = Some(full);
+        let before = memory.catalog.target.clone();
+        if before == TargetState::Ready {
+            memory.catalog.target = TargetState::Full { missing_bytes: full.missing_bytes };
+        }
+        self.target_changed(set, &before);
     }
 
     /// Whether a removal was begun: of what was planned, as far as it still is to go.
     pub(super) fn begin_prune(&mut self, set: &str, plan: &CopyPlan) -> bool {
         let Some(memory) = self.copies.sets.get_mut(set) else { return false };
         let Some(planned) = memory.planned.take() else { return false };
-        let occasion =
-            Occasion { now: self.now.wall, synchronised: self.now.wall_synchronised, ground: planned.ground };
+        let ground = planned.ground;
+        let occasion = Occasion { now: self.now.wall, synchronised: self.now.wall_synchronised, built: BUILT, ground };
         let still = prune(&memory.catalog, plan, occasion).unwrap_or_default();
         let copies: Vec<u64> = planned.copies.into_iter().filter(|seq| still.contains(seq)).collect();
         if copies.is_empty() {

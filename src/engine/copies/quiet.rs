@@ -17,10 +17,10 @@ use serde::{Deserialize, Serialize};
 use super::event::CopyAction;
 use super::note::CopyNews;
 use super::plan::Quiesce;
+use super::standstill::Standstill;
 use crate::engine::Engine;
 use crate::engine::action::Level;
 use crate::engine::fence::gauge::Gauge;
-use crate::engine::service::State;
 use crate::engine::types::{ReplicaId, RunId, ServiceId, Time, human};
 
 /// Between the first looks whether it stands still; then the last of them.
@@ -70,7 +70,7 @@ impl Engine {
     }
 
     /// Whether a copy wants this service stopped.
-    pub(in crate::engine) fn copies_stop(&self, service: ServiceId) -> bool {
+    pub(super) fn copies_quiet_stops(&self, service: ServiceId) -> bool {
         self.holds_still(service, How::Stopped)
     }
 
@@ -114,7 +114,7 @@ impl Engine {
         if let Some(memory) = self.copies.sets.get_mut(set) {
             memory.quiet = Some(quiet);
         }
-        self.follow_quiet(service);
+        self.follow_hold(service);
         if how == How::Frozen {
             // What was frozen for another reason is not the role's to thaw.
             let frozen = self.frozen_replicas(service).into_iter().filter(|id| !before.contains(id));
@@ -209,19 +209,6 @@ impl Engine {
         self.copy_action(set, CopyAction::Quiesced { order, frozen, max });
     }
 
-    /// The replicas are brought to where they should be.
-    fn follow_quiet(&mut self, service: ServiceId) {
-        if !self.services.contains_key(&service) {
-            return;
-        }
-        for id in self.replicas_of(service) {
-            self.freeze_or_thaw(id);
-            self.refresh(id);
-            self.dirty.insert(id);
-        }
-        self.touched.insert(service);
-    }
-
     /// What is stopped may be down by now, and what is frozen stand still; what holds still for too long goes on; a hook may be late.
     pub(super) fn review_quiet_set(&mut self, set: &str) {
         self.hook_late(set);
@@ -258,17 +245,10 @@ impl Engine {
     }
 
     fn look_whether_down(&mut self, set: &str, quiet: &Quiet) {
-        if !self.services.contains_key(&quiet.service) {
-            return self.tell_quiet(set, Vec::new(), STOPPED_MAX);
-        }
-        let ids = self.replicas_of(quiet.service);
-        let stuck = ids.iter().find(|id| matches!(self.at(**id).state, State::Stuck { .. }));
-        if let Some(stuck) = stuck {
-            let why = format!("{} does not stop", self.label(*stuck));
-            return self.refuse_quiet(set, why);
-        }
-        if ids.iter().all(|id| self.at(*id).run.is_none()) {
-            self.tell_quiet(set, Vec::new(), STOPPED_MAX);
+        match self.standstill(quiet.service) {
+            Standstill::NotYet => {}
+            Standstill::Proven => self.tell_quiet(set, Vec::new(), STOPPED_MAX),
+            Standstill::Stuck(why) => self.refuse_quiet(set, why),
         }
     }
 
@@ -281,7 +261,7 @@ impl Engine {
 
     fn let_go(&mut self, set: &str, late: Late) {
         let Some(quiet) = self.copies.sets.get_mut(set).and_then(|memory| memory.quiet.take()) else { return };
-        self.follow_quiet(quiet.service);
+        self.follow_hold(quiet.service);
         if self.copies.sets.get(set).is_some_and(|memory| memory.linked) {
             self.copy_action(set, CopyAction::Resumed { order: quiet.order });
         }
@@ -289,13 +269,6 @@ impl Engine {
         let ms = u64::try_from(self.now.mono.since(quiet.since).as_millis()).unwrap_or(u64::MAX);
         let (level, late) = if late == Late::Yes { (Level::Warn, true) } else { (Level::Debug, false) };
         self.copy_note(set, level, CopyNews::Quiesced { service, ms, late });
-    }
-
-    /// A replica of a service that holds still for a copy has changed: the copy may be able to go on, or is disturbed.
-    pub(in crate::engine) fn quiet_changed(&mut self, service: ServiceId) {
-        if self.copies_stop(service) || self.copies_freeze(service) {
-            self.copies.due = true;
-        }
     }
 }
 

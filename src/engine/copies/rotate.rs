@@ -11,8 +11,6 @@
 //! * Whatever the rules and a full disk say, these stay: the newest good copy, the newest that was verified from the disk, the last `min_keep`
 //!   good ones, what is pinned, in use, or run from.
 //! * Nothing is removed at all while it is doubtful what is good ([`Frozen`]), and never more than half of the copies at once.
-//!
-//! Not here: whether the clock is before the build of this binary. The role, which knows that, marks such a copy as `clock_suspect`.
 
 mod calendar;
 #[cfg(test)]
@@ -24,7 +22,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{Catalog, Copy};
-use super::plan::CopyPlan;
+use super::plan::{CopyPlan, OnFull};
 use crate::engine::types::{Time, human};
 
 /// One copy and all that keeps it. Nothing: it goes.
@@ -123,6 +121,8 @@ pub struct Occasion {
     pub now: Time,
     /// Whether the kernel says that it is disciplined.
     pub synchronised: bool,
+    /// When the program was made: an earlier clock is wrong.
+    pub built: Time,
     pub ground: Ground,
 }
 
@@ -134,6 +134,10 @@ pub enum Frozen {
     /// The newest copy is suspect and nobody has accepted it.
     Suspect {
         seq: u64,
+    },
+    /// The clock is before the time at which this program was made.
+    ClockBeforeBuild {
+        by: Duration,
     },
     /// The clock is before the newest copy.
     ClockBehind {
@@ -158,6 +162,12 @@ impl Frozen {
             Self::Suspect { seq } => {
                 format!("copy {seq}, the newest, is suspect; if it is right: `mainstay copies accept {set} {seq}`")
             }
+            Self::ClockBeforeBuild { by } => {
+                format!(
+                    "the clock is {} before the time at which this program was made; it ends when the clock is right",
+                    human(*by)
+                )
+            }
             Self::ClockBehind { by } => {
                 format!("the clock is {} before the newest copy; the next copy ends this", human(*by))
             }
@@ -174,6 +184,8 @@ impl Frozen {
     }
 }
 
+/// When this program was made (wall), as its source says; 0 where that is not known.
+pub const BUILT: Time = Time(seconds(env!("MAINSTAY_BUILT_S")).saturating_mul(1_000_000_000));
 /// What is not good stays for so long.
 pub const SUSPECT_STAYS: Duration = Duration::from_secs(14 * 24 * 3_600);
 /// A clock may be this much before the newest copy.
@@ -182,6 +194,16 @@ const CLOCK_BEHIND_MAX: Duration = Duration::from_secs(120);
 const CLOCK_AHEAD_MIN: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// Sources are looked at this often at least, whatever else the plan says.
 pub const FULL_SCAN: Duration = Duration::from_secs(24 * 3_600);
+
+/// Of digits alone.
+const fn seconds(text: &str) -> u64 {
+    let (digits, mut at, mut sum) = (text.as_bytes(), 0, 0);
+    while at < digits.len() {
+        sum = sum * 10 + (digits[at] - b'0') as u64;
+        at += 1;
+    }
+    sum
+}
 
 /// For each copy, in its order, all that keeps it. `now` is the wall clock.
 #[must_use]
@@ -230,7 +252,9 @@ pub fn prune(catalog: &Catalog, plan: &CopyPlan, occasion: Occasion) -> Result<V
     let at_most = catalog.copies.len() / 2;
     let mut goes: Vec<u64> = judged.iter().filter(|kept| kept.reasons.is_empty()).map(|kept| kept.seq).collect();
     match occasion.ground {
-        Ground::Full { missing_bytes } if goes.is_empty() => goes = oldest_of(catalog, &judged, missing_bytes),
+        Ground::Full { missing_bytes } if goes.is_empty() && plan.space.on_full == OnFull::PruneOldest => {
+            goes = oldest_of(catalog, &judged, missing_bytes)
+        }
         Ground::Full { .. } | Ground::NoRun | Ground::Run | Ground::ByHand => {}
     }
     goes.truncate(at_most);
@@ -244,6 +268,9 @@ pub fn frozen(catalog: &Catalog, plan: &CopyPlan, occasion: Occasion) -> Option<
         return Some(Frozen::NoRun);
     }
     let newest = catalog.copies.last()?;
+    if occasion.now < occasion.built {
+        return Some(Frozen::ClockBeforeBuild { by: occasion.built.since(occasion.now) });
+    }
     if newest.suspect.is_some() && !newest.accepted {
         return Some(Frozen::Suspect { seq: newest.seq });
     }
@@ -329,7 +356,8 @@ fn capped(catalog: &Catalog, plan: &CopyPlan) -> BTreeSet<u64> {
     let room = usize::try_from(large.keep.max(1)).unwrap_or(usize::MAX);
     let mut versions = BTreeSet::new();
     let fits = |copy: &&Copy| {
-        let known = copy.large == 0 || versions.contains(&copy.large);
+        // What was told apart by another size cannot be compared: it counts as if there was no cap.
+        let known = copy.large == 0 || copy.large_over != large.over || versions.contains(&copy.large);
         known || (versions.len() < room && versions.insert(copy.large))
     };
     let newest_first = catalog.copies.iter().rev().filter(|copy| copy.is_good());

@@ -123,11 +123,13 @@ impl Engine {
         let paused = self.paused(plan).is_some();
         let due_run = next_run(memory, plan, self.now.wall).filter(|(at, _)| *at <= self.now.wall);
         let due_run = due_run.filter(|_| !paused && memory.retry.is_none_or(|at| at <= self.now.boot));
-        let urgent = !memory.queue.is_empty() || due_run.is_some();
+        let restores = self.is_awaited_by_restore(set);
+        let due_run = due_run.filter(|_| !self.waits_for_restore(plan));
+        let urgent = !memory.queue.is_empty() || due_run.is_some() || restores;
         if memory.running.is_some() {
             return self.make_way(set, urgent);
         }
-        if self.begin_by_hand(set) || (!paused && self.begin_prune(set, plan)) {
+        if self.begin_for_restore(set) || self.begin_by_hand(set) || (!paused && self.begin_prune(set, plan)) {
             return;
         }
         if let Some((_, cause)) = due_run {
@@ -146,6 +148,7 @@ impl Engine {
                 | Job::Pin { .. }
                 | Job::Accept { .. }
                 | Job::Restore(_)
+                | Job::Exchange(_)
                 | Job::Init { .. } => {}
             }
         }

@@ -1,6 +1,6 @@
 //! What others see of copies.
 
-use super::rotate::{Ground, Occasion, frozen, judge};
+use super::rotate::{BUILT, Ground, Occasion, frozen, judge};
 use super::schedule::next_run;
 use super::view::CopyView;
 use crate::engine::Engine;
@@ -17,7 +17,7 @@ impl Engine {
         let (memory, plan) = (self.copies.sets.get(set)?, self.copy_plan(set)?);
         let (state, why) = self.copies_state(set);
         let ground = if memory.succeeded { Ground::Run } else { Ground::NoRun };
-        let occasion = Occasion { now: now.wall, synchronised: now.wall_synchronised, ground };
+        let occasion = Occasion { now: now.wall, synchronised: now.wall_synchronised, built: BUILT, ground };
         let next = next_run(memory, plan, now.wall).map(|(at, _)| at.max(now.wall));
         let retry = memory.retry.filter(|at| *at > now.boot).map(|at| now.wall.after(at.since(now.boot)));
         Some(CopyView {

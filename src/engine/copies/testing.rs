@@ -35,6 +35,7 @@ pub(in crate::engine) fn copy(seq: u64, at: Time) -> Copy {
         bad: 0,
         in_use: false,
         large: 0,
+        large_over: 0,
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::SetMemory;
+use super::catalog::TargetState;
 use super::event::{CopyAction, Hook};
 use super::note::CopyNews;
 use super::order::{Failure, FailureKind, Job, Order, Outcome, Progress};
@@ -59,13 +60,14 @@ impl Running {
     pub(super) fn gives_way(&self, to_operator: bool) -> bool {
         let by_itself = self.asked.is_none() && !self.cancelled;
         match self.order.job {
-            Job::Scrub => by_itself,
+            // A copy is gone at once; only what was in it is still being unlinked.
+            Job::Scrub | Job::Prune { .. } => by_itself,
             Job::Verify { .. } | Job::RestoreTest => by_itself && to_operator,
             Job::Take { .. }
-            | Job::Prune { .. }
             | Job::Pin { .. }
             | Job::Accept { .. }
             | Job::Restore(_)
+            | Job::Exchange(_)
             | Job::Init { .. } => false,
         }
     }
@@ -167,6 +169,7 @@ impl Engine {
             memory.queue.push_front(asked);
         }
         let id = running.order.id;
+        self.restore_job_lost(set, id);
         let what = "its role ended while it worked on this; what it had done is unknown".to_owned();
         let remedy = Some(format!("see `mainstay status @copy.{set}`"));
         self.copy_done(set, id, Outcome::Failed(Failure { kind: FailureKind::Other, what, remedy }));
@@ -249,6 +252,11 @@ impl Engine {
     pub(super) fn make_way(&mut self, set: &str, urgent: bool) {
         let Some(memory) = self.copies.sets.get_mut(set).filter(|_| urgent) else { return };
         let operator = !memory.queue.is_empty();
+        let makes_room = memory.missing.is_some()
+            && memory.running.as_ref().is_some_and(|running| matches!(running.order.job, Job::Prune { .. }));
+        if makes_room {
+            return;
+        }
         let Some(running) = memory.running.as_mut().filter(|running| running.gives_way(operator)) else { return };
         running.cancelled = true;
         let order = running.order.id;
@@ -258,6 +266,7 @@ impl Engine {
     fn finish_order(&mut self, set: &str, outcome: Outcome) {
         let Some(running) = self.copies.sets.get_mut(set).and_then(|memory| memory.running.take()) else { return };
         self.tell_outcome(set, &running, &outcome);
+        self.restore_job_done(set, running.order.id, &outcome);
         match (&outcome, &running.order.job) {
             (Outcome::Taken { seq, .. } | Outcome::Unchanged { seq }, _) => self.run_succeeded(set, &running, *seq),
             (Outcome::Failed(failure), Job::Take { .. }) => self.run_failed(set, &running, failure),
@@ -269,6 +278,9 @@ impl Engine {
                 | Outcome::Scrubbed
                 | Outcome::Restored { .. }
                 | Outcome::WouldRestore { .. }
+                | Outcome::Built { .. }
+                | Outcome::Swapped { .. }
+                | Outcome::ServiceRestored { .. }
                 | Outcome::Tested { .. }
                 | Outcome::Pinned
                 | Outcome::Accepted
@@ -285,10 +297,16 @@ impl Engine {
         let took = self.now.boot.since(running.began_boot);
         let Some(memory) = self.copies.sets.get_mut(set) else { return };
         memory.succeeded = true;
+        (memory.missing, memory.full) = (None, None);
+        let before = memory.catalog.target.clone();
+        if matches!(before, TargetState::Full { .. }) {
+            memory.catalog.target = TargetState::Ready;
+        }
         memory.last_run = Some(running.began);
         memory.last_took = took;
         memory.after_run = Some(seq);
         (memory.failures, memory.failure, memory.retry) = (0, None, None);
+        self.target_changed(set, &before);
     }
 
     fn run_failed(&mut self, set: &str, running: &Running, failure: &Failure) {
@@ -319,8 +337,8 @@ impl Engine {
         memory.failure = Some(failure.clone());
         memory.retry = Some(boot.after(retry_after(memory.failures)));
         let wait = retry_after(memory.failures);
-        if failure.kind == FailureKind::Full {
-            self.make_room(set);
+        if failure.kind == FailureKind::Full && !self.make_room(set) {
+            self.is_full(set);
         }
         if !known {
             let next = format!("next try in {}", human(wait));
@@ -361,6 +379,9 @@ impl Engine {
             Outcome::Failed(_)
             | Outcome::Scrubbed
             | Outcome::WouldRestore { .. }
+            | Outcome::Built { .. }
+            | Outcome::Swapped { .. }
+            | Outcome::ServiceRestored { .. }
             | Outcome::Pinned
             | Outcome::Accepted => {
                 return;
@@ -432,7 +453,8 @@ impl Job {
             | Self::Prune { .. }
             | Self::Pin { .. }
             | Self::Accept { .. }
-            | Self::RestoreTest => true,
+            | Self::RestoreTest
+            | Self::Exchange(_) => true,
             Self::Restore(_) | Self::Init { .. } => false,
         }
     }

@@ -13,5 +13,6 @@ mod health;
 mod host;
 mod host_helpers;
 mod order;
+mod restore_service;
 mod runs;
 mod watchdog;

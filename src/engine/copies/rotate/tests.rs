@@ -26,7 +26,7 @@ fn plan(keep: Keep) -> CopyPlan {
 }
 
 fn run(now: Time) -> Occasion {
-    Occasion { now, synchronised: true, ground: Ground::Run }
+    Occasion { now, synchronised: true, built: Time(0), ground: Ground::Run }
 }
 
 /// `seq: why why`, of those that stay.
@@ -176,13 +176,47 @@ fn a_full_disk_takes_the_oldest_down_to_min_keep() {
     copies.iter_mut().for_each(|copy| copy.written_bytes = 100);
     copies[1].pinned = true;
     let mut catalog = catalog(copies);
-    let plan = plan(Keep { last: 8, min_keep: 5, ..none() });
+    let mut plan = plan(Keep { last: 8, min_keep: 5, ..none() });
+    plan.space.on_full = OnFull::PruneOldest;
     let full = |missing_bytes| Occasion { ground: Ground::Full { missing_bytes }, ..run(MONDAY.after(DAY)) };
     assert_eq!(prune(&catalog, &plan, full(1)), Ok(vec![1]));
     assert_eq!(prune(&catalog, &plan, full(150)), Ok(vec![1, 3]));
     assert_eq!(prune(&catalog, &plan, full(u64::MAX)), Ok(vec![1, 3]));
     catalog.copies.retain(|copy| copy.seq > 3);
     assert_eq!(prune(&catalog, &plan, full(u64::MAX)), Ok(Vec::new()));
+}
+
+#[test]
+fn a_full_disk_takes_only_what_nothing_keeps_unless_the_plan_says_so() {
+    let copies = (0..8_u32).map(|n| copy(u64::from(n) + 1, MONDAY.after(HOUR * n))).collect();
+    let full = Occasion { ground: Ground::Full { missing_bytes: u64::MAX }, ..run(MONDAY.after(DAY)) };
+    let catalog = catalog(copies);
+    assert_eq!(prune(&catalog, &plan(Keep { last: 8, min_keep: 1, ..none() }), full), Ok(Vec::new()));
+    assert_eq!(prune(&catalog, &plan(Keep { last: 6, min_keep: 1, ..none() }), full), Ok(vec![1, 2]));
+}
+
+#[test]
+fn a_clock_from_before_this_program_was_made_removes_nothing() {
+    let copies = (0..8_u32).map(|n| copy(u64::from(n) + 1, MONDAY.after(HOUR * n))).collect();
+    let plan = plan(Keep { last: 2, min_keep: 1, ..none() });
+    let early = Occasion { built: MONDAY.after(DAY * 2), ..run(MONDAY.after(DAY)) };
+    let catalog = catalog(copies);
+    assert_eq!(prune(&catalog, &plan, early), Err(Frozen::ClockBeforeBuild { by: DAY }));
+    assert!(prune(&catalog, &plan, Occasion { built: MONDAY, ..early }).is_ok_and(|goes| !goes.is_empty()));
+}
+
+#[test]
+fn versions_of_large_files_told_apart_by_another_size_are_under_no_cap() {
+    let mut copies: Vec<Copy> = (0..6_u32).map(|n| copy(u64::from(n) + 1, MONDAY.after(HOUR * n))).collect();
+    for one in &mut copies {
+        (one.large, one.large_over) = (one.seq, 256 << 20);
+    }
+    let mut plan = plan(Keep { last: 6, min_keep: 1, ..none() });
+    plan.space.large = Some(Large { over: 256 << 20, keep: 2 });
+    let goes = |copies: &[Copy]| prune(&catalog(copies.to_vec()), &plan, run(MONDAY.after(DAY)));
+    assert_eq!(goes(&copies), Ok(vec![1, 2, 3]), "whole copies, at most half of all at once");
+    copies.iter_mut().for_each(|one| one.large_over = 1 << 30);
+    assert_eq!(goes(&copies), Ok(Vec::new()));
 }
 
 fn chance(rng: &mut Rng, one_in: u64) -> bool {
@@ -242,7 +276,7 @@ fn what_must_stay_stays() {
         let ground = [Ground::Run, Ground::ByHand, Ground::Full { missing_bytes }]
             [usize::try_from(rng.below(3)).expect("small")];
         let synchronised = chance(&mut rng, 2);
-        let Ok(goes) = prune(&catalog, &plan, Occasion { now, synchronised, ground }) else { continue };
+        let Ok(goes) = prune(&catalog, &plan, Occasion { now, synchronised, built: Time(0), ground }) else { continue };
         let gone = |copy: &&Copy| goes.contains(&copy.seq);
         let stays = |copy: &&Copy| !goes.contains(&copy.seq);
         let copies = &catalog.copies;

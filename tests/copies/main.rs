@@ -7,5 +7,6 @@
 
 mod bench;
 mod faults;
+mod flushes;
 mod model;
 mod power;

@@ -300,7 +300,7 @@ impl Engine {
         let Decided { wanted, drained, fence } = decided;
         let fences = replica.and_then(|index| self.find(ReplicaId { service, index }));
         let fences = fences.map_or(0, |replica| replica.memory.fences);
-        Decision { service: self.name(service).to_owned(), replica, wanted, drained, fence, fences }
+        Decision { service: self.name(service).to_owned(), replica, wanted, drained, fence, fences, failover: None }
     }
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::balance::table::TableMemory;
 use super::copies::event::CopyEvent;
+use super::copies::failover::Failover;
 use super::fence::FenceMemory;
 use super::fence::gauge::{Gauge, Written, Wrote};
 use super::fence::plan::FenceLevel;
@@ -196,6 +197,9 @@ pub struct Decision {
     /// How often in a row the agent fenced it (of a replica): each time it is held twice as long.
     #[serde(default)]
     pub fences: u32,
+    /// Of a set of copies, not of a service: its services run from a copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover: Option<Box<Failover>>,
 }
 
 /// A fence that an operator set: never lifted by the agent.

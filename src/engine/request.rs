@@ -59,7 +59,7 @@ impl Engine {
     }
 
     pub(super) fn persisted(&mut self, decision: u64, result: Result<(), String>) {
-        let own = self.fence.decisions.remove(&decision);
+        let own = self.fence.decisions.remove(&decision) | self.failover_saved(decision, &result);
         let asked = self.decisions.remove(&decision);
         if !own && asked.is_none() {
             return self.stale();

@@ -95,6 +95,8 @@ pub(super) enum Blocker {
     Slot,
     /// A disk that it needs fails.
     Disk,
+    /// Its data are moved to the disk of their copies, or back.
+    Copies,
 }
 
 /// How far a stop has come. Every phase but the first has a deadline.
@@ -125,6 +127,8 @@ pub(super) enum StopWhy {
     RestartWith(ServiceId),
     /// It is started again when the disk is well.
     DiskFailing,
+    /// It is started again when its data are where they are to be.
+    DataMove,
     Shutdown,
     Removed,
     NotReady,
@@ -150,6 +154,7 @@ impl StopWhy {
             | Self::DependencyLost(_)
             | Self::RestartWith(_)
             | Self::DiskFailing
+            | Self::DataMove
             | Self::Shutdown
             | Self::Removed
             | Self::Fenced => true,

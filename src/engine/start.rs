@@ -58,6 +58,7 @@ impl Engine {
             Blocker::Service(id) => self.name(id).to_owned(),
             Blocker::Slot => "a start slot".to_owned(),
             Blocker::Disk => self.disk_name(service),
+            Blocker::Copies => self.failover_blocks(service).unwrap_or_default(),
         }
     }
 

@@ -76,6 +76,7 @@ impl Engine {
             | StopWhy::DependencyLost(_)
             | StopWhy::RestartWith(_)
             | StopWhy::DiskFailing
+            | StopWhy::DataMove
             | StopWhy::Shutdown
             | StopWhy::Removed
             | StopWhy::NotReady
@@ -93,6 +94,7 @@ impl Engine {
             StopWhy::DependencyLost(other) => format!("it requires {}, which is not up", self.name(other)),
             StopWhy::RestartWith(other) => format!("it restarts with {}", self.name(other)),
             StopWhy::DiskFailing => "a disk that it needs fails".to_owned(),
+            StopWhy::DataMove => "its data are moved".to_owned(),
             StopWhy::Shutdown => "the agent shuts down".to_owned(),
             StopWhy::Removed => "it left the configuration".to_owned(),
             StopWhy::NotReady => "it was not ready in time".to_owned(),

@@ -16,6 +16,7 @@ mod child;
 mod commands;
 mod copies;
 mod dependencies;
+mod failover;
 mod fence;
 mod fence_commands;
 mod fence_limits;

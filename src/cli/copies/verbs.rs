@@ -158,6 +158,9 @@ fn request(job: &Job) -> (&'static str, serde_json::Value) {
         Job::Prune { copies } => ("prune", json!({ "copies": copies })),
         Job::Pin { seq, pinned } => (if *pinned { "pin" } else { "unpin" }, json!({ "copy": seq })),
         Job::Accept { seq } => ("accept", json!({ "copy": seq })),
+        Job::Failback { dry_run, force } => ("failback", json!({ "dry_run": dry_run, "force": force })),
+        // Parts of a failover, which only the agent orders.
+        Job::Materialise(_) | Job::Gather { .. } | Job::Dismiss { .. } => (job.word(), json!({})),
         Job::Init { claim } => ("init", json!({ "claim": claim })),
         Job::Restore(restore) => {
             let mut body = json!({ "paths": restore.paths, "dry_run": restore.dry_run, "force": restore.force });
@@ -209,6 +212,8 @@ fn tell(done: &Done) -> String {
         Outcome::Pinned => "done".to_owned(),
         Outcome::Accepted => "accepted: it counts as good from now on".to_owned(),
         Outcome::Initialised { uuid } => format!("the target is marked: write uuid: {uuid:?} into the configuration"),
+        Outcome::Materialised { seq, .. } => format!("copy {seq} is there to go on from"),
+        Outcome::Dismissed => "removed".to_owned(),
         Outcome::Failed(failure) => failure.what.clone(),
     };
     format!("copies {}: {text}\n", done.set)

@@ -12,6 +12,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use super::build::{Broken, Build, Built, State};
@@ -28,7 +29,7 @@ use crate::copies::failure::{cancelled, failure, full, on_target, other};
 use crate::copies::findings::Findings;
 use crate::copies::format::commit::{Commit, FORMAT};
 use crate::copies::format::entry::hex;
-use crate::copies::format::layout::{COMMIT, COPIES, DATA, LATEST, MANIFEST, WORK, directory_of};
+use crate::copies::format::layout::{COMMIT, COPIES, DATA, LATEST, MANIFEST, WORK, below_root, directory_of};
 use crate::copies::format::manifest::{ManifestError, Writer};
 use crate::copies::place::catalog::{self, Listed};
 use crate::copies::place::prune::point_latest;
@@ -55,10 +56,21 @@ const CLOCK_FIRST: Time = Time(1_767_225_600_000_000_000);
 
 /// Makes a copy, unless nothing has changed.
 pub fn take(set: &mut Set, plan: &CopyPlan, cause: Cause, conduct: &mut dyn Conduct) -> Result<Outcome, Failure> {
+    take_below(Path::new("/"), set, plan, cause, conduct)
+}
+
+/// The same of sources that lie below this directory, each under its whole path.
+pub(in crate::copies) fn take_below(
+    root: &Path,
+    set: &mut Set,
+    plan: &CopyPlan,
+    cause: Cause,
+    conduct: &mut dyn Conduct,
+) -> Result<Outcome, Failure> {
     let began = conduct.now();
     recover(set, conduct)?;
     let exclude = Exclude::new(&plan.exclude).map_err(|error| other("exclude", &error))?;
-    let mut run = Run { plan, exclude, cause, began, quiesced: false, findings: Findings::default() };
+    let mut run = Run { root, plan, exclude, cause, began, quiesced: false, findings: Findings::default() };
     let taken = run.take(set, conduct);
     run.release(conduct);
     run.findings.sum_up(conduct);
@@ -73,6 +85,8 @@ pub fn take(set: &mut Set, plan: &CopyPlan, cause: Cause, conduct: &mut dyn Cond
 }
 
 struct Run<'a> {
+    /// Where the sources are read.
+    root: &'a Path,
     plan: &'a CopyPlan,
     exclude: Exclude,
     cause: Cause,
@@ -226,7 +240,7 @@ impl Run<'_> {
         let writer = Writer::new(manifest.try_clone().map_err(failed)?);
         let older = base.map(|base| base.data.again().map(Cursor::new)).transpose().map_err(failed)?;
         let data = making.dir.sub(DATA.as_ref()).map_err(failed)?;
-        let merge = merge(self.plan, base, &self.exclude)?.map_err(|error| damaged(set, base, &error))?;
+        let merge = merge(self.root, self.plan, base, &self.exclude)?.map_err(|error| damaged(set, base, &error))?;
         let build = Build {
             findings: &mut self.findings,
             older,
@@ -270,7 +284,8 @@ impl Run<'_> {
             }
             !conduct.is_cancelled()
         };
-        let surveyed = merge(self.plan, base, &self.exclude)?.and_then(|merge| Survey::of(merge, against, &mut each));
+        let surveyed =
+            merge(self.root, self.plan, base, &self.exclude)?.and_then(|merge| Survey::of(merge, against, &mut each));
         match surveyed {
             Ok(Some(Survey { lost_source: Some(what), .. })) => Err(no_source(what)),
             Ok(Some(survey)) => Ok(survey),
@@ -287,7 +302,7 @@ impl Run<'_> {
 
     fn sources_are_there(&self) -> Result<(), Failure> {
         for source in &self.plan.from {
-            if let Err(error) = source.symlink_metadata() {
+            if let Err(error) = self.root.join(below_root(source)).symlink_metadata() {
                 return Err(no_source(format!("{}: {error}", source.display())));
             }
         }
@@ -328,12 +343,13 @@ fn no_source(what: String) -> Failure {
 
 /// The sources beside the copy that they are compared with.
 fn merge<'a>(
+    root: &Path,
     plan: &CopyPlan,
     base: Option<&CommittedCopy>,
     exclude: &'a Exclude,
 ) -> Result<Result<Merge<Scan<'a>, Older>, ManifestError>, Failure> {
     let older = Older::of(base).map_err(|error| on_target(MANIFEST, &error))?;
-    Ok(Merge::new(Scan::new(&plan.from, exclude), older))
+    Ok(Merge::new(Scan::below(root, &plan.from, exclude), older))
 }
 
 /// What is known before the copy is made.

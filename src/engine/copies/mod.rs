@@ -9,6 +9,7 @@
 
 pub mod catalog;
 pub mod event;
+pub mod failover;
 pub mod note;
 pub mod order;
 pub mod plan;
@@ -18,6 +19,7 @@ pub(in crate::engine) mod testing;
 pub mod view;
 
 mod by_hand;
+mod failback;
 mod health;
 mod prune;
 pub(in crate::engine) mod quiet;
@@ -25,7 +27,7 @@ mod schedule;
 mod show;
 mod work;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +35,7 @@ use serde::{Deserialize, Serialize};
 use by_hand::Asked;
 use catalog::{Catalog, TargetState};
 use event::{CopyAction, CopyEvent};
+use failover::Moving;
 use note::{CopyNews, CopyNote};
 use order::{Failure, Report};
 use plan::CopyPlan;
@@ -53,6 +56,12 @@ pub(in crate::engine) struct CopiesState {
     /// Those of the plan.
     sets: BTreeMap<String, SetMemory>,
     next_order: u64,
+    /// Sets whose services run from a copy, or are on the way there or back; also of sets that have left the configuration.
+    #[serde(default)]
+    moving: BTreeMap<String, Moving>,
+    /// Decisions about them that are not known to be on disk.
+    #[serde(default)]
+    saves: BTreeSet<u64>,
     /// The wall clock less the boot clock, as it was when deadlines were last computed (nanoseconds).
     wall_offset: i128,
     /// Sets are to be looked at.
@@ -106,6 +115,7 @@ impl Engine {
                 self.copy_command(request, &caller, &set, job, wait);
             }
             CopyEvent::Hooked { set, order, hook, result } => self.hooked(&set, order, hook, result),
+            CopyEvent::Switched { set, id, result } => self.switched(&set, id, result),
         }
     }
 
@@ -184,6 +194,7 @@ impl Engine {
 
     /// Every set is looked at; called before a step rests.
     pub(in crate::engine) fn review_copies(&mut self) {
+        self.review_failovers();
         for set in self.copies.sets.keys().cloned().collect::<Vec<_>>() {
             if let Some(plan) = self.copy_plan(&set).cloned() {
                 self.answer_the_impatient(&set);
@@ -218,8 +229,9 @@ impl Engine {
         let later = |at: &Time| *at > self.now.boot;
         let boot = self.copies.sets.keys().filter_map(|set| self.copies_deadline(set)).filter(later).min();
         let mono = self.copies.sets.values().filter_map(SetMemory::mono_deadline);
-        let mono = mono.min().map(|at| at.max(Time(self.now.mono.0 + 1)));
-        match boot {
+        let (moving_mono, moving_boot) = self.failover_deadlines();
+        let mono = mono.chain(moving_mono).min().map(|at| at.max(Time(self.now.mono.0 + 1)));
+        match boot.into_iter().chain(moving_boot).min() {
             Some(at) => self.boot_timers.set(TimerKey::Copies, at),
             None => self.boot_timers.cancel(TimerKey::Copies),
         }

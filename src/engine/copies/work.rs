@@ -64,6 +64,10 @@ impl Running {
             | Job::Pin { .. }
             | Job::Accept { .. }
             | Job::Restore(_)
+            | Job::Materialise(_)
+            | Job::Gather { .. }
+            | Job::Dismiss { .. }
+            | Job::Failback { .. }
             | Job::Init { .. } => false,
         }
     }
@@ -241,6 +245,12 @@ impl Engine {
         self.copy_action(set, CopyAction::Cancel { order });
     }
 
+    /// What does not end is not waited for any more; what it comes to is not listened to.
+    pub(super) fn leave_behind(&mut self, set: &str, outcome: Outcome) {
+        self.end_quiet(set);
+        self.finish_order(set, outcome);
+    }
+
     fn finish_order(&mut self, set: &str, outcome: Outcome) {
         let Some(running) = self.copies.sets.get_mut(set).and_then(|memory| memory.running.take()) else { return };
         self.tell_outcome(set, &running, &outcome);
@@ -258,9 +268,14 @@ impl Engine {
                 | Outcome::Tested { .. }
                 | Outcome::Pinned
                 | Outcome::Accepted
+                | Outcome::Materialised { .. }
+                | Outcome::Dismissed
                 | Outcome::Failed(_),
                 _,
             ) => {}
+        }
+        if running.asked.is_none() {
+            self.failover_job_done(set, &running.order.job, &outcome);
         }
         if let Some(Asked { request, wait: Wait::Outcome, .. }) = running.asked {
             self.answer_copy(request, outcome);
@@ -348,6 +363,8 @@ impl Engine {
             | Outcome::Scrubbed
             | Outcome::WouldRestore { .. }
             | Outcome::Pinned
+            | Outcome::Materialised { .. }
+            | Outcome::Dismissed
             | Outcome::Accepted => {
                 return;
             }
@@ -418,8 +435,11 @@ impl Job {
             | Self::Prune { .. }
             | Self::Pin { .. }
             | Self::Accept { .. }
+            | Self::Materialise(_)
+            | Self::Gather { .. }
+            | Self::Dismiss { .. }
             | Self::RestoreTest => true,
-            Self::Restore(_) | Self::Init { .. } => false,
+            Self::Restore(_) | Self::Init { .. } | Self::Failback { .. } => false,
         }
     }
 }

@@ -5,6 +5,7 @@ mod alerts;
 mod balance;
 mod commands;
 mod copies;
+mod failover;
 mod fence;
 mod fence_auto;
 mod fence_late;

@@ -34,7 +34,17 @@ pub fn bind(live: &Path, at: &Path) -> io::Result<()> {
     if is_bound(&live, &at)? {
         return Ok(());
     }
+    make_point(&live, &at)?;
     Ok(mount(Some(&live), &at, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
+}
+
+/// Another disk may be in the place of the one that failed, with nothing on it.
+fn make_point(live: &Path, at: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(at) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && fs::metadata(live)?.is_dir() => fs::create_dir(at),
+        // Where it cannot be looked at, mounting says why.
+        Err(_) | Ok(_) => Ok(()),
+    }
 }
 
 /// Lifts it, as often as it is there.

@@ -150,3 +150,95 @@ pub(in crate::copies) fn dismiss_live(set: &Set, name: &str) -> Result<Outcome, 
 fn failed(set: &Set, name: &OsStr, error: &io::Error) -> Failure {
     set.failed(&format!("{LIVE}/{}", name.to_string_lossy()), error)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::copies::restoring::restore::restore;
+    use crate::copies::testing::Fixture;
+    use crate::engine::copies::order::{Place, Restore};
+
+    fn live(directory: &str) -> Live {
+        let since = crate::engine::types::Time(1_795_329_000_000_000_000);
+        Live { seq: 1, directory: directory.to_owned(), since, age: Duration::from_secs(60), traversable: false }
+    }
+
+    fn ready() -> Fixture {
+        let mut fixture = Fixture::new();
+        fixture.fill();
+        fixture.copy();
+        fixture
+    }
+
+    /// Where a source is seen below `live/`.
+    fn seen(fixture: &Fixture, directory: &str) -> PathBuf {
+        let data = fixture.set.path().join(LIVE).join(directory).join(DATA);
+        data.join(fixture.plan.from[0].strip_prefix("/").unwrap())
+    }
+
+    #[test]
+    fn copy_is_built_whole_or_not_at_all_and_once_is_enough() {
+        let mut fixture = ready();
+        let around = fixture.set.path().join(LIVE);
+        fs::create_dir_all(around.join(".built-a/data/half")).unwrap();
+        let made = materialise_live(&fixture.set, &live("a"), &mut fixture.conduct).unwrap();
+        assert!(matches!(made, Outcome::Materialised { seq: 1, files: 6, .. }), "{made:?}");
+        Fixture::assert_alike(&fixture.plan.from[0], &seen(&fixture, "a"));
+        assert_eq!(fs::read_dir(&around).unwrap().count(), 1);
+        // What a service has written since is not touched by another order for the same.
+        fs::write(seen(&fixture, "a").join("a"), "written since").unwrap();
+        assert_eq!(materialise_live(&fixture.set, &live("a"), &mut fixture.conduct).unwrap(), made);
+        assert_eq!(fs::read(seen(&fixture, "a").join("a")).unwrap(), b"written since");
+        let catalog = fixture.set.catalog().unwrap();
+        assert_eq!(catalog.failed_over.map(|over| over.seq), Some(1));
+        assert!(catalog.copies[0].in_use);
+    }
+
+    #[test]
+    fn copy_that_is_bad_is_no_ground_to_go_on_from_and_the_source_is_not_asked() {
+        let mut fixture = ready();
+        Fixture::rot(&fixture.copied(1, "a"));
+        fixture.set.shuns_sources = true;
+        let failure = materialise_live(&fixture.set, &live("a"), &mut fixture.conduct).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::NoCopy, "{failure:?}");
+        assert!(!fixture.set.path().join(LIVE).join("a").exists());
+        assert_eq!(fixture.set.catalog().unwrap().failed_over, None);
+    }
+
+    #[test]
+    fn what_was_written_since_comes_back_and_what_it_lay_in_goes() {
+        let mut fixture = ready();
+        materialise_live(&fixture.set, &live("a"), &mut fixture.conduct).unwrap();
+        fs::write(seen(&fixture, "a").join("new"), "written since").unwrap();
+        fs::remove_file(seen(&fixture, "a").join("a")).unwrap();
+        let plan = fixture.plan.clone();
+        let taken = gather_live(&mut fixture.set, &plan, "a", &mut fixture.conduct).unwrap();
+        let Outcome::Taken { seq, .. } = taken else { panic!("{taken:?}") };
+        let wanted = Restore { seq: Some(seq), paths: Vec::new(), place: Place::Replace, dry_run: false, force: true };
+        let done = restore(&mut fixture.set, &plan, &wanted, &mut fixture.conduct).unwrap();
+        let Outcome::Restored { kept, .. } = done else { panic!("{done:?}") };
+        assert_eq!(fs::read(fixture.source("new")).unwrap(), b"written since");
+        assert!(!fixture.source("a").exists() && kept[0].join("a").exists());
+        assert_eq!(dismiss_live(&fixture.set, "a").unwrap(), Outcome::Dismissed);
+        assert_eq!(dismiss_live(&fixture.set, "a").unwrap(), Outcome::Dismissed);
+        assert_eq!(fs::read_dir(fixture.set.path().join(LIVE)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn who_goes_there_by_path_gets_to_the_data_and_to_nothing_else() {
+        use std::os::unix::fs::PermissionsExt;
+        let mut fixture = ready();
+        let wanted = Live { traversable: true, ..live("a") };
+        materialise_live(&fixture.set, &wanted, &mut fixture.conduct).unwrap();
+        let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let around = fixture.set.path().to_owned();
+        for passed in ["", "live", "live/a", "live/a/data"] {
+            assert_eq!(mode(around.join(passed)), PASSABLE, "{passed}");
+        }
+        assert_eq!(mode(around.join("copies")), OWN);
+    }
+}

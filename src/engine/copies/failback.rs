@@ -146,10 +146,6 @@ impl Engine {
     /// A job of the way back has ended.
     pub(super) fn failback_job_done(&mut self, set: &str, job: &Job, outcome: &Outcome) {
         let Some(moving) = self.copies.moving.get_mut(set) else { return };
-        let failed = || match outcome {
-            Outcome::Failed(failure) => failure.text(),
-            unexpected => format!("its role answered {unexpected:?}"),
-        };
         match (moving.kept.stage, job, outcome) {
             (Stage::Gathering, Job::Gather { .. }, Outcome::Taken { seq, .. } | Outcome::Unchanged { seq }) => {
                 moving.gathered = Some(*seq);
@@ -157,7 +153,7 @@ impl Engine {
                 self.switch(set, Direction::Back);
             }
             (Stage::Gathering, Job::Gather { .. }, _) => {
-                let why = format!("what was written meanwhile cannot be copied: {}", failed());
+                let why = format!("what was written meanwhile cannot be copied: {}", outcome.failure_text());
                 self.failback_failed(set, &why);
             }
             (Stage::PuttingBack, Job::Restore(_), Outcome::Restored { .. }) => {
@@ -166,7 +162,7 @@ impl Engine {
                 self.save_failover(set);
             }
             (Stage::PuttingBack, Job::Restore(_), _) => {
-                let why = format!("it cannot be put back: {}", failed());
+                let why = format!("it cannot be put back: {}", outcome.failure_text());
                 self.failback_failed(set, &why);
             }
             (Stage::Sweeping, Job::Dismiss { .. }, _) => {

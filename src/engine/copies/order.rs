@@ -349,6 +349,13 @@ impl Job {
     }
 }
 
+impl Outcome {
+    /// Of one that is not what was asked for: why.
+    pub(in crate::engine) fn failure_text(&self) -> String {
+        if let Self::Failed(failure) = self { failure.text() } else { format!("its role answered {self:?}") }
+    }
+}
+
 impl Failure {
     /// What failed, and what to do about it.
     #[must_use]

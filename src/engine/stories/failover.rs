@@ -77,22 +77,16 @@ fn stage(kit: &Kit) -> String {
 
 /// The order that was given in the last step.
 fn ordered(kit: &Kit) -> Option<Job> {
-    kit.last.iter().find_map(|action| match action {
-        Action::Copy { what, .. } => match &**what {
-            CopyAction::Order(order) => Some(order.job.clone()),
-            _ => None,
-        },
-        _ => None,
+    kit.last.iter().find_map(|action| {
+        let Action::Copy { what, .. } = action else { return None };
+        if let CopyAction::Order(order) = &**what { Some(order.job.clone()) } else { None }
     })
 }
 
 fn switch_of(kit: &Kit) -> Option<(u64, Direction)> {
-    kit.last.iter().find_map(|action| match action {
-        Action::Copy { what, .. } => match &**what {
-            CopyAction::Switch(switch) => Some((switch.id, switch.direction)),
-            _ => None,
-        },
-        _ => None,
+    kit.last.iter().find_map(|action| {
+        let Action::Copy { what, .. } = action else { return None };
+        if let CopyAction::Switch(switch) = &**what { Some((switch.id, switch.direction)) } else { None }
     })
 }
 

@@ -1,6 +1,6 @@
 //! Going on from a copy: what is switched, and whether it can help.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::super::super::report::Item;
 use super::super::super::schema::{self, Copy};
@@ -13,7 +13,7 @@ pub(super) fn plan(
     item: &Item,
     copy: &Copy,
     from: &[PathBuf],
-    to: &PathBuf,
+    to: &Path,
     on_source_failing: Option<OnSourceFailing>,
     services: &[ServicePlan],
     scope: &mut Scope<'_>,
@@ -36,14 +36,7 @@ pub(super) fn plan(
 }
 
 /// A link that leads to the one source, and is not on its disk.
-fn link(
-    item: &Item,
-    text: &str,
-    copy: &Copy,
-    from: &[PathBuf],
-    to: &PathBuf,
-    scope: &mut Scope<'_>,
-) -> Option<PathBuf> {
+fn link(item: &Item, text: &str, copy: &Copy, from: &[PathBuf], to: &Path, scope: &mut Scope<'_>) -> Option<PathBuf> {
     let link = paths::absolute(item, "failover.link", text, scope)?;
     if copy.from.len() != 1 {
         let message = "a link leads to one source, and this set has others";

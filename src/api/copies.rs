@@ -1,5 +1,7 @@
 //! The JSON of `GET /v1/copies` and `GET /v1/copies/NAME`, and of the answers to their verbs.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use super::error::{ApiError, Code};
@@ -8,8 +10,9 @@ use super::proto::Word;
 use super::render::{Stamp, nearest};
 use super::time::rfc3339_ns;
 use crate::engine::copies::catalog::{self, Cause, Suspicion, TargetState};
+use crate::engine::copies::event::Move;
 use crate::engine::copies::order::{Failure, FailureKind, Job, Outcome, Phase};
-use crate::engine::copies::view::CopyView;
+use crate::engine::copies::view::{CopyView, FailoverView};
 use crate::engine::types::Time;
 
 /// `GET /v1/copies`
@@ -63,8 +66,33 @@ pub struct Set {
     pub failures: u32,
     pub failure: Option<Failed>,
     pub prune_frozen: Option<String>,
-    /// The copy from which a service runs.
+    /// The copy from which services run, or that lies there for it.
     pub failed_over: Option<u64>,
+    /// How far it is on the way there or back. `None`: its services run where they belong.
+    #[serde(default)]
+    pub failover: Option<Failover>,
+}
+
+/// Services run from a copy, or are on the way there or back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failover {
+    /// `holding`, `materialising`, `saving`, `switching`, `over`, `stopping`, `gathering`, `lifting`, `putting_back`, `returning`, `starting`, `again` or
+    /// `sweeping`.
+    pub stage: Word,
+    /// The live data are seen where they belong.
+    pub in_force: bool,
+    pub failing_since_at: String,
+    pub cause: String,
+    /// The copy, when it was made, and how old it was when it took over.
+    pub copy: Option<u64>,
+    pub made_at: Option<String>,
+    pub age_ms: Option<u64>,
+    pub verified: bool,
+    pub over_since_at: Option<String>,
+    /// Where the live data lie, and where they are seen.
+    pub live: Vec<String>,
+    pub seen_at: Vec<String>,
+    pub trouble: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -208,6 +236,27 @@ fn set(view: &CopyView<'_>, now: Time) -> Set {
         failure: view.failure.map(failed),
         prune_frozen: view.prune_frozen.clone(),
         failed_over: catalog.failed_over.as_ref().map(|over| over.seq),
+        failover: view.failover.as_ref().map(failover),
+    }
+}
+
+fn failover(view: &FailoverView<'_>) -> Failover {
+    let kept = view.kept;
+    let is_chosen = kept.seq != 0;
+    let paths = |path: fn(&Move) -> &Path| kept.moves.iter().map(|one| path(one).display().to_string()).collect();
+    Failover {
+        stage: kept.stage.word().into(),
+        in_force: view.in_force,
+        failing_since_at: at(kept.since),
+        cause: kept.why.clone(),
+        copy: is_chosen.then_some(kept.seq),
+        made_at: is_chosen.then(|| at(kept.as_of)),
+        age_ms: kept.over_since.map(|since| ms(since.since(kept.as_of))),
+        verified: kept.verified,
+        over_since_at: kept.over_since.map(at),
+        live: paths(|one| &one.live),
+        seen_at: paths(|one| &one.at),
+        trouble: view.trouble.map(str::to_owned),
     }
 }
 
@@ -302,6 +351,10 @@ fn job_word(job: &Job) -> &'static str {
         Job::Exchange(_) => "exchange",
         Job::RestoreTest => "test",
         Job::Init { .. } => "init",
+        Job::Materialise(_) => "materialise",
+        Job::Gather { .. } => "gather",
+        Job::Dismiss { .. } => "dismiss",
+        Job::Failback { .. } => "failback",
     }
 }
 

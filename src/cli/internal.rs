@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::checks_once;
 use super::exit::{CliError, Exit};
-use crate::runtime::{load, taker};
+use crate::runtime::{load, switching, taker};
 
 /// Carries out an internal command; `None` when the words are none.
 pub(super) fn run(words: &[OsString]) -> Option<Result<Exit, CliError>> {
@@ -21,6 +21,7 @@ pub(super) fn run(words: &[OsString]) -> Option<Result<Exit, CliError>> {
         ("role", Some("copy")) => Some(finish(crate::copies::run(rest(2), crate::copies::HANDS))),
         ("role", Some("proxy")) => Some(finish(crate::proxy::run(rest(2)))),
         (checks_once::READ, _) => Some(checks_once::read(&words[1..])),
+        (switching::COMMAND, Some(_)) => Some(finish(switching::carry_out(&words[1..]))),
         (taker::COMMAND, None) => Some(finish(taker::take())),
         ("sample", _) => Some(finish(crate::sample::run(rest(1)))),
         _ => None,

@@ -112,7 +112,8 @@ pub const SERVICE: Opt = valued(
     Offer::Services,
     "restore the data of this service: it is stopped meanwhile, and gets back what it had when it does not become ready",
 );
-pub const FORCE: Opt = switch("force", None, "restore also over files that somebody has open");
+pub const FORCE: Opt =
+    switch("force", None, "restore over files that somebody has open; bring back to a disk that still fails");
 pub const CLAIM: Opt = switch("claim", None, "take over a target that another machine has marked");
 pub const ROLES: Opt = switch("roles", None, "show the agent's own processes as well");
 pub const ONCE: Opt = switch("once", None, "read everything now, without an agent");
@@ -265,14 +266,14 @@ pub const COMMANDS: [Command; 26] = [
         usage: "copies [VERB NAME [COPY] [PATH..]]",
         arguments: Arguments::Any,
         offer: Offer::Words(&[
-            "list", "run", "verify", "scrub", "restore", "test", "pin", "unpin", "prune", "accept", "init",
+            "list", "run", "verify", "scrub", "restore", "test", "pin", "unpin", "prune", "accept", "init", "failback",
         ]),
         options: &[&SERVICE, &INTO, &REPLACE, &FORCE, &CLAIM, &DRY_RUN, &NO_WAIT, &TIMEOUT, &OUTPUT],
         summary: "copies of data: show, make, verify, restore",
         details: "Without a verb: every set. list NAME: its copies, and why each stays. run NAME: copy now. verify NAME [COPY|newest|all]: read again \
                   and compare. scrub NAME: go on reading what was read longest ago. restore NAME [COPY] [PATH..] with --into DIR or --replace, and \
                   --dry-run. restore --service NAME [COPY]: the data of a service, which is stopped meanwhile. test NAME: restore some files into scratch space and compare. pin, unpin and accept NAME COPY. prune NAME [--dry-run]: \
-                  remove what no rule keeps. init NAME: mark the target, once. With --config FILE also where no agent runs, as in a rescue shell. \
+                  remove what no rule keeps. init NAME: mark the target, once. failback NAME [--dry-run]: bring services that run from a copy back to their own disk. With --config FILE also where no agent runs, as in a rescue shell. \
                   Exit code 3 when a set is not well.",
         run: copies::run,
     },

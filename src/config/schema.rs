@@ -14,7 +14,7 @@ use super::values::{Dur, Env, Limit, Share, Size};
 pub(super) use alert::{Alert, On};
 pub(super) use balancer::{Balancer, Delivery, NoneLeft, Replay};
 pub(super) use check::{Band, Check, Level, Target, kind_name};
-pub(super) use copies::{Copy, Hooks, Keep, MaxAge, OnFull, OnSourceFailing, Quiesce, ReadBack, Space};
+pub(super) use copies::{Copy, Failover, Hooks, Keep, MaxAge, OnFull, OnSourceFailing, Quiesce, ReadBack, Space};
 pub(super) use isolation::{Fence, IoMax, Limits, Release, Resources, Rung};
 
 /// `agent: (..)`.

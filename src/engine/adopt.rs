@@ -38,6 +38,7 @@ impl Engine {
         self.install_copies(&[]);
         let knew = host.is_some();
         self.begin_host(host.unwrap_or_default());
+        let decisions = self.resume_failovers(decisions);
         self.apply_decisions(decisions);
         let mut left = BTreeMap::new();
         for found in found {
@@ -72,7 +73,7 @@ impl Engine {
         // Those about single replicas come after those about whole services.
         decisions.sort_by_key(|decision| decision.replica);
         for decision in decisions {
-            let Decision { service: name, replica, wanted, drained, fence, fences, restore } = decision;
+            let Decision { service: name, replica, wanted, drained, fence, fences, restore, failover: _ } = decision;
             let decided = Decided { wanted, drained, fence };
             let known = self.service_id(&name);
             if let (Some(_), Some(restore)) = (known, restore) {

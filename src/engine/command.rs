@@ -307,7 +307,8 @@ impl Engine {
         let fences = replica.and_then(|index| self.find(ReplicaId { service, index }));
         let fences = fences.map_or(0, |replica| replica.memory.fences);
         let restore = if replica.is_none() { self.restore_to_write(self.name(service)) } else { None };
-        Decision { service: self.name(service).to_owned(), replica, wanted, drained, fence, fences, restore }
+        let name = self.name(service).to_owned();
+        Decision { service: name, replica, wanted, drained, fence, fences, restore, failover: None }
     }
 }
 

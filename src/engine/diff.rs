@@ -139,6 +139,7 @@ fn copy_fields(old: &CopyPlan, new: &CopyPlan) -> Vec<&'static str> {
         ("space", old.space != new.space),
         ("read_back", old.read_back != new.read_back),
         ("on_source_failing", old.on_source_failing != new.on_source_failing),
+        ("failover", old.failover != new.failover),
     ])
 }
 

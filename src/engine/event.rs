@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::balance::table::TableMemory;
 use super::copies::event::CopyEvent;
+use super::copies::failover::Failover;
 use super::copies::restore_service::ServiceRestore;
 use super::fence::FenceMemory;
 use super::fence::gauge::{Gauge, Written, Wrote};
@@ -200,6 +201,9 @@ pub struct Decision {
     /// A restore of its data that is under way (of a whole service).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<Box<ServiceRestore>>,
+    /// Of a set of copies, not of a service: its services run from a copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover: Option<Box<Failover>>,
 }
 
 /// A fence that an operator set: never lifted by the agent.

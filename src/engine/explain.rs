@@ -88,7 +88,7 @@ impl Engine {
             .flatten()
             .filter_map(|blocker| match blocker {
                 Blocker::Service(id) => Some(*id),
-                Blocker::Slot | Blocker::Disk => None,
+                Blocker::Slot | Blocker::Disk | Blocker::Copies => None,
             })
             .collect();
         let edges = &service.edges;
@@ -118,7 +118,10 @@ impl Engine {
         Some(match &replica.state {
             State::Ready if replica.memory.drained => self.why_drained(id),
             State::Ready if replica.memory.probation.is_some() => return self.why_fenced(id, now),
-            State::Ready => return self.why_impaired(id).or_else(|| self.why_ejected(id, now)),
+            State::Ready => {
+                let why = self.why_impaired(id).or_else(|| self.why_ejected(id, now));
+                return why.or_else(|| self.runs_from_copy(id.service));
+            }
             State::Done => return None,
             State::Adopting => "what an earlier agent left is being looked at".to_owned(),
             State::Stopped if replica.memory.wanted == Wanted::Down => "stopped by an operator".to_owned(),
@@ -200,6 +203,7 @@ impl Engine {
                 Blocker::Slot => format!("a start slot ({} may start at once)", self.slots_max()),
                 Blocker::Service(id) => format!("{} ({})", self.name(*id), self.short_state(*id, now)),
                 Blocker::Disk => self.disk_name(service),
+                Blocker::Copies => self.failover_blocks(service).unwrap_or_default(),
             })
             .collect();
         format!("waiting for {}", parts.join(", "))

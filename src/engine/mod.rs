@@ -307,7 +307,7 @@ impl Engine {
         let whole = decision.replica.and_then(|_| self.service_id(&decision.service));
         let whole = whole.map(|id| self.service_at(id).decided.clone()).unwrap_or_default();
         let same = (decision.wanted, decision.drained, &decision.fence) == (whole.wanted, whole.drained, &whole.fence);
-        same && decision.fences == 0 && decision.restore.is_none()
+        same && decision.fences == 0 && decision.restore.is_none() && decision.failover.is_none()
     }
 
     /// The changes that applying `plan` would bring; nothing is changed.

@@ -58,6 +58,9 @@ impl Engine {
             hopeful = false;
             on.push(Blocker::Disk);
         }
+        if self.failover_blocks(id.service).is_some() {
+            on.push(Blocker::Copies);
+        }
         for dependency in &edges.requires {
             let summary = self.service_at(*dependency).summary;
             if !summary.is_up {
@@ -92,6 +95,9 @@ impl Engine {
         if let Some(why) = self.disk_stops(id.service) {
             return Some(why);
         }
+        if self.failover_stops(id.service) {
+            return Some(StopWhy::DataMove);
+        }
         let requires = &self.service_at(id.service).edges.requires;
         let lost = requires.iter().find(|dependency| self.service_at(**dependency).summary.is_lost);
         lost.map(|dependency| StopWhy::DependencyLost(*dependency)).or_else(|| self.restart_wish(id))
@@ -113,6 +119,7 @@ impl Engine {
     /// Brings the counts of the service up to date with this replica, and those who depend on them onto the worklist.
     pub(super) fn refresh(&mut self, id: ReplicaId) {
         self.quiet_changed(id.service);
+        self.failover_changed(id.service);
         let standing = self.standing(id);
         self.rebalance_later(id.service);
         let replica = self.at(id);
@@ -209,7 +216,7 @@ impl Engine {
             State::Waiting { .. } | State::Starting if self.succeeded_before(id) => Standing::Up,
             State::Waiting { hopeful: false, .. } | State::Backoff { .. } => Standing::Coming,
             State::Waiting { hopeful: true, .. } | State::Starting => coming,
-            State::Stopping { why: StopWhy::DependencyLost(_) | StopWhy::DiskFailing, .. }
+            State::Stopping { why: StopWhy::DependencyLost(_) | StopWhy::DiskFailing | StopWhy::DataMove, .. }
             | State::Stopping { then: Then::Fail, .. } => Standing::Gone,
             State::Stopping { .. } if !self.is_wanted(id) => Standing::Gone,
             State::Stopping { .. } => coming,

@@ -59,7 +59,9 @@ impl Engine {
     }
 
     pub(super) fn persisted(&mut self, decision: u64, result: Result<(), String>) {
-        let own = self.fence.decisions.remove(&decision) || self.restore_saved(decision, &result);
+        let own = self.fence.decisions.remove(&decision)
+            || self.restore_saved(decision, &result)
+            || self.failover_saved(decision, &result);
         let asked = self.decisions.remove(&decision);
         if !own && asked.is_none() {
             return self.stale();

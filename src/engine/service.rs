@@ -95,6 +95,8 @@ pub(super) enum Blocker {
     Slot,
     /// A disk that it needs fails.
     Disk,
+    /// Its data are moved to the disk of their copies, or back.
+    Copies,
 }
 
 /// How far a stop has come. Every phase but the first has a deadline.
@@ -127,6 +129,8 @@ pub(super) enum StopWhy {
     DiskFailing,
     /// Down while its data is copied or restored.
     ForCopies,
+    /// It is started again when its data are where they are to be.
+    DataMove,
     Shutdown,
     Removed,
     NotReady,
@@ -153,6 +157,7 @@ impl StopWhy {
             | Self::RestartWith(_)
             | Self::DiskFailing
             | Self::ForCopies
+            | Self::DataMove
             | Self::Shutdown
             | Self::Removed
             | Self::Fenced => true,

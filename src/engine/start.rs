@@ -58,6 +58,7 @@ impl Engine {
             Blocker::Service(id) => self.name(id).to_owned(),
             Blocker::Slot => "a start slot".to_owned(),
             Blocker::Disk => self.disk_name(service),
+            Blocker::Copies => self.failover_blocks(service).unwrap_or_default(),
         }
     }
 
@@ -246,6 +247,8 @@ impl Engine {
 
     pub(super) fn become_ready(&mut self, id: ReplicaId) {
         let now = self.now.mono;
+        // What led there stays part of the story while it lasts.
+        let runs_from_copy = self.runs_from_copy(id.service).is_some();
         let replica = self.at_mut(id);
         replica.was_up = true;
         if let Some(run) = &mut replica.run {
@@ -255,7 +258,7 @@ impl Engine {
         }
         let memory = &mut replica.memory;
         let took = now.since(memory.started_mono);
-        if memory.failures == 0 && memory.hold.is_none() {
+        if memory.failures == 0 && memory.hold.is_none() && !runs_from_copy {
             memory.causes.clear();
         }
         let run = memory.run;

@@ -77,6 +77,7 @@ impl Engine {
             | StopWhy::RestartWith(_)
             | StopWhy::DiskFailing
             | StopWhy::ForCopies
+            | StopWhy::DataMove
             | StopWhy::Shutdown
             | StopWhy::Removed
             | StopWhy::NotReady
@@ -95,6 +96,7 @@ impl Engine {
             StopWhy::RestartWith(other) => format!("it restarts with {}", self.name(other)),
             StopWhy::DiskFailing => "a disk that it needs fails".to_owned(),
             StopWhy::ForCopies => "its data is to be copied or restored".to_owned(),
+            StopWhy::DataMove => "its data are moved".to_owned(),
             StopWhy::Shutdown => "the agent shuts down".to_owned(),
             StopWhy::Removed => "it left the configuration".to_owned(),
             StopWhy::NotReady => "it was not ready in time".to_owned(),

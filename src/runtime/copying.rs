@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use super::hooks::{self, Hooks};
 use super::links::Importance;
 use super::shell::Shell;
+use super::switching;
 use crate::copies::role::proto::{FromCopies, MESSAGE_BYTES_MAX, ToCopies};
 use crate::engine::Engine;
 use crate::engine::copies::event::{CopyAction, CopyEvent};
@@ -93,6 +94,7 @@ pub(super) fn perform(shell: &mut Shell, engine: &Engine, set: &str, action: Cop
             let message = ToCopies::Quiesced { order, max_ms };
             return shell.link(role).send_with(&message, groups, Importance::Current);
         }
+        CopyAction::Switch(switch) => return switching::start(shell, set, &switch),
         CopyAction::Hook { order, hook, command, timeout } => {
             return hooks::start(shell, engine, &hooks::Asked { set, order, hook, timeout }, &command);
         }

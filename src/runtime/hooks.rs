@@ -8,13 +8,14 @@ use super::errand::Order;
 use super::errands::{self, Errands};
 use super::key::Key;
 use super::shell::Shell;
+use super::switching;
 use crate::engine::Engine;
 use crate::engine::copies::event::{CopyEvent, Hook};
 use crate::engine::plan::Role;
 use crate::engine::types::Time;
 
-/// One of each set.
-const RUNNING_MAX: usize = Role::COPIES_MAX;
+/// A command and a switch of each set.
+const RUNNING_MAX: usize = 2 * Role::COPIES_MAX;
 
 pub(super) type Hooks = Errands<Purpose>;
 
@@ -22,15 +23,22 @@ pub(super) fn none() -> Hooks {
     Errands::new("hooks", RUNNING_MAX)
 }
 
-/// What a hook is for.
+/// What a child is for.
 #[derive(Debug)]
-pub struct Purpose {
-    set: String,
-    order: u64,
-    hook: Hook,
+pub enum Purpose {
+    Hook {
+        set: String,
+        order: u64,
+        hook: Hook,
+    },
+    /// See [`switching`].
+    Switch {
+        set: String,
+        id: u64,
+    },
 }
 
-const OF: errands::Of<Purpose> = |shell| &mut shell.copying.hooks;
+pub(super) const OF: errands::Of<Purpose> = |shell| &mut shell.copying.hooks;
 
 /// For which order.
 #[derive(Debug)]
@@ -64,7 +72,7 @@ fn try_start(shell: &mut Shell, engine: &Engine, asked: &Asked<'_>, command: &[S
         stdin: None,
         keeps_stderr: true,
     };
-    let purpose = Purpose { set: asked.set.to_owned(), order: asked.order, hook: asked.hook };
+    let purpose = Purpose::Hook { set: asked.set.to_owned(), order: asked.order, hook: asked.hook };
     errands::start(shell, OF, purpose, &mut order, Some(asked.timeout))
 }
 
@@ -92,15 +100,22 @@ fn environment(shell: &Shell, engine: &Engine, asked: &Asked<'_>) -> Vec<String>
 
 /// The pidfd of a command is readable.
 pub(super) fn ended(shell: &mut Shell, slot: u32) {
-    if let Some((Purpose { set, order, hook }, result)) = errands::ended(shell, OF, slot) {
-        answer(shell, &set, order, hook, result);
+    if let Some((purpose, result)) = errands::ended(shell, OF, slot) {
+        has_ended(shell, purpose, result);
     }
 }
 
 /// Kills commands that have taken too long.
 pub(super) fn expire(shell: &mut Shell, now: Time) {
-    for (Purpose { set, order, hook }, result) in errands::expire(shell, OF, now) {
-        answer(shell, &set, order, hook, result);
+    for (purpose, result) in errands::expire(shell, OF, now) {
+        has_ended(shell, purpose, result);
+    }
+}
+
+fn has_ended(shell: &mut Shell, purpose: Purpose, result: Result<(), String>) {
+    match purpose {
+        Purpose::Hook { set, order, hook } => answer(shell, &set, order, hook, result),
+        Purpose::Switch { set, id } => switching::answer(shell, set, id, result),
     }
 }
 

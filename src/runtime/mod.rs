@@ -49,6 +49,7 @@ mod start;
 mod start_run;
 mod station;
 mod streams;
+pub mod switching;
 mod systemd;
 pub mod taker;
 mod turn;

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
-use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstat, mkdirat, mknodat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
@@ -175,6 +175,11 @@ impl Dir {
     /// Some hundreds of the names in it, from where its descriptor's position is, which moves on.
     pub fn glance(&self) -> io::Result<Listing> {
         Listing::glance(self.0.as_fd())
+    }
+
+    /// The permissions of the directory itself.
+    pub fn set_mode(&self, mode: u32) -> io::Result<()> {
+        Ok(fchmod(&self.0, Mode::from_bits_truncate(mode))?)
     }
 
     /// Makes the names in it last.

@@ -4,6 +4,7 @@
 mod ancillary;
 pub mod arp;
 pub mod attributes;
+pub mod binding;
 pub mod caps;
 pub mod child;
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod commands;
 mod copies;
 mod copies_still;
 mod dependencies;
+mod failover;
 mod fence;
 mod fence_commands;
 mod fence_limits;

@@ -39,7 +39,8 @@ enum Chosen {
 
 /// A verb on a set. A prune without `copies` is of all that no rule keeps, which only the agent knows: its list is empty here.
 pub(super) fn verb(head: &Head, set: &str, word: &str, body: &[u8]) -> Result<Request, ApiError> {
-    const VERBS: [&str; 10] = ["run", "verify", "scrub", "restore", "test", "pin", "unpin", "prune", "accept", "init"];
+    const VERBS: [&str; 11] =
+        ["run", "verify", "scrub", "restore", "test", "pin", "unpin", "prune", "accept", "init", "failback"];
     if set.is_empty() || !VERBS.contains(&word) {
         return Err(unknown_path(&head.target));
     }
@@ -102,6 +103,7 @@ fn job(word: &str, body: Body) -> Result<Job, ApiError> {
         "accept" => Job::Accept { seq: number(body.copy)? },
         "prune" => Job::Prune { copies: few(body.copies.unwrap_or_default())? },
         "init" => Job::Init { claim: body.claim },
+        "failback" => Job::Failback { dry_run: body.dry_run, force: body.force },
         _ => restore(body)?,
     })
 }
@@ -156,8 +158,8 @@ fn strange_keys(word: &str, body: &Body) -> Vec<&'static str> {
         ("paths", !body.paths.is_empty(), is_restore),
         ("into", body.into.is_some(), is_restore),
         ("replace", body.replace, is_restore),
-        ("dry_run", body.dry_run, is_restore),
-        ("force", body.force, is_restore),
+        ("dry_run", body.dry_run, is_restore || word == "failback"),
+        ("force", body.force, is_restore || word == "failback"),
         ("claim", body.claim, word == "init"),
     ];
     given.iter().filter(|(_, given, known)| *given && !known).map(|(key, _, _)| *key).collect()

@@ -62,7 +62,7 @@ pub(super) fn not_well(client: &Client) -> Vec<String> {
     all.copies.iter().filter(|set| !set.is_well()).map(line).collect()
 }
 
-const VERBS: &str = "list, run, verify, scrub, restore, test, pin, unpin, prune, accept, init";
+const VERBS: &str = "list, run, verify, scrub, restore, test, pin, unpin, prune, accept, init, failback";
 
 fn wanted(invocation: &Invocation) -> Result<Wanted, UsageError> {
     let words = invocation.words();
@@ -106,6 +106,7 @@ fn wanted(invocation: &Invocation) -> Result<Wanted, UsageError> {
         "accept" => Job::Accept { seq: number()? },
         "prune" => Job::Prune { copies: Vec::new() },
         "init" => Job::Init { claim: invocation.is_set(&CLAIM) },
+        "failback" => Job::Failback { dry_run: invocation.is_set(&DRY_RUN), force: invocation.is_set(&FORCE) },
         _ => restore(invocation, rest)?,
     };
     Ok(Wanted::Job { set, job })
@@ -115,10 +116,10 @@ fn wanted(invocation: &Invocation) -> Result<Wanted, UsageError> {
 fn options_fit(invocation: &Invocation, verb: &str) -> Result<(), UsageError> {
     let knows: [(&super::table::Opt, &[&str]); 6] = [
         (&SERVICE, &["restore"]),
-        (&DRY_RUN, &["restore", "prune"]),
+        (&DRY_RUN, &["restore", "prune", "failback"]),
         (&INTO, &["restore"]),
         (&REPLACE, &["restore"]),
-        (&FORCE, &["restore"]),
+        (&FORCE, &["restore", "failback"]),
         (&CLAIM, &["init"]),
     ];
     match knows.iter().find(|(option, verbs)| invocation.is_set(option) && !verbs.contains(&verb)) {
@@ -238,7 +239,7 @@ mod tests {
             ("restore data", "where to: --into DIR"),
             ("restore data --into /x --replace", "either --into or --replace"),
             ("restore data etc --replace", "etc is not an absolute path"),
-            ("run data --dry-run", "--dry-run is for copies restore and prune only"),
+            ("run data --dry-run", "--dry-run is for copies restore and prune and failback only"),
             ("--claim", "--claim is for copies init only"),
         ] {
             let error = of(line).unwrap_err();

@@ -125,6 +125,7 @@ fn view<'a>(plan: &'a CopyPlan, catalog: &'a Catalog) -> CopyView<'a> {
         running: None,
         failure: None,
         failures: 0,
+        failover: None,
     }
 }
 

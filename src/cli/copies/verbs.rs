@@ -180,6 +180,9 @@ fn request(job: &Job) -> (&'static str, serde_json::Value) {
         Job::Prune { copies } => ("prune", json!({ "copies": copies })),
         Job::Pin { seq, pinned } => (if *pinned { "pin" } else { "unpin" }, json!({ "copy": seq })),
         Job::Accept { seq } => ("accept", json!({ "copy": seq })),
+        Job::Failback { dry_run, force } => ("failback", json!({ "dry_run": dry_run, "force": force })),
+        // Parts of a failover, which only the agent orders.
+        Job::Materialise(_) | Job::Gather { .. } | Job::Dismiss { .. } => (job.word(), json!({})),
         Job::Init { claim } => ("init", json!({ "claim": claim })),
         // Of the agent's own; no command asks for it.
         Job::Exchange(_) => ("exchange", json!({})),
@@ -250,6 +253,8 @@ fn tell_of(whose: &str, outcome: &Outcome) -> String {
         Outcome::Pinned => "done".to_owned(),
         Outcome::Accepted => "accepted: it counts as good from now on".to_owned(),
         Outcome::Initialised { uuid } => format!("the target is marked: write uuid: {uuid:?} into the configuration"),
+        Outcome::Materialised { seq, .. } => format!("copy {seq} is there to go on from"),
+        Outcome::Dismissed => "removed".to_owned(),
         Outcome::Failed(failure) => failure.what.clone(),
     };
     format!("{whose}: {text}\n")

@@ -26,6 +26,13 @@ fn of_set(set: &Set) -> Vec<Finding> {
         "no_source" => fail("copies", text, "mount the source, or correct `from`"),
         _ => fail("copies", text, "see the health of that disk: mainstay checks, and the kernel's log"),
     }];
+    if let Some(failover) = &set.failover {
+        let copy = failover.copy.map(|copy| format!(" copy {copy}")).unwrap_or_default();
+        let trouble = failover.trouble.as_ref().map(|trouble| format!(": {trouble}")).unwrap_or_default();
+        let text =
+            format!("{name}: its source failed ({}), and its services go on from{copy}{trouble}", failover.cause);
+        findings.push(warn("copies", text, format!("replace the disk, then mainstay copies failback {name}")));
+    }
     if set.target.state == "ready" && !set.target.reflinks {
         let text =
             format!("{name}: the target cannot share pages, so each version of a large file takes its whole size");

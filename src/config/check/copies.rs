@@ -1,5 +1,6 @@
 //! Sets of copies: what is copied, where to, and when; `paths` what lies in what, `still` how a service is made to hold still.
 
+mod failover;
 mod paths;
 mod still;
 
@@ -77,12 +78,7 @@ fn plan(item: &Item, copy: &Copy, names: Option<&[&str]>, services: &[ServicePla
         schema::OnSourceFailing::Hold => OnSourceFailing::Hold,
         schema::OnSourceFailing::Restore => OnSourceFailing::Restore,
     });
-    if on_source_failing == Some(OnSourceFailing::Restore) {
-        scope
-            .report
-            .error(item, "on_source_failing", "`Restore` is not built yet")
-            .hint("Hold, and `mainstay copies restore` by hand");
-    }
+    let failover = failover::plan(item, copy, &from, &to, on_source_failing, services, scope);
     let of_service = |source: &std::path::PathBuf| services.iter().any(|service| paths::is_data_of(service, source));
     if on_source_failing.is_some() && !from.iter().any(of_service) && !item.is_broken("from") && names.is_some() {
         let message = "`on_source_failing` has no effect: no service has any of this in its `data`";
@@ -121,6 +117,7 @@ fn plan(item: &Item, copy: &Copy, names: Option<&[&str]>, services: &[ServicePla
             schema::ReadBack::None => ReadBack::None,
         },
         on_source_failing,
+        failover,
     }
 }
 

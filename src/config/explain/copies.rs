@@ -49,6 +49,13 @@ pub(super) fn copies(plan: &CopyPlan, out: &mut Lines) {
         Some(OnSourceFailing::Restore) => "Restore: they go on from the newest verified copy",
     };
     out.line("on_source_failing", failing);
+    if plan.on_source_failing == Some(OnSourceFailing::Restore) {
+        let how = match &plan.failover.link {
+            Some(link) => format!("the link {} is switched", link.display()),
+            None => "it is mounted over the source".to_owned(),
+        };
+        out.line("failover", format!("after {}: {how}", duration_text(plan.failover.after)));
+    }
 }
 
 fn when(when: &When) -> String {

@@ -38,6 +38,7 @@ pub(in crate::config) struct Copy {
     pub(in crate::config) read_back: ReadBack,
     /// `None`: what the services' `on_disk_failing` say.
     pub(in crate::config) on_source_failing: Option<OnSourceFailing>,
+    pub(in crate::config) failover: Failover,
 }
 
 /// `"02:30"` or `["02:30", "14:30"]`, UTC.
@@ -134,6 +135,14 @@ pub(in crate::config) enum OnSourceFailing {
     Restore,
 }
 
+/// How `Restore` is done.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename = "failover", default, deny_unknown_fields)]
+pub(in crate::config) struct Failover {
+    pub(in crate::config) after: Dur,
+    pub(in crate::config) link: Option<String>,
+}
+
 impl Default for Copy {
     fn default() -> Self {
         Self {
@@ -156,7 +165,14 @@ impl Default for Copy {
             space: Space::default(),
             read_back: ReadBack::Written,
             on_source_failing: None,
+            failover: Failover::default(),
         }
+    }
+}
+
+impl Default for Failover {
+    fn default() -> Self {
+        Self { after: Dur(engine::FailoverPlan::default().after), link: None }
     }
 }
 

@@ -235,7 +235,8 @@ impl<'a> Repair<'a> {
         let mut tried = String::new();
         let path = Path::new("/").join(OsStr::from_bytes(&mending.bad.entry.path));
         let whole = |file: &File| file.metadata().is_ok_and(|found| found.is_file() && found.len() == size);
-        match source(&path).ok().filter(whole).map(|file| self.fresh(&file, hash, &mending.bad.entry, conduct)) {
+        let live = if self.set.shuns_sources { None } else { source(&path).ok() };
+        match live.filter(whole).map(|file| self.fresh(&file, hash, &mending.bad.entry, conduct)) {
             Some(Ok(Some(ino))) => return self.relink(mending).map(|()| ("the source".to_owned(), ino)),
             Some(Ok(None)) | None => tried.push_str("the source has other content"),
             Some(Err(error)) => tried = format!("from the source: {error}"),

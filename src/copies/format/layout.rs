@@ -17,6 +17,10 @@ pub const TRASH: &str = "trash";
 pub const QUARANTINE: &str = "quarantine";
 pub const STATE: &str = "state";
 pub const LATEST: &str = "latest";
+/// What services run from, in directories of their own.
+pub const LIVE: &str = "live";
+/// Within one of them, written last: what it is.
+pub const LIVE_MARKER: &str = "LIVE";
 /// Within a copy.
 pub const DATA: &str = "data";
 pub const MANIFEST: &str = "MANIFEST";

@@ -75,15 +75,30 @@ pub struct Scan<'a> {
     ready: VecDeque<Result<Found, Trouble>>,
     walk: Option<Walk>,
     scouts: Option<Scouts>,
+    /// Where the sources are read, each under its whole path: `/`, unless they are live elsewhere.
+    root: PathBuf,
 }
 
 impl<'a> Scan<'a> {
     /// `from`: absolute paths, none within another. Nothing is opened yet.
     #[must_use]
     pub fn new(from: &[PathBuf], exclude: &'a Exclude) -> Self {
+        Self::below(Path::new("/"), from, exclude)
+    }
+
+    /// The same of sources that lie below this directory.
+    pub(in crate::copies) fn below(root: &Path, from: &[PathBuf], exclude: &'a Exclude) -> Self {
         let mut sources = from.to_vec();
         sources.sort_by(|a, b| order(below_root(b), below_root(a)));
-        Self { exclude, sources, last: Vec::new(), ready: VecDeque::new(), walk: None, scouts: None }
+        Self {
+            exclude,
+            sources,
+            last: Vec::new(),
+            ready: VecDeque::new(),
+            walk: None,
+            scouts: None,
+            root: root.to_owned(),
+        }
     }
 
     /// With scouts before it. Without threads for them it only takes longer.
@@ -94,7 +109,8 @@ impl<'a> Scan<'a> {
 
     fn begin(&mut self, source: &Path) {
         let path = below_root(source).to_vec();
-        if let Err(error) = self.ways(&path).and_then(|()| self.source(source, &path)) {
+        let seen = self.root.join(OsStr::from_bytes(&path));
+        if let Err(error) = self.ways(&path).and_then(|()| self.source(&seen, &path)) {
             self.ready.push_back(Err(Trouble { path: path.clone(), extent: Extent::Source, error }));
         }
         self.last = path;
@@ -103,13 +119,11 @@ impl<'a> Scan<'a> {
     /// The directories above a source that were not told for the one before.
     fn ways(&mut self, path: &[u8]) -> io::Result<()> {
         let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
-        let mut parent = Arc::new(Dir::open(Path::new("/"))?);
+        let mut parent = Arc::new(Dir::open(&self.root)?);
         for end in ends {
             // What is above a source may be reached over links; the dot follows the last of them.
-            let mut real = b"/".to_vec();
-            real.extend_from_slice(&path[..end]);
-            real.extend_from_slice(b"/.");
-            let itself = Arc::new(Dir::open(Path::new(OsStr::from_bytes(&real)))?);
+            let real = self.root.join(OsStr::from_bytes(&path[..end])).join(".");
+            let itself = Arc::new(Dir::open(&real)?);
             let is_told = self.last.len() > end && self.last[..end] == path[..end] && self.last[end] == b'/';
             if !is_told && let Some(entry) = Entry::of(path[..end].to_vec(), &itself.stat_self()?) {
                 let way = Some(itself.clone());

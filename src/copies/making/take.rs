@@ -14,7 +14,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::build::{Broken, Build, Built, State};
@@ -33,7 +33,7 @@ use crate::copies::failure::{cancelled, failure, full, on_target, other};
 use crate::copies::findings::Findings;
 use crate::copies::format::commit::{Commit, FORMAT};
 use crate::copies::format::entry::hex;
-use crate::copies::format::layout::{COMMIT, COPIES, DATA, LATEST, MANIFEST, WORK, directory_of};
+use crate::copies::format::layout::{COMMIT, COPIES, DATA, LATEST, MANIFEST, WORK, below_root, directory_of};
 use crate::copies::format::manifest::{ManifestError, Writer};
 use crate::copies::place::catalog::{self, Listed};
 use crate::copies::place::prune::point_latest;
@@ -61,10 +61,22 @@ const CLOCK_FIRST: Time = Time(1_767_225_600_000_000_000);
 
 /// Makes a copy, unless nothing has changed.
 pub fn take(set: &mut Set, plan: &CopyPlan, cause: Cause, conduct: &mut dyn Conduct) -> Result<Outcome, Failure> {
+    take_below(Path::new("/"), set, plan, cause, conduct)
+}
+
+/// The same of sources that lie below this directory, each under its whole path.
+pub(in crate::copies) fn take_below(
+    root: &Path,
+    set: &mut Set,
+    plan: &CopyPlan,
+    cause: Cause,
+    conduct: &mut dyn Conduct,
+) -> Result<Outcome, Failure> {
     let began = conduct.now();
     recover(set, conduct)?;
     let exclude = Exclude::new(&plan.exclude).map_err(|error| other("exclude", &error))?;
     let mut run = Run {
+        root,
         plan,
         exclude,
         cause,
@@ -91,6 +103,8 @@ pub fn take(set: &mut Set, plan: &CopyPlan, cause: Cause, conduct: &mut dyn Cond
 }
 
 struct Run<'a> {
+    /// Where the sources are read.
+    root: &'a Path,
     plan: &'a CopyPlan,
     exclude: Exclude,
     cause: Cause,
@@ -275,7 +289,7 @@ impl Run<'_> {
             .large_over(self.plan.space.large.map(|large| large.over));
         let older = base.map(|base| base.data.again().map(Cursor::new)).transpose().map_err(failed)?;
         let data = making.dir.sub(DATA.as_ref()).map_err(failed)?;
-        let merge = merge(self.plan, base, |from| Scan::new(from, &self.exclude))?
+        let merge = merge(self.plan, base, |from| Scan::below(self.root, from, &self.exclude))?
             .map_err(|error| damaged(set, base, &error))?;
         let build = Build {
             findings: &mut self.findings,
@@ -322,7 +336,7 @@ impl Run<'_> {
             }
             !conduct.is_cancelled()
         };
-        let surveyed = merge(self.plan, base, |from| Scan::new(from, &self.exclude).scouted())?
+        let surveyed = merge(self.plan, base, |from| Scan::below(self.root, from, &self.exclude).scouted())?
             .and_then(|merge| Survey::of(merge, against, &mut each));
         match surveyed {
             Ok(Some(Survey { lost_source: Some(what), .. })) => Err(no_source(what)),
@@ -340,7 +354,7 @@ impl Run<'_> {
 
     fn sources_are_there(&self) -> Result<(), Failure> {
         for source in &self.plan.from {
-            if let Err(error) = source.symlink_metadata() {
+            if let Err(error) = self.root.join(below_root(source)).symlink_metadata() {
                 return Err(no_source(format!("{}: {error}", source.display())));
             }
         }

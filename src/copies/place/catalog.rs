@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::time::Duration;
 
+use super::live;
 use super::state::State;
 use crate::copies::failure::is_missing;
 use crate::copies::format::commit::{COMMIT_BYTES_MAX, Commit, CommitError};
@@ -55,10 +56,14 @@ fn commit_of(copies: &Dir, name: &OsStr) -> io::Result<Option<Commit>> {
 pub(in crate::copies) fn read(dir: &Dir, copies: &Dir, state: &State, uuid: &str) -> io::Result<Catalog> {
     let space = dir.space()?;
     let (found, _) = listed(copies)?;
+    let live = live::markers(dir)?;
     Ok(Catalog {
         target: TargetState::Ready,
         uuid: Some(uuid.to_owned()),
-        copies: found.iter().map(|listed| copy(listed, state)).collect(),
+        copies: found
+            .iter()
+            .map(|listed| Copy { in_use: live.iter().any(|one| one.seq == listed.commit.seq), ..copy(listed, state) })
+            .collect(),
         unchanged: state.unchanged,
         free_bytes: space.free_bytes,
         size_bytes: space.size_bytes,
@@ -67,7 +72,7 @@ pub(in crate::copies) fn read(dir: &Dir, copies: &Dir, state: &State, uuid: &str
         scrub_permille: state.scrub.permille,
         restore_tested: state.restore_tested,
         quarantined: state.quarantined.len() as u64,
-        failed_over: state.failed_over.clone(),
+        failed_over: live.into_iter().max_by_key(|one| one.since),
     })
 }
 
@@ -91,7 +96,7 @@ pub(in crate::copies) fn copy(listed: &Listed, state: &State) -> Copy {
         accepted: marks.accepted,
         verified: marks.verified,
         bad: marks.bad,
-        in_use: state.failed_over.as_ref().is_some_and(|over| over.seq == commit.seq),
+        in_use: false,
         large: commit.large,
         large_over: commit.large_over,
     }

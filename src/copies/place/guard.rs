@@ -34,8 +34,8 @@ pub(in crate::copies) fn place(plan: &CopyPlan) -> Result<Place, TargetState> {
     let (there, missing) = existing_part(&plan.to)?;
     let failing = |error: io::Error| TargetState::Failing { why: format!("{}: {error}", there.display()) };
     let found = Dir::open(&there).and_then(|dir| dir.stat_self()).map_err(failing)?;
-    let kept_here = devices_of_the_host(plan);
-    if plan.same_disk && kept_here.contains(&found.dev) {
+    // Otherwise the sources are not looked at: their disk may never answer.
+    if plan.same_disk && devices_of_the_host(plan).contains(&found.dev) {
         if missing != Path::new("") {
             let why = format!("{} is not there yet: `copies init {}` makes it", plan.to.display(), plan.name);
             return Err(TargetState::Unmarked { why });

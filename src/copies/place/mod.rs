@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod guard;
 pub mod init;
+pub mod live;
 pub mod prune;
 pub mod recover;
 pub mod reserve;

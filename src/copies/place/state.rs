@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::copies::catalog::{FailedOver, Unchanged, Verified};
+use crate::engine::copies::catalog::{Unchanged, Verified};
 use crate::engine::types::Time;
 use crate::sys::dir::{Dir, Rename};
 
@@ -31,7 +31,6 @@ pub struct State {
     pub scrub: Scrub,
     pub restore_tested: Option<Time>,
     pub quarantined: Vec<Quarantined>,
-    pub failed_over: Option<FailedOver>,
 }
 
 /// Of one copy.

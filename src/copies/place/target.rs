@@ -13,7 +13,9 @@ use super::guard::{self, Place};
 use super::state::{Loaded, State};
 use crate::copies::failure::{failure, on_target, other};
 use crate::copies::format::commit::Commit;
-use crate::copies::format::layout::{COPIES, DATA, DIRECTORIES, MANIFEST, MARKER, QUARANTINE, STATE, TRASH, WORK};
+use crate::copies::format::layout::{
+    COPIES, DATA, DIRECTORIES, LIVE, MANIFEST, MARKER, QUARANTINE, STATE, TRASH, WORK,
+};
 use crate::copies::format::manifest::Reader;
 use crate::engine::copies::catalog::{Catalog, TargetState};
 use crate::engine::copies::order::{Failure, FailureKind, Finding, FindingKind};
@@ -159,11 +161,22 @@ impl Target {
 
     /// The set, for this process alone until it is dropped. Its directories are made where they are missing.
     pub fn lock(self) -> Result<Set, Failure> {
+        self.locked(None)
+    }
+
+    /// The set, for whoever builds in `live/` alone: also while another job, which waits for a disk that does not answer, holds the lock of the set. Of the
+    /// copies it only reads those that the engine removes meanwhile no more than any other in use.
+    pub(in crate::copies) fn lock_live(self) -> Result<Set, Failure> {
+        self.locked(Some(LIVE))
+    }
+
+    fn locked(self, part: Option<&str>) -> Result<Set, Failure> {
         let path = self.place.below.join(&self.name);
         let shown = self.place.root_path.join(&path);
         let failed = |error: io::Error| on_target(shown.display(), &error);
         let dir = directory(&self.place.root, &path).map_err(failed)?;
-        let lock = match dir.lock() {
+        let part = part.map(|name| directory(&dir, Path::new(name))).transpose().map_err(failed)?;
+        let lock = match part.as_ref().unwrap_or(&dir).lock() {
             Ok(lock) => lock,
             Err(LockError::Busy) => {
                 let what = format!("somebody else works on {}", shown.display());
@@ -190,6 +203,7 @@ impl Target {
             state_dir,
             state: State::default(),
             strays: Vec::new(),
+            shuns_sources: part.is_some(),
             _lock: lock,
         };
         set.load()?;
@@ -230,6 +244,8 @@ pub struct Set {
     state_dir: Dir,
     state: State,
     strays: Vec<Finding>,
+    /// Nothing is mended from them: their disk may never answer.
+    pub(in crate::copies) shuns_sources: bool,
     _lock: Lock,
 }
 

@@ -1,6 +1,7 @@
 //! Bringing data back: beside, in place by exchange, and as a test into scratch space.
 
 pub mod exchange;
+pub mod live;
 pub mod materialise;
 pub mod restore;
 pub mod restore_checks;

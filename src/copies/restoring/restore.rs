@@ -73,16 +73,16 @@ fn choose(catalog: &Catalog) -> Option<&Copy> {
 
 /// What is to be restored.
 #[derive(Clone, Copy, Debug, Default)]
-struct Totals {
-    files: u64,
-    bytes: u64,
+pub(super) struct Totals {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
     /// Without the holes.
-    data_bytes: u64,
+    pub(super) data_bytes: u64,
     /// Whether each wanted path is in the copy is known by how many of them were met.
     roots: usize,
 }
 
-fn totals(copy: &CommittedCopy, selection: &Selection, set: &Set) -> Result<Totals, Failure> {
+pub(super) fn totals(copy: &CommittedCopy, selection: &Selection, set: &Set) -> Result<Totals, Failure> {
     let mut totals = Totals::default();
     for entry in entries(copy, set)? {
         let entry = entry?;
@@ -99,7 +99,7 @@ fn totals(copy: &CommittedCopy, selection: &Selection, set: &Set) -> Result<Tota
     Ok(totals)
 }
 
-fn entries<'a>(
+pub(super) fn entries<'a>(
     copy: &CommittedCopy,
     set: &'a Set,
 ) -> Result<impl Iterator<Item = Result<Entry, Failure>> + use<'a>, Failure> {

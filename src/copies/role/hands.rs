@@ -4,15 +4,17 @@ use super::job::Hands;
 use crate::copies::checking::scrub::scrub;
 use crate::copies::checking::verify::verify;
 use crate::copies::conduct::Conduct;
+use crate::copies::failure::failure;
 use crate::copies::making::take::take;
 use crate::copies::place::init::{Claim, init};
 use crate::copies::place::prune::prune;
 use crate::copies::place::target::{Refused, Set, Target};
+use crate::copies::restoring::live::{dismiss_live, gather_live, materialise_live};
 use crate::copies::restoring::restore::restore;
 use crate::copies::restoring::restore_test::restore_test;
 use crate::copies::restoring::swap;
 use crate::engine::copies::catalog::{Catalog, TargetState};
-use crate::engine::copies::order::{Failure, Job, Outcome};
+use crate::engine::copies::order::{Failure, FailureKind, Job, Outcome};
 use crate::engine::copies::plan::CopyPlan;
 
 /// The real ones.
@@ -58,6 +60,22 @@ fn attempt(plan: &CopyPlan, job: &Job, conduct: &mut dyn Conduct) -> Result<Outc
             set.update(|state| state.marks_of(*seq).pinned = *pinned)?;
             Ok(Outcome::Pinned)
         }),
+        // None of these opens a source, whose disk may never answer.
+        Job::Materialise(live) => {
+            let target = Target::open_to_read(&plan.without_sources())?;
+            materialise_live(&target.lock_live()?, live, conduct)
+        }
+        Job::Dismiss { directory } => {
+            dismiss_live(&Target::open_to_read(&plan.without_sources())?.lock_live()?, directory)
+        }
+        Job::Gather { directory } => {
+            let mut set = Target::open_to_read(&plan.without_sources())?.lock()?;
+            gather_live(&mut set, plan, directory, conduct)
+        }
+        Job::Failback { .. } => {
+            let what = "only the agent can bring a set back".to_owned();
+            Err(failure(FailureKind::Other, what, Some("`mainstay copies failback NAME`, without --config")))
+        }
         Job::Accept { seq } => mark(lock()?, *seq, |set| {
             set.update(|state| state.marks_of(*seq).accepted = true)?;
             Ok(Outcome::Accepted)

@@ -42,6 +42,7 @@ pub(in crate::copies) enum FromJob {
     },
     /// The thread is done. `outcome`: of the order, if there was one beside the look at the target.
     Ended {
+        number: u64,
         outcome: Option<(u64, Outcome)>,
         catalog: Box<Catalog>,
     },
@@ -66,10 +67,11 @@ impl Voice {
 pub(in crate::copies) fn start(
     hands: Hands,
     plan: CopyPlan,
-    order: Option<Order>,
+    (number, order): (u64, Option<Order>),
     control: Arc<Control>,
     voice: Voice,
 ) -> std::io::Result<()> {
+    let shuns_source = order.as_ref().is_some_and(|order| order.job.shuns_source());
     let work = move || {
         // Where the kernel refuses, the job is only felt more.
         let _ = idle::this_thread(NICE);
@@ -79,7 +81,8 @@ pub(in crate::copies) fn start(
             conduct.end();
             (order.id, outcome)
         });
-        voice.say(FromJob::Ended { outcome, catalog: Box::new((hands.catalog)(&plan)) });
+        let seen = if shuns_source { plan.without_sources() } else { plan };
+        voice.say(FromJob::Ended { number, outcome, catalog: Box::new((hands.catalog)(&seen)) });
     };
     std::thread::Builder::new().name("copy-job".to_owned()).stack_size(STACK_BYTES).spawn(work).map(drop)
 }

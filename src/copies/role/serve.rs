@@ -41,6 +41,10 @@ pub(in crate::copies) struct Server {
     voice: Voice,
     plan: Option<CopyPlan>,
     running: Option<Running>,
+    /// A job that was to end for another one and does not: it waits for a disk that may never answer. What it comes to is not waited for.
+    stuck: Option<Running>,
+    /// Of the latest job.
+    number: u64,
     /// The next order, given while a job of an earlier agent is under way or somebody looks at the target.
     waiting: Option<Order>,
     /// The target is to be looked at once nothing runs.
@@ -52,6 +56,7 @@ pub(in crate::copies) struct Server {
 }
 
 struct Running {
+    number: u64,
     /// `None`: only a look at the target.
     order: Option<Order>,
     control: Arc<Control>,
@@ -90,6 +95,8 @@ impl Server {
             voice: Voice { to_loop, wake },
             plan: None,
             running: None,
+            stuck: None,
+            number: 0,
             waiting: None,
             look: false,
             frozen: None,
@@ -207,6 +214,13 @@ impl Server {
     }
 
     fn take_order(&mut self, order: Order) {
+        if order.job.shuns_source()
+            && self.stuck.is_none()
+            && let Some(running) = self.running.take()
+        {
+            running.control.cancel();
+            self.stuck = Some(running);
+        }
         if let Some(former) = self.waiting.replace(order) {
             self.fail(former.id, FailureKind::Busy, "another order has taken its place");
         }
@@ -226,9 +240,11 @@ impl Server {
             self.watch.begin_anew();
         }
         let control = Arc::new(Control::new());
-        let started = job::start(self.hands, plan, order.clone(), Arc::clone(&control), self.voice.clone());
+        self.number += 1;
+        let number = self.number;
+        let started = job::start(self.hands, plan, (number, order.clone()), Arc::clone(&control), self.voice.clone());
         match (started, order) {
-            (Ok(()), order) => self.running = Some(Running { order, control }),
+            (Ok(()), order) => self.running = Some(Running { number, order, control }),
             (Err(error), Some(order)) => {
                 self.fail(order.id, FailureKind::Other, &format!("no thread can be started: {error}"));
             }
@@ -307,12 +323,17 @@ impl Server {
                     self.report(Report::Quiesce { order, on: false });
                 }
                 FromJob::Moving { .. } => self.thaw(),
-                FromJob::Ended { outcome, catalog } => self.end(outcome, catalog),
+                FromJob::Ended { number, outcome, catalog } => self.end(number, outcome, catalog),
             }
         }
     }
 
-    fn end(&mut self, outcome: Option<(u64, Outcome)>, catalog: Box<Catalog>) {
+    fn end(&mut self, number: u64, outcome: Option<(u64, Outcome)>, catalog: Box<Catalog>) {
+        if self.stuck.as_ref().is_some_and(|stuck| stuck.number == number) {
+            self.stuck = None;
+            // Whoever gave the order has left it behind, and what it saw is older than what another has seen since.
+            return;
+        }
         self.running = None;
         // What the job came to is judged by what lies there now.
         self.report(Report::Catalog(catalog.clone()));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::note::CopyNews;
-use super::order::{Job, Which};
+use super::order::{Job, Place, Which};
 use super::rotate::{BUILT, Ground, Occasion, judge, prune};
 use crate::engine::Engine;
 use crate::engine::action::{Action, Level, Outcome as Answer};
@@ -39,6 +39,14 @@ impl Engine {
         };
         let text = format!("{} is asked for by {}", job.word(), caller.text());
         let patience = self.now.mono.after(PATIENCE);
+        if let Job::Failback { dry_run, force } = job {
+            let asked = Asked { request, job, wait, again: false, patience };
+            match self.failback(set, dry_run, force, asked) {
+                Ok(()) => self.copy_note(set, Level::Info, CopyNews::Remark { text }),
+                Err(outcome) => self.out.push(Action::Answer { request, outcome }),
+            }
+            return;
+        }
         let Some(memory) = self.copies.sets.get_mut(set) else { return };
         memory.queue.push_back(Asked { request, job, wait, again: false, patience });
         self.copy_note(set, Level::Info, CopyNews::Remark { text });
@@ -59,6 +67,9 @@ impl Engine {
         }
         if memory.queue.len() >= QUEUE_MAX {
             return conflict(format!("{QUEUE_MAX} orders for copies {set} are waiting already; try again later"));
+        }
+        if let Some(text) = self.failover_text(set).filter(|_| job.needs_own_disk()) {
+            return conflict(format!("copies {set}: not now: {text}"));
         }
         let Job::Prune { copies } = job else { return Ok(job) };
         let occasion = Occasion {
@@ -168,8 +179,32 @@ impl Job {
             | Self::Pin { .. }
             | Self::Accept { .. }
             | Self::Exchange(_)
+            | Self::Materialise(_)
+            | Self::Gather { .. }
+            | Self::Dismiss { .. }
+            | Self::Failback { .. }
             | Self::RestoreTest
             | Self::Init { .. } => None,
+        }
+    }
+}
+
+impl Job {
+    /// Looks at the sources, or writes to where they are: not while something else is seen there.
+    fn needs_own_disk(&self) -> bool {
+        match self {
+            Self::Take { .. } | Self::RestoreTest | Self::Init { .. } => true,
+            Self::Restore(restore) => restore.place == Place::Replace && !restore.dry_run,
+            Self::Verify { .. }
+            | Self::Scrub
+            | Self::Prune { .. }
+            | Self::Pin { .. }
+            | Self::Accept { .. }
+            | Self::Exchange(_)
+            | Self::Materialise(_)
+            | Self::Gather { .. }
+            | Self::Dismiss { .. }
+            | Self::Failback { .. } => false,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What happens to copies, and what the shell is to do about them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,12 @@ pub enum CopyEvent {
         hook: Hook,
         result: Result<(), String>,
     },
+    /// A switch has ended.
+    Switched {
+        set: String,
+        id: u64,
+        result: Result<(), String>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,4 +106,38 @@ pub enum CopyAction {
         command: Vec<String>,
         timeout: Duration,
     },
+    /// Let live data be seen in the place of a source, or no longer, in a child with a deadline; answered by [`CopyEvent::Switched`]. What is as it should be
+    /// already is left so.
+    Switch(Switch),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switch {
+    pub id: u64,
+    pub direction: Direction,
+    pub moves: Vec<Move>,
+}
+
+impl Switch {
+    /// After this long it is killed, and has failed.
+    pub const TIMEOUT: Duration = Duration::from_secs(20);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// To the live data.
+    Over,
+    /// To the source.
+    Back,
+}
+
+/// What is to be seen where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// On the disk of the copies.
+    pub live: PathBuf,
+    pub at: PathBuf,
+    /// `at` is a symbolic link, which otherwise leads there; `None`: `live` is mounted over `at`.
+    pub link_to: Option<PathBuf>,
 }

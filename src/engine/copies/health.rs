@@ -15,6 +15,9 @@ const FAILURES_BAD: u32 = 2;
 impl Engine {
     /// Why nothing is copied for now: a disk under the source or under the target fails.
     pub(super) fn paused(&self, plan: &CopyPlan) -> Option<String> {
+        if let Some(text) = self.failover_text(&plan.name) {
+            return Some(format!("no copies are made: {text}"));
+        }
         let source = self.failing_below(&plan.from).map(|why| ("source", why));
         let target = || self.failing_below(std::slice::from_ref(&plan.to)).map(|why| ("target", why));
         let (which, why) = source.or_else(target)?;
@@ -22,7 +25,7 @@ impl Engine {
     }
 
     pub(in crate::engine) fn are_copies_paused(&self, set: &str) -> bool {
-        self.copy_plan(set).is_some_and(|plan| self.paused(plan).is_some())
+        self.failover_stage(set).is_none() && self.copy_plan(set).is_some_and(|plan| self.paused(plan).is_some())
     }
 
     /// The services with data in these copies.
@@ -65,6 +68,10 @@ impl Engine {
         let (Some(memory), Some(plan)) = (self.copies.sets.get(set), self.copy_plan(set)) else {
             return (SetState::Unknown, None);
         };
+        if let (Some(stage), Some(text)) = (self.failover_stage(set), self.failover_text(set)) {
+            let state = self.failover_state(set, stage);
+            return (state, Some(text));
+        }
         if !memory.heard {
             let why = format!("its role has not told yet what lies on the target; see `mainstay status @copy.{set}`");
             return (SetState::Unknown, Some(why));

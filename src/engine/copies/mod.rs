@@ -2,13 +2,14 @@
 //!
 //! The role of a set reports what lies on its target ([`catalog`]) and carries out one order at a time ([`order`]); which and when is decided here:
 //! when a run is due in `schedule`, what becomes of an order in `work`, what operators ask for in `by_hand`, how a service holds still in `quiet`, what
-//! is wrong and who is told in `health`, what others see in `show`. What stays is a function of its own ([`rotate`]).
+//! is wrong and who is told in `health`, how services go on from a copy when a disk fails in [`failover`], what others see in `show`. What stays is a function of its own ([`rotate`]).
 //!
 //! All that must last lies on the target. What an agent knew beside it is lost with it, and on the safe side: what it had frozen is thawed by the next
 //! one, what it had stopped is started, and nothing is removed before a run has succeeded.
 
 pub mod catalog;
 pub mod event;
+pub mod failover;
 pub mod note;
 pub mod order;
 pub mod plan;
@@ -18,7 +19,11 @@ pub(in crate::engine) mod testing;
 pub mod view;
 
 mod by_hand;
+mod carry_over;
+mod failback;
 mod health;
+mod in_force;
+mod moved;
 mod owed;
 mod prune;
 pub(in crate::engine) mod quiet;
@@ -36,6 +41,7 @@ use serde::{Deserialize, Serialize};
 use by_hand::Asked;
 use catalog::{Catalog, TargetState};
 use event::{CopyAction, CopyEvent};
+use failover::Moving;
 use note::{CopyNews, CopyNote};
 use order::{Failure, Report};
 use plan::CopyPlan;
@@ -57,6 +63,12 @@ pub(in crate::engine) struct CopiesState {
     /// Those of the plan.
     sets: BTreeMap<String, SetMemory>,
     next_order: u64,
+    /// Sets whose services run from a copy, or are on the way there or back; also of sets that have left the configuration.
+    #[serde(default)]
+    moving: BTreeMap<String, Moving>,
+    /// Decisions about them that are not known to be on disk.
+    #[serde(default)]
+    saves: BTreeSet<u64>,
     /// The wall clock less the boot clock, as it was when deadlines were last computed (nanoseconds).
     wall_offset: i128,
     /// By the name of the service.
@@ -138,6 +150,7 @@ impl Engine {
                 self.restore_command(request, &caller, &service, asked);
             }
             CopyEvent::Hooked { set, order, hook, result } => self.hooked(&set, order, hook, result),
+            CopyEvent::Switched { set, id, result } => self.switched(&set, id, result),
         }
     }
 
@@ -221,6 +234,7 @@ impl Engine {
 
     /// Every set is looked at; called before a step rests.
     pub(in crate::engine) fn review_copies(&mut self) {
+        self.review_failovers();
         for set in self.copies.sets.keys().cloned().collect::<Vec<_>>() {
             if let Some(plan) = self.copy_plan(&set).cloned() {
                 self.mark_in_use(&set);
@@ -260,8 +274,9 @@ impl Engine {
         let boot = self.copies.sets.keys().filter_map(|set| self.copies_deadline(set)).filter(later).min();
         let mono = self.copies.sets.values().filter_map(SetMemory::mono_deadline);
         let restores = self.restores_deadline().filter(|at| *at > self.now.mono);
-        let mono = mono.chain(restores).min().map(|at| at.max(Time(self.now.mono.0 + 1)));
-        match boot {
+        let (moving_mono, moving_boot) = self.failover_deadlines();
+        let mono = mono.chain(restores).chain(moving_mono).min().map(|at| at.max(Time(self.now.mono.0 + 1)));
+        match boot.into_iter().chain(moving_boot).min() {
             Some(at) => self.boot_timers.set(TimerKey::Copies, at),
             None => self.boot_timers.cancel(TimerKey::Copies),
         }

@@ -82,6 +82,11 @@ pub enum CopyNews {
         max_age_s: u64,
     },
     FreshAgain,
+    /// Something about its services going on from a copy, or coming back.
+    Failover {
+        text: String,
+        services: Vec<String>,
+    },
     /// Something about it that was asked for by hand.
     Remark {
         text: String,
@@ -110,6 +115,7 @@ impl CopyNews {
             Self::Quiesced { .. } => "copy_quiesced",
             Self::TooOld { .. } => "copy_too_old",
             Self::FreshAgain => "copy_fresh_again",
+            Self::Failover { .. } => "failover",
             Self::Remark { .. } => "copy_remark",
         }
     }
@@ -160,6 +166,8 @@ impl CopyNews {
                 format!("the newest good copy is {} old, more than {}", human(age_s), human(max_age_s))
             }
             Self::FreshAgain => "the newest good copy is fresh again".to_owned(),
+            Self::Failover { text, services } if services.is_empty() => text.clone(),
+            Self::Failover { text, services } => format!("{}: {text}", services.join(", ")),
             Self::Remark { text } => text.clone(),
         }
     }

@@ -1,11 +1,13 @@
 //! What the agent orders of the role of a set, and what that reports. Each order has a number; what comes late for an older one is dropped.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{Catalog, Cause, TargetState};
 use crate::engine::action::Level;
+use crate::engine::types::Time;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Order {
@@ -48,6 +50,34 @@ pub enum Job {
     Init {
         claim: bool,
     },
+    /// Build a copy below `live/`, for a service to go on from.
+    Materialise(Box<Live>),
+    /// A copy of what lies in this directory below `live/`, as if it lay at the sources.
+    Gather {
+        directory: String,
+    },
+    /// Remove this directory below `live/`.
+    Dismiss {
+        directory: String,
+    },
+    /// Bring what runs from a copy back to its own disk: the agent's work, of which the role gets parts.
+    Failback {
+        dry_run: bool,
+        force: bool,
+    },
+}
+
+/// A copy that a service is to go on from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Live {
+    pub seq: u64,
+    /// Its name below `live/`: another one for each failure.
+    pub directory: String,
+    /// When (wall) the source was found failing, and how old the copy was then.
+    pub since: Time,
+    pub age: Duration,
+    /// It is reached by its path and not through a mount: whoever runs the service must get that far.
+    pub traversable: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -241,6 +271,13 @@ pub enum Outcome {
     Initialised {
         uuid: String,
     },
+    /// It lies below `live/`, whole and synced.
+    Materialised {
+        seq: u64,
+        files: u64,
+        bytes: u64,
+    },
+    Dismissed,
     Failed(Failure),
 }
 
@@ -347,6 +384,25 @@ impl FindingKind {
 }
 
 impl Job {
+    /// Of a failover, and there to be done although the disk of the source may never answer.
+    #[must_use]
+    pub fn shuns_source(&self) -> bool {
+        match self {
+            Self::Materialise(_) | Self::Gather { .. } | Self::Dismiss { .. } => true,
+            Self::Take { .. }
+            | Self::Verify { .. }
+            | Self::Scrub
+            | Self::Prune { .. }
+            | Self::Pin { .. }
+            | Self::Accept { .. }
+            | Self::Restore(_)
+            | Self::Exchange(_)
+            | Self::RestoreTest
+            | Self::Init { .. }
+            | Self::Failback { .. } => false,
+        }
+    }
+
     /// The word of the command that asks for it.
     #[must_use]
     pub fn word(&self) -> &'static str {
@@ -362,7 +418,18 @@ impl Job {
             Self::Exchange(_) => "exchange",
             Self::RestoreTest => "restore test",
             Self::Init { .. } => "init",
+            Self::Materialise(_) => "materialise",
+            Self::Gather { .. } => "gather",
+            Self::Dismiss { .. } => "dismiss",
+            Self::Failback { .. } => "failback",
         }
+    }
+}
+
+impl Outcome {
+    /// Of one that is not what was asked for: why.
+    pub(in crate::engine) fn failure_text(&self) -> String {
+        if let Self::Failed(failure) = self { failure.text() } else { format!("its role answered {self:?}") }
     }
 }
 

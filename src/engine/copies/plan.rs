@@ -37,6 +37,7 @@ pub struct CopyPlan {
     pub read_back: ReadBack,
     /// `None`: the service's own `on_disk_failing` holds.
     pub on_source_failing: Option<OnSourceFailing>,
+    pub failover: FailoverPlan,
 }
 
 impl CopyPlan {
@@ -61,7 +62,14 @@ impl CopyPlan {
             space: Space::default(),
             read_back: ReadBack::Written,
             on_source_failing: None,
+            failover: FailoverPlan::default(),
         }
+    }
+
+    /// The same without its sources: for what must not touch their disk, which may never answer.
+    #[must_use]
+    pub fn without_sources(&self) -> Self {
+        Self { from: Vec::new(), ..self.clone() }
     }
 
     /// Whether what lies at this path is copied, or a part of it.
@@ -165,6 +173,21 @@ pub enum OnSourceFailing {
     Hold,
     /// Go on from the newest verified copy, on the disk of the copies.
     Restore,
+}
+
+/// How `Restore` is done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverPlan {
+    /// The disk of the source must have failed for this long before anything is built; its services are held meanwhile.
+    pub after: Duration,
+    /// A symbolic link through which the service reaches its data, and that is switched. `None`: the copy is mounted over the source.
+    pub link: Option<PathBuf>,
+}
+
+impl Default for FailoverPlan {
+    fn default() -> Self {
+        Self { after: Duration::from_secs(10), link: None }
+    }
 }
 
 impl Default for Keep {

@@ -117,7 +117,7 @@ impl Engine {
     /// Gives the next order of a set, if one is due: one at a time; by hand first, then what is to be removed, then a run, then upkeep.
     pub(super) fn next_order(&mut self, set: &str, plan: &CopyPlan) {
         let Some(memory) = self.copies.sets.get(set) else { return };
-        if self.shutdown.is_some() || !memory.linked || !memory.heard {
+        if self.shutdown.is_some() || !memory.linked || !memory.heard || self.is_moving(set) {
             return;
         }
         let paused = self.paused(plan).is_some();
@@ -149,6 +149,10 @@ impl Engine {
                 | Job::Accept { .. }
                 | Job::Restore(_)
                 | Job::Exchange(_)
+                | Job::Materialise(_)
+                | Job::Gather { .. }
+                | Job::Dismiss { .. }
+                | Job::Failback { .. }
                 | Job::Init { .. } => {}
             }
         }

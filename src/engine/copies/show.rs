@@ -2,7 +2,7 @@
 
 use super::rotate::{BUILT, Ground, Occasion, frozen, judge};
 use super::schedule::next_run;
-use super::view::CopyView;
+use super::view::{CopyView, FailoverView};
 use crate::engine::Engine;
 use crate::engine::types::Now;
 
@@ -33,6 +33,11 @@ impl Engine {
             running: memory.running.as_ref().map(|running| (&running.order.job, running.began, running.progress)),
             failure: memory.failure.as_ref(),
             failures: memory.failures,
+            failover: self.copies.moving.get(set).map(|moving| FailoverView {
+                kept: &moving.kept,
+                in_force: moving.switched,
+                trouble: moving.trouble.as_deref(),
+            }),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! What others may see of copies.
 
 use super::catalog::{Catalog, TargetState};
+use super::failover::Failover;
 use super::order::{Failure, Job, Progress};
 use super::plan::CopyPlan;
 use super::rotate::Kept;
@@ -28,6 +29,18 @@ pub struct CopyView<'a> {
     /// Of the latest run that failed, if none has succeeded since.
     pub failure: Option<&'a Failure>,
     pub failures: u32,
+    /// Its services run from a copy, or are on the way there or back.
+    pub failover: Option<FailoverView<'a>>,
+}
+
+/// A set whose services run from a copy.
+#[derive(Clone, Copy, Debug)]
+pub struct FailoverView<'a> {
+    pub kept: &'a Failover,
+    /// The live data are seen where they belong.
+    pub in_force: bool,
+    /// What went wrong last.
+    pub trouble: Option<&'a str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -68,6 +68,10 @@ impl Running {
             | Job::Accept { .. }
             | Job::Restore(_)
             | Job::Exchange(_)
+            | Job::Materialise(_)
+            | Job::Gather { .. }
+            | Job::Dismiss { .. }
+            | Job::Failback { .. }
             | Job::Init { .. } => false,
         }
     }
@@ -263,6 +267,12 @@ impl Engine {
         self.copy_action(set, CopyAction::Cancel { order });
     }
 
+    /// What does not end is not waited for any more; what it comes to is not listened to.
+    pub(super) fn leave_behind(&mut self, set: &str, outcome: Outcome) {
+        self.end_quiet(set);
+        self.finish_order(set, outcome);
+    }
+
     fn finish_order(&mut self, set: &str, outcome: Outcome) {
         let Some(running) = self.copies.sets.get_mut(set).and_then(|memory| memory.running.take()) else { return };
         self.tell_outcome(set, &running, &outcome);
@@ -284,9 +294,14 @@ impl Engine {
                 | Outcome::Tested { .. }
                 | Outcome::Pinned
                 | Outcome::Accepted
+                | Outcome::Materialised { .. }
+                | Outcome::Dismissed
                 | Outcome::Failed(_),
                 _,
             ) => {}
+        }
+        if running.asked.is_none() {
+            self.failover_job_done(set, &running.order.job, &outcome);
         }
         if let Some(Asked { request, wait: Wait::Outcome, .. }) = running.asked {
             self.answer_copy(request, outcome);
@@ -383,6 +398,8 @@ impl Engine {
             | Outcome::Swapped { .. }
             | Outcome::ServiceRestored { .. }
             | Outcome::Pinned
+            | Outcome::Materialised { .. }
+            | Outcome::Dismissed
             | Outcome::Accepted => {
                 return;
             }
@@ -453,9 +470,12 @@ impl Job {
             | Self::Prune { .. }
             | Self::Pin { .. }
             | Self::Accept { .. }
-            | Self::RestoreTest
-            | Self::Exchange(_) => true,
-            Self::Restore(_) | Self::Init { .. } => false,
+            | Self::Exchange(_)
+            | Self::Materialise(_)
+            | Self::Gather { .. }
+            | Self::Dismiss { .. }
+            | Self::RestoreTest => true,
+            Self::Restore(_) | Self::Init { .. } | Self::Failback { .. } => false,
         }
     }
 }

@@ -52,6 +52,7 @@ impl Engine {
             }
         }
         self.save_host();
+        self.failover_mounts_changed();
         self.review_ties();
     }
 

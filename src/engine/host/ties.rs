@@ -114,6 +114,7 @@ impl Engine {
     /// Called once a step with every check that changed its state in it.
     pub(in crate::engine) fn checks_changed(&mut self, changes: &[Change]) {
         self.alert_timer();
+        self.failover_checks_changed();
         if changes.iter().any(|change| change.key.kind.impairs()) {
             self.review_ties();
         }
@@ -144,11 +145,24 @@ impl Engine {
         })
     }
 
+    /// What fails of these, by the targets of their checks, in words.
+    pub(in crate::engine) fn failing_targets(&self, targets: &[String]) -> Option<String> {
+        let mut failing = self.host.states.iter().filter(|(key, (state, _))| {
+            *state == Health::Failing && key.kind.impairs() && targets.contains(&key.target)
+        });
+        failing.next().map(|(key, (_, why))| {
+            let trouble = Trouble { key: key.clone(), why: why.clone() };
+            self.trouble_text(&trouble)
+        })
+    }
+
     /// What fails now under a service. What has been its trouble stays so while it lasts.
     pub(in crate::engine) fn troubles_of(&self, service: ServiceId) -> Troubles {
         let Some(needs) = self.plan_of(service).needs.as_deref() else {
             return Troubles::default();
         };
+        let moved = self.where_data_lies(service, &needs.data).map(|data| Needs { data, ..needs.clone() });
+        let needs = moved.as_ref().unwrap_or(needs);
         let failing = || {
             let states = self.host.states.iter().filter(|(key, (state, _))| {
                 *state == Health::Failing && key.kind.impairs() && self.host.devices.concerns(key, needs)

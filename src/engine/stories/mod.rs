@@ -6,6 +6,7 @@ mod balance;
 mod commands;
 mod copies;
 mod copies_still;
+mod failover;
 mod fence;
 mod fence_auto;
 mod fence_late;

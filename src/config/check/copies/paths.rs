@@ -117,7 +117,7 @@ pub(super) fn is_data_of(service: &ServicePlan, source: &Path) -> bool {
     data.into_iter().any(|data| data.starts_with(source) || source.starts_with(data))
 }
 
-fn absolute(item: &Item, path: &str, text: &str, scope: &mut Scope<'_>) -> Option<PathBuf> {
+pub(super) fn absolute(item: &Item, path: &str, text: &str, scope: &mut Scope<'_>) -> Option<PathBuf> {
     if !no_zero_byte(item, path, text, scope) {
         return None;
     }

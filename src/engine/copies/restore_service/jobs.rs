@@ -75,6 +75,8 @@ impl Engine {
             | Outcome::Restored { .. }
             | Outcome::ServiceRestored { .. }
             | Outcome::Tested { .. }
+            | Outcome::Materialised { .. }
+            | Outcome::Dismissed
             | Outcome::Pinned
             | Outcome::Accepted
             | Outcome::Initialised { .. } => Done::Failed(format!("copies {set}: its role did something else")),

@@ -211,6 +211,9 @@ impl Engine {
             return conflict(format!("a restore of {name} is under way: {}", running.record.step.text()));
         }
         let parts = self.parts_to_restore(service, asked.seq).map_err(|message| Answer::Conflict { message })?;
+        if let Some((set, text)) = parts.iter().find_map(|part| Some((&part.set, self.failover_text(&part.set)?))) {
+            return conflict(format!("copies {set}: not now: {text}"));
+        }
         Ok((service, parts))
     }
 

@@ -454,6 +454,8 @@ fn outcome_text(outcome: &Outcome) -> String {
         | Outcome::Built { .. }
         | Outcome::Swapped { .. }
         | Outcome::Tested { .. }
+        | Outcome::Materialised { .. }
+        | Outcome::Dismissed
         | Outcome::Pinned
         | Outcome::Accepted
         | Outcome::Initialised { .. }

@@ -46,6 +46,13 @@ impl Engine {
                 format!("an earlier agent was at this, and it goes on: {}", step.text()),
             );
             self.enter_restore(&service, step);
+            // What is to be exchanged is on disk since then.
+            let patience = self.now.mono.after(PATIENCE);
+            if let Some(running) = self.copies.restoring.get_mut(&service)
+                && running.saving.take().is_some()
+            {
+                running.until = Some(patience);
+            }
         }
         for service in self.copies.restoring.keys().cloned().collect::<Vec<_>>() {
             self.restore_goes_on(&service);

@@ -19,6 +19,7 @@ use mainstay::engine::copies::order::{
 };
 use mainstay::engine::copies::plan::{CopyPlan, Keep, OnChange, OnFull, Quiesce};
 use mainstay::engine::event::Event;
+use mainstay::engine::plan::ServicePlan;
 use mainstay::engine::types::Time;
 
 use crate::dice::Dice;
@@ -88,7 +89,8 @@ enum Step {
 }
 
 /// Some sets, small ones, so that much is removed.
-pub(crate) fn random(dice: &mut Dice, services: &[String]) -> Vec<CopyPlan> {
+pub(crate) fn random(dice: &mut Dice, services: &[ServicePlan]) -> Vec<CopyPlan> {
+    let services: Vec<String> = services.iter().map(|service| service.name.clone()).collect();
     (0..dice.below(3))
         .map(|number| {
             let from = if dice.percent(50) { "/srv/data" } else { "/var/data" };
@@ -110,7 +112,7 @@ pub(crate) fn random(dice: &mut Dice, services: &[String]) -> Vec<CopyPlan> {
             plan.scrub_every = dice.percent(50).then(|| dice.ms(60_000, 3_600_000));
             plan.restore_test = dice.percent(50).then(|| dice.ms(60_000, 3_600_000));
             plan.max_age = dice.percent(50).then(|| dice.ms(60_000, 3_600_000));
-            plan.quiesce = quiesce(dice, services);
+            plan.quiesce = quiesce(dice, &services);
             plan
         })
         .collect()

@@ -307,8 +307,10 @@ impl Engine {
         }
         self.tell_restore(name, Level::Info, step.text().to_owned());
         let Some(id) = id else { return };
-        if matches!(step, Step::Prove | Step::ComeBack | Step::Drop) {
-            self.replicas_of(id).into_iter().for_each(|id| self.pardon(id));
+        if matches!(step, Step::Prove | Step::ComeBack) {
+            let mut ids = self.replicas_of(id);
+            ids.retain(|id| self.at(*id).state == State::Stopped);
+            ids.into_iter().for_each(|id| self.pardon(id));
         }
         self.follow_hold(id);
     }

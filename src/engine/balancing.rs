@@ -54,6 +54,10 @@ impl Engine {
         }
         for service in &services {
             self.forget_what_was_emptied(*service);
+            // Whoever waits for it to be drained may have waited for what the proxy is told now.
+            if self.services.get(service).is_some_and(|service| !service.requests.is_empty()) {
+                self.touched.insert(*service);
+            }
         }
         let planned = self.plan.balancers.iter().map(|plan| plan.name.clone());
         let names: BTreeSet<String> = planned.chain(self.told.keys().cloned()).collect();

@@ -47,7 +47,9 @@ impl Engine {
                 TimerKey::Alerts => assert!(!self.plan.alerts.is_empty(), "a deadline of no alert"),
                 TimerKey::Pet => assert!(self.plan.agent.watchdog.is_some(), "a pet of no watchdog"),
                 TimerKey::Gauge => {}
-                TimerKey::Copies => assert!(!self.plan.copies.is_empty(), "a deadline of no copies"),
+                TimerKey::Copies => {
+                    assert!(!self.plan.copies.is_empty() || self.is_anything_restored(), "a deadline of no copies");
+                }
                 TimerKey::Host => assert!(self.host.deadline().is_some(), "no reading has a deadline"),
             }
         }

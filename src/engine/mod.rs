@@ -198,7 +198,7 @@ impl Engine {
         self.run_to_rest();
         self.rebalance();
         // With the last table a proxy that only stayed for it leaves.
-        while !self.dirty.is_empty() {
+        while !self.dirty.is_empty() || !self.touched.is_empty() {
             self.run_to_rest();
             self.rebalance();
         }

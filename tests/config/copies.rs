@@ -267,7 +267,7 @@ fn whoever_holds_still_must_be_there() {
 #[test]
 fn numbers_that_cannot_be() {
     found(
-        "from: [\"/srv/a\"], every: \"1h\", uuid: \"abc\",\nkeep: (last: 0, hourly: 0, daily: 0, weekly: 0, monthly: 0, min_keep: 0),\nmax_shrink: \"101%\", bandwidth: \"1KiB\",\nspace: (reserve: \"95%\", large: (over: \"1MiB\", keep: 2)), on_source_failing: Hold",
+        "from: [\"/srv/a\"], every: \"1h\", uuid: \"abc\",\nkeep: (last: 0, hourly: 0, daily: 0, weekly: 0, monthly: 0, min_keep: 0),\nmax_shrink: \"101%\", bandwidth: \"1KiB\",\nspace: (reserve: \"95%\", large: (over: \"1KiB\", keep: 2)), on_source_failing: Hold",
         &expect![[r#"
             error test.ron:2:38 copies[0].uuid: "abc" is not the UUID of a marker (write what `mainstay copies init` printed, or remove it)
             warning test.ron:3:7 copies[0].keep: no rule keeps anything: only the newest 0 stay
@@ -275,7 +275,7 @@ fn numbers_that_cannot_be() {
             error test.ron:4:13 copies[0].max_shrink: nothing shrinks by more than "100%"
             error test.ron:4:32 copies[0].bandwidth: at least "64KiB" a second (None is no limit)
             error test.ron:5:18 copies[0].space.reserve: more than "90%" of the target would be left free
-            error test.ron:5:32 copies[0].space.large: `large` is not built yet (None: every copy has every file)
+             error test.ron:5:32 copies[0].space.large: `large` is for files of at least "1MiB", of which at least 1 version is kept (such as (over: "256MiB", keep: 3))
             warning test.ron:5:77 copies[0].on_source_failing: `on_source_failing` has no effect: no service has any of this in its `data` (add the source to the `data` of the service)
         "#]],
     );

@@ -44,7 +44,6 @@ pub(crate) fn random(dice: &mut Dice) -> Plan {
     plan.checks = [CheckKind::DiskHung, CheckKind::NicLink, CheckKind::Memory].map(check).to_vec();
     plan.alerts = (0..dice.below(3)).map(|number| alert(dice, number)).collect();
     let names: Vec<String> = plan.services[1..].iter().map(|service| service.name.clone()).collect();
-    plan.copies = crate::copies::random(dice, &names);
     plan.agent.watchdog = dice.percent(30).then(|| WatchdogPlan {
         device: "/dev/watchdog".into(),
         timeout: dice.ms(10_000, 60_000),

@@ -139,7 +139,8 @@ impl<'a> Place<'a> {
         if self.is_there(self.built)? {
             return self.clear();
         }
-        if self.is_there(self.name()?)? && !self.is_there(self.aside)? {
+        // Something else that has come to lie there is the service's own.
+        if self.inode(self.name()?)? == Some(self.swap.new) && !self.is_there(self.aside)? {
             self.rename(self.name()?, self.aside)?;
         }
         Ok(())

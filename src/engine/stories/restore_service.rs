@@ -158,7 +158,7 @@ fn a_service_that_is_stuck_is_not_restored() {
     let words = kit.step(Event::TreeRemains { replica, run, processes });
     assert!(has(&words, "Exchange") && has(&words, "Old"), "what was built goes away: {words:?}");
     let words = done(&mut kit, swapped());
-    assert!(has(&words, "answer 70") && has(&words, "nothing was restored: api/0 does not stop"), "{words:?}");
+    assert!(has(&words, "answer 70") && has(&words, "nothing was restored: api does not stop"), "{words:?}");
 }
 
 #[test]

@@ -238,6 +238,11 @@ impl Engine {
         self.copies.restoring.get(self.name(service))
     }
 
+    #[cfg(debug_assertions)]
+    pub(in crate::engine) fn is_anything_restored(&self) -> bool {
+        !self.copies.restoring.is_empty()
+    }
+
     pub(super) fn is_restoring(&self, service: ServiceId) -> bool {
         self.restoring_of(service).is_some_and(|running| !running.dry_run)
     }

@@ -46,6 +46,13 @@ impl Engine {
                 format!("an earlier agent was at this, and it goes on: {}", step.text()),
             );
             self.enter_restore(&service, step);
+            // What is to be exchanged is on disk since then.
+            let patience = self.now.mono.after(PATIENCE);
+            if let Some(running) = self.copies.restoring.get_mut(&service)
+                && running.saving.take().is_some()
+            {
+                running.until = Some(patience);
+            }
         }
         for service in self.copies.restoring.keys().cloned().collect::<Vec<_>>() {
             self.restore_goes_on(&service);
@@ -300,8 +307,10 @@ impl Engine {
         }
         self.tell_restore(name, Level::Info, step.text().to_owned());
         let Some(id) = id else { return };
-        if matches!(step, Step::Prove | Step::ComeBack | Step::Drop) {
-            self.replicas_of(id).into_iter().for_each(|id| self.pardon(id));
+        if matches!(step, Step::Prove | Step::ComeBack) {
+            let mut ids = self.replicas_of(id);
+            ids.retain(|id| self.at(*id).state == State::Stopped);
+            ids.into_iter().for_each(|id| self.pardon(id));
         }
         self.follow_hold(id);
     }

@@ -159,7 +159,7 @@ fn an_odd_clock_stops_removals_until_a_run_with_a_right_one() {
 fn old_versions_of_large_files_go_where_pages_are_not_shared() {
     let mut copies: Vec<Copy> = (0..8_u32).map(|n| copy(u64::from(n) + 1, MONDAY.after(HOUR * n))).collect();
     for (copy, version) in copies.iter_mut().zip([1, 1, 2, 2, 3, 3, 3, 4]) {
-        copy.large = version;
+        (copy.large, copy.large_over) = (version, 1 << 28);
     }
     let mut catalog = catalog(copies);
     let mut plan = plan(Keep { last: 8, ..none() });
@@ -233,7 +233,7 @@ fn any_catalog(rng: &mut Rng) -> Catalog {
         at = at.after(Duration::from_secs(60 * rng.below(60 * far)));
         let mut one = copy(seq, if chance(rng, 30) { Time(rng.below(2 * MONDAY.0)) } else { at });
         one.written_bytes = rng.below(1 << 30);
-        one.large = rng.below(9);
+        (one.large, one.large_over) = (rng.below(9), 1 << 29);
         one.suspect = chance(rng, 6).then(|| Suspicion::Empty { source: "/srv".to_owned() });
         one.clock_suspect = chance(rng, 10);
         one.accepted = chance(rng, 8);

@@ -347,7 +347,7 @@ impl Sim {
             let place = Place::Replace;
             let restore = Restore { seq: None, paths: Vec::new(), place, dry_run: false, force: false };
             let dice = &mut self.world.dice;
-            let job = dice.pick(&[
+            let jobs = [
                 Job::Take { cause: Cause::ByHand },
                 Job::Verify { which: Which::All },
                 Job::Prune { copies: vec![seq] },
@@ -357,8 +357,8 @@ impl Sim {
                 Job::Accept { seq },
                 Job::Restore(Box::new(restore)),
                 Job::RestoreTest,
-            ]);
-            let job = job.clone();
+            ];
+            let job = dice.pick(&jobs).clone();
             if matches!(job, Job::Prune { .. }) {
                 self.world.copies.prune_is_asked_for(&set);
             }

@@ -23,6 +23,7 @@
 
 pub mod checking;
 pub mod conduct;
+mod crew;
 pub mod failure;
 mod findings;
 pub mod format;

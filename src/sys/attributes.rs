@@ -18,7 +18,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat};
 
 use super::dir::Dir;
-use super::stat::Stamp;
+use super::stat::{self, Stamp, Stat};
 
 /// Names and values of one inode together. The kernel has a limit for the names and for each value, but none for their number.
 pub const ATTRIBUTES_BYTES_MAX: usize = 1 << 20;
@@ -84,6 +84,10 @@ impl<'a> Inode<'a> {
     pub fn remove_attribute(&self, name: &[u8]) -> io::Result<()> {
         let (place, name) = (self.place()?, CString::new(name)?);
         self.call_remove(&place, &name)
+    }
+
+    pub fn stat(&self) -> io::Result<Stat> {
+        stat::of(self.fd())
     }
 
     /// `None` leaves the owner or the group as it is.

@@ -172,6 +172,11 @@ impl Dir {
         Listing::read(self.again()?.0.as_fd())
     }
 
+    /// Some hundreds of the names in it, from where its descriptor's position is, which moves on.
+    pub fn glance(&self) -> io::Result<Listing> {
+        Listing::glance(self.0.as_fd())
+    }
+
     /// Makes the names in it last.
     pub fn sync(&self) -> io::Result<()> {
         Ok(nix::unistd::fsync(&self.0)?)

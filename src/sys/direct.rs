@@ -23,6 +23,11 @@ pub fn drop_cached(file: &File, offset: i64, bytes: i64) -> io::Result<()> {
     Ok(posix_fadvise(file.as_fd(), offset, bytes, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
 }
 
+/// Asks the kernel to begin to read this part into its page cache.
+pub fn will_need(file: &File, offset: i64, bytes: i64) -> io::Result<()> {
+    Ok(posix_fadvise(file.as_fd(), offset, bytes, PosixFadviseAdvice::POSIX_FADV_WILLNEED)?)
+}
+
 /// Through the page cache again.
 pub fn use_cache(file: &File) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(file.as_fd(), FcntlArg::F_GETFL)?);

@@ -55,6 +55,15 @@ impl Listing {
         Ok(listing)
     }
 
+    /// As many as the kernel gives in one go.
+    pub(super) fn glance(directory: BorrowedFd<'_>) -> io::Result<Self> {
+        let mut buffer = vec![0_u8; BUFFER_BYTES];
+        let filled = getdents(directory, &mut buffer)?;
+        let mut listing = Self::default();
+        listing.take(&buffer[..filled])?;
+        Ok(listing)
+    }
+
     #[must_use]
     pub fn len(&self) -> usize {
         self.starts.len()

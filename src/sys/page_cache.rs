@@ -116,6 +116,12 @@ pub fn write_back_and_drop(file: &File, from: u64, length: u64) -> io::Result<()
     drop_cache(file, from, length)
 }
 
+/// Asks for this part to be brought into the cache; does not wait for it.
+pub fn read_ahead(file: &File, from: u64, length: u64) -> io::Result<()> {
+    let [from, length] = [from, length].map(|value| i64::try_from(value).unwrap_or(i64::MAX));
+    direct::will_need(file, from, length)
+}
+
 /// Takes this part out of the cache, so that the next read of it comes from the disk. Pages that are not written back yet stay.
 pub fn drop_cache(file: &File, from: u64, length: u64) -> io::Result<()> {
     let [from, length] = [from, length].map(|value| i64::try_from(value).unwrap_or(i64::MAX));

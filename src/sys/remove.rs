@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -18,7 +18,7 @@ impl Dir {
         if !self.remove_or_enter(name, FileType::Unknown, &mut removed, pace)? {
             return Ok(removed);
         }
-        let mut trail = Trail::new(Rc::new(self.again()?));
+        let mut trail = Trail::new(Arc::new(self.again()?));
         let mut levels = vec![Level::of(&*trail.enter(name)?)?];
         while let Some(level) = levels.last_mut() {
             let here = trail.here();
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn tree_that_is_deeper_than_there_are_descriptors_goes() {
         let directory = TempDir::new();
-        let root = Rc::new(Dir::open(directory.path()).unwrap());
+        let root = Arc::new(Dir::open(directory.path()).unwrap());
         let mut trail = Trail::new(root.clone());
         for _ in 0..2000 {
             trail.here().make_dir(OsStr::new("deep"), 0o700).unwrap();

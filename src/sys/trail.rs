@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -16,7 +16,7 @@ const OPEN_MAX: usize = 64;
 
 #[derive(Debug)]
 pub struct Trail {
-    root: Rc<Dir>,
+    root: Arc<Dir>,
     steps: Vec<Step>,
 }
 
@@ -25,12 +25,12 @@ struct Step {
     name: OsString,
     dev: u64,
     ino: u64,
-    dir: Option<Rc<Dir>>,
+    dir: Option<Arc<Dir>>,
 }
 
 impl Trail {
     #[must_use]
-    pub fn new(root: Rc<Dir>) -> Self {
+    pub fn new(root: Arc<Dir>) -> Self {
         Self { root, steps: Vec::new() }
     }
 
@@ -42,14 +42,14 @@ impl Trail {
 
     /// Where the walk is.
     #[must_use]
-    pub fn here(&self) -> Rc<Dir> {
+    pub fn here(&self) -> Arc<Dir> {
         // The last step is always open, by `enter` and `leave`.
         self.steps.last().and_then(|step| step.dir.as_ref()).unwrap_or(&self.root).clone()
     }
 
     /// One step down. On an error the walk stays where it is.
-    pub fn enter(&mut self, name: &OsStr) -> io::Result<Rc<Dir>> {
-        let dir = Rc::new(self.here().sub(Path::new(name))?);
+    pub fn enter(&mut self, name: &OsStr) -> io::Result<Arc<Dir>> {
+        let dir = Arc::new(self.here().sub(Path::new(name))?);
         let Stat { dev, ino, .. } = dir.stat_self()?;
         if let Some(far) = self.steps.len().checked_sub(OPEN_MAX) {
             self.steps[far].dir = None;
@@ -75,7 +75,7 @@ impl Trail {
         let mut at = open.and_then(|open| self.steps[open].dir.clone()).unwrap_or_else(|| self.root.clone());
         for index in first..self.steps.len() {
             let step = &mut self.steps[index];
-            let again = at.sub(Path::new(&step.name)).and_then(|dir| Ok((dir.stat_self()?, Rc::new(dir))));
+            let again = at.sub(Path::new(&step.name)).and_then(|dir| Ok((dir.stat_self()?, Arc::new(dir))));
             match again {
                 Ok((stat, dir)) if (stat.dev, stat.ino) == (step.dev, step.ino) => {
                     step.dir = Some(dir.clone());
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn way_down_and_back_holds_few_directories_and_finds_them_again() {
         let directory = TempDir::new();
-        let root = Rc::new(Dir::open(directory.path()).unwrap());
+        let root = Arc::new(Dir::open(directory.path()).unwrap());
         let mut trail = Trail::new(root.clone());
         let depth = 3 * OPEN_MAX;
         for level in 0..depth {
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn directory_that_was_replaced_meanwhile_is_not_gone_on_with() {
         let directory = TempDir::new();
-        let mut trail = Trail::new(Rc::new(Dir::open(directory.path()).unwrap()));
+        let mut trail = Trail::new(Arc::new(Dir::open(directory.path()).unwrap()));
         for _ in 0..=OPEN_MAX + 1 {
             trail.here().make_dir(OsStr::new("d"), 0o700).unwrap();
             trail.enter(OsStr::new("d")).unwrap();

@@ -7,6 +7,7 @@
 
 mod bench;
 mod faults;
+mod flushes;
 mod model;
 mod power;
 mod sqlite;

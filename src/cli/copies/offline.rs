@@ -161,10 +161,13 @@ struct Shown {
 impl Conduct for Shown {
     fn progress(&mut self, progress: Progress) {
         let now = Instant::now();
-        if self.drawn.is_some_and(|drawn| now < drawn + DRAW_EVERY) || !io::stderr().is_terminal() {
+        if self.drawn.is_some_and(|drawn| now < drawn + DRAW_EVERY) {
             return;
         }
         self.drawn = Some(now);
+        if !io::stderr().is_terminal() {
+            return;
+        }
         let of = share(progress.bytes, progress.bytes_in_all).or_else(|| share(progress.files, progress.files_in_all));
         let (phase, bytes) = (copies::phase_word(progress.phase), size(progress.bytes));
         self.bar.draw(of, &format!("{phase}: {} files, {bytes}", progress.files));

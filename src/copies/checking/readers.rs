@@ -1,5 +1,4 @@
-//! Four threads that read files and hash them: with cold caches a disk answers several questions at once sooner than one after the other, also on
-//! two processors.
+//! Four threads that read files and hash them.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -7,13 +6,10 @@ use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-
-use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::compare::{Difference, Eyes};
 use super::joined::os_name;
+use crate::copies::crew::{Crew, Wanted};
 use crate::copies::format::entry::{Entry, Hash, Kind};
 use crate::sys::dir::{Dir, FileType, Stat};
 use crate::sys::page_cache::drop_cache;
@@ -68,77 +64,28 @@ pub(in crate::copies) enum Content {
 }
 
 #[derive(Debug)]
-pub(in crate::copies) struct Readers {
-    /// `None` at the end.
-    jobs: Option<Sender<Job>>,
-    read: Receiver<Read>,
-    in_flight: usize,
-    threads: Vec<JoinHandle<()>>,
-    /// Nobody wants the results any more.
-    is_over: Arc<AtomicBool>,
-}
+pub(in crate::copies) struct Readers(Crew<Job, Read>);
 
 impl Readers {
     pub(in crate::copies) fn start(eyes: Eyes) -> io::Result<Self> {
-        let (jobs, taken) = bounded::<Job>(IN_FLIGHT_MAX);
-        let (done, read) = bounded(IN_FLIGHT_MAX);
-        let is_over = Arc::new(AtomicBool::new(false));
-        let mut readers =
-            Self { jobs: Some(jobs), read, in_flight: 0, threads: Vec::new(), is_over: Arc::clone(&is_over) };
-        for _ in 0..READERS {
-            let (taken, done, is_over) = (taken.clone(), done.clone(), Arc::clone(&is_over));
-            let thread = thread::Builder::new().name("reader".to_owned()).spawn(move || {
-                let mut buffer = vec![0; BUFFER_BYTES];
-                for job in taken {
-                    let read = look(eyes, job, &mut buffer, &|| !is_over.load(Ordering::Relaxed));
-                    if done.send(read).is_err() {
-                        return;
-                    }
-                }
-            })?;
-            readers.threads.push(thread);
-        }
-        Ok(readers)
+        let hire = |wanted: Wanted| {
+            let mut buffer = vec![0; BUFFER_BYTES];
+            Ok(move |job| look(eyes, job, &mut buffer, &|| wanted.is_so()))
+        };
+        Crew::start("reader", READERS, IN_FLIGHT_MAX, hire).map(Self)
     }
 
-    /// Hands one over. While all hands are full, one that is ready is taken back first, so that neither queue ever blocks both sides.
+    /// As of [`Crew`].
     pub(in crate::copies) fn hand(&mut self, job: Job) -> Option<Read> {
-        let ready = if self.in_flight >= IN_FLIGHT_MAX { self.wait() } else { self.ready() };
-        if let Some(jobs) = &self.jobs
-            && jobs.send(job).is_ok()
-        {
-            self.in_flight += 1;
-        }
-        ready
+        self.0.hand(job)
     }
 
-    /// One that is ready; does not wait.
     pub(in crate::copies) fn ready(&mut self) -> Option<Read> {
-        let read = self.read.try_recv().ok()?;
-        self.in_flight -= 1;
-        Some(read)
+        self.0.ready()
     }
 
-    /// The next; `None`: none is under way.
     pub(in crate::copies) fn wait(&mut self) -> Option<Read> {
-        if self.in_flight == 0 {
-            return None;
-        }
-        let read = self.read.recv().ok()?;
-        self.in_flight -= 1;
-        Some(read)
-    }
-}
-
-impl Drop for Readers {
-    fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
-        self.jobs = None;
-        while self.wait().is_some() {}
-        for thread in self.threads.drain(..) {
-            // A reader that panicked has said so already.
-            let _ = thread.join();
-        }
+        self.0.wait()
     }
 }
 

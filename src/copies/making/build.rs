@@ -9,6 +9,7 @@ use std::io;
 
 use nix::errno::Errno;
 
+use super::ahead::Ahead;
 use super::cursor::{Cursor, is_at_or_below, name, parent};
 use super::databases::{Databases, Guard};
 use super::file::{NotKept, dress};
@@ -25,8 +26,10 @@ use crate::copies::format::manifest::{ManifestError, Summary, Writer};
 use crate::engine::copies::order::{Failure, FindingKind, Phase, Progress};
 use crate::sys::dir::FileType;
 
-/// First names of inodes with several that are kept; of more, each name becomes a file of its own.
-const GROUPS_MAX: usize = 50_000;
+/// Inodes whose other names are still to come; of more, each name becomes a file of its own.
+pub(in crate::copies) const GROUPS_MAX: usize = 50_000;
+/// Of what is only known from an older copy.
+const NAMES_UNKNOWN: u64 = u64::MAX;
 /// Entries between two reports.
 const REPORT_ENTRIES: u64 = 256;
 
@@ -79,7 +82,14 @@ pub(in crate::copies) struct State {
     bits: Bits,
     /// Directories whose content is being made; they get their own metadata when it is complete.
     open: Vec<Entry>,
-    groups: HashMap<(u64, u64), Entry>,
+    groups: HashMap<(u64, u64), Box<Group>>,
+}
+
+/// An inode with several names, until all of them have been seen.
+#[derive(Debug)]
+struct Group {
+    first: Entry,
+    names_left: u64,
 }
 
 /// Whether an inode of the older copy has got a name in this one.
@@ -104,12 +114,13 @@ impl From<Failure> for Broken {
 }
 
 impl Build<'_> {
-    pub(in crate::copies) fn run<S, M>(mut self, mut merge: Merge<S, M>) -> Result<Built, Broken>
+    pub(in crate::copies) fn run<S, M>(mut self, merge: Merge<S, M>) -> Result<Built, Broken>
     where
         S: Iterator<Item = Result<Found, Trouble>>,
         M: Iterator<Item = Result<Entry, ManifestError>>,
     {
-        while let Some(step) = merge.step().map_err(Broken::Older)? {
+        let mut ahead = Ahead::new(merge);
+        while let Some(step) = ahead.step().map_err(Broken::Older)? {
             if self.conduct.is_cancelled() {
                 return Err(cancelled().into());
             }
@@ -154,7 +165,7 @@ impl Build<'_> {
                 let same = before.is_some_and(|before| alike(&found.entry, &before));
                 self.push(found.entry, same, Made::Linked)
             }
-            Kind::Link { .. } | Kind::Fifo | Kind::Char { .. } | Kind::Block { .. } => self.node(found.entry, before),
+            Kind::Link { .. } | Kind::Fifo | Kind::Char { .. } | Kind::Block { .. } => self.node(found, before),
         }
     }
 
@@ -206,18 +217,19 @@ impl Build<'_> {
         }
     }
 
-    fn node(&mut self, entry: Entry, before: Option<Entry>) -> Result<(), Failure> {
+    fn node(&mut self, found: Found, before: Option<Entry>) -> Result<(), Failure> {
+        let Found { entry, names, .. } = found;
         if self.joined(&entry, before.as_ref())? {
             return Ok(());
         }
         let same = before.is_some_and(|before| alike(&entry, &before));
         if same && self.link(&entry.path, &entry.path)? == Linked::Yes {
-            return self.keep(entry, true, Made::Linked);
+            return self.keep(entry, names, true, Made::Linked);
         }
         let made = self.newer.at(parent(&entry.path)).and_then(|dir| make_node(&dir, &entry));
         made.map_err(|error| self.failed(&entry.path, &error))?;
         self.dress(&entry)?;
-        self.keep(entry, same, Made::New)
+        self.keep(entry, names, same, Made::New)
     }
 
     fn file(&mut self, found: Found, before: Option<Entry>) -> Result<(), Failure> {
@@ -229,7 +241,7 @@ impl Build<'_> {
         {
             self.state.tally.linked += 1;
             let entry = Entry { kind: before.kind.clone(), marks: before.marks, ..found.entry };
-            return self.keep(entry, true, Made::Linked);
+            return self.keep(entry, found.names, true, Made::Linked);
         }
         if self.put_off.contains(&found.entry.source.ino) {
             return before.map_or(Ok(()), |before| self.carry_file(before));
@@ -243,8 +255,8 @@ impl Build<'_> {
 
     /// Gives the inode of a name that was here before another one, if this is one of its names.
     fn joined(&mut self, entry: &Entry, before: Option<&Entry>) -> Result<bool, Failure> {
-        let Some(first) = entry.link_key().and_then(|key| self.state.groups.get(&key)) else { return Ok(false) };
-        let first = first.clone();
+        let Some(key) = entry.link_key() else { return Ok(false) };
+        let Some(first) = self.state.groups.get(&key).map(|group| group.first.clone()) else { return Ok(false) };
         let from = self.newer.at(parent(&first.path)).map_err(|error| self.failed(&first.path, &error))?;
         let linked = self.newer.at(parent(&entry.path)).and_then(|to| from.link(first.name(), &to, entry.name()));
         match linked {
@@ -254,6 +266,12 @@ impl Build<'_> {
         }
         let same = before.is_some_and(|before| alike(&first, before) && before.group.is_some());
         self.state.tally.linked += 1;
+        if let Some(group) = self.state.groups.get_mut(&key) {
+            group.names_left -= 1;
+            if group.names_left == 0 {
+                self.state.groups.remove(&key);
+            }
+        }
         self.push(Entry { path: entry.path.clone(), ..first }, same, Made::Linked)?;
         Ok(true)
     }
@@ -294,14 +312,14 @@ impl Build<'_> {
             && self.link(&before.path, &entry.path)? == Linked::Yes
         {
             self.state.tally.linked += 1;
-            self.keep(entry, true, Made::Linked)?;
+            self.keep(entry, found.names, true, Made::Linked)?;
             return Ok(true);
         }
         for (index, path) in self.moved.with(*size, entry.mtime, hash) {
             if self.is_dressed_as(&path, &entry)? && self.link(&path, &entry.path)? == Linked::Yes {
                 self.moved.take(index);
                 self.state.tally.linked += 1;
-                self.keep(entry, false, Made::Linked)?;
+                self.keep(entry, found.names, false, Made::Linked)?;
                 return Ok(true);
             }
         }
@@ -349,7 +367,7 @@ impl Build<'_> {
                     self.findings.add(self.conduct, FindingKind::Unstable, &entry.path, detail);
                 }
                 self.tell_not_kept(&entry, &not_kept);
-                self.keep(entry, false, made)
+                self.keep(entry, found.names, false, made)
             }
             Read::Vanished => {
                 self.state.tally.differing += u64::from(before.is_some());
@@ -407,7 +425,7 @@ impl Build<'_> {
         // Given away under another name: two names would become one file, so this one is left out.
         if self.moved.withdraw(&before.path) && self.link(&before.path, &before.path)? == Linked::Yes {
             self.state.tally.linked += 1;
-            return self.keep(before, same, Made::Linked);
+            return self.keep(before, NAMES_UNKNOWN, same, Made::Linked);
         }
         let into = self.newer.at(parent(&before.path)).map_err(|error| self.failed(&before.path, &error))?;
         let older = self.older.as_mut().map(|cursor| cursor.at(parent(&before.path)));
@@ -416,7 +434,7 @@ impl Build<'_> {
         match read.map_err(|stop| self.stopped(&before.path, stop))? {
             Read::Whole(whole) => {
                 self.state.tally.written_bytes += whole.written;
-                self.keep(before, same, whole.made)
+                self.keep(before, NAMES_UNKNOWN, same, whole.made)
             }
             Read::Vanished | Read::Failed(_) => Ok(()),
         }
@@ -430,12 +448,14 @@ impl Build<'_> {
         self.findings.add(self.conduct, FindingKind::Unreadable, &trouble.path, trouble.error.to_string());
     }
 
-    /// Writes an entry down that may have other names.
-    fn keep(&mut self, entry: Entry, same: bool, made: Made) -> Result<(), Failure> {
+    /// Writes an entry down whose inode may have other names.
+    fn keep(&mut self, entry: Entry, names: u64, same: bool, made: Made) -> Result<(), Failure> {
         if let Some(key) = entry.link_key()
+            && names > 1
             && self.state.groups.len() < GROUPS_MAX
         {
-            self.state.groups.insert(key, entry.clone());
+            let group = Group { first: entry.clone(), names_left: names - 1 };
+            self.state.groups.insert(key, Box::new(group));
         }
         self.push(entry, same, made)
     }

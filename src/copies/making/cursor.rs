@@ -3,14 +3,14 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::sys::dir::Dir;
 use crate::sys::trail::Trail;
 
 #[derive(Debug)]
 pub(in crate::copies) struct Cursor {
-    root: Rc<Dir>,
+    root: Arc<Dir>,
     trail: Trail,
     /// Where it is, below the root.
     path: Vec<u8>,
@@ -18,12 +18,12 @@ pub(in crate::copies) struct Cursor {
 
 impl Cursor {
     pub(in crate::copies) fn new(root: Dir) -> Self {
-        let root = Rc::new(root);
+        let root = Arc::new(root);
         Self { trail: Trail::new(root.clone()), root, path: Vec::new() }
     }
 
     /// The directory at this path; empty: the root.
-    pub(in crate::copies) fn at(&mut self, path: &[u8]) -> io::Result<Rc<Dir>> {
+    pub(in crate::copies) fn at(&mut self, path: &[u8]) -> io::Result<Arc<Dir>> {
         let moved = self.go(path);
         if moved.is_err() {
             self.trail = Trail::new(self.root.clone());
@@ -32,7 +32,7 @@ impl Cursor {
         moved
     }
 
-    fn go(&mut self, path: &[u8]) -> io::Result<Rc<Dir>> {
+    fn go(&mut self, path: &[u8]) -> io::Result<Arc<Dir>> {
         while !is_at_or_below(path, &self.path) {
             self.trail.leave()?;
             self.path.truncate(parent(&self.path).len());

@@ -48,21 +48,18 @@ pub fn dress_open(file: &File, dir: &Dir, entry: &Entry) -> io::Result<Vec<NotKe
 
 fn put_on(inode: &Inode<'_>, entry: &Entry, free_bytes: impl Fn() -> io::Result<u64>) -> io::Result<Vec<NotKept>> {
     let mut not_kept = Vec::new();
-    let has_owner = match inode.chown(Some(entry.uid), Some(entry.gid)) {
-        Ok(()) => true,
-        Err(error) => {
-            // The group alone, which its members may give.
-            let _ = inode.chown(None, Some(entry.gid));
-            not_kept.push(NotKept::Owner(refusal(error)?));
-            false
-        }
-    };
+    // Setting what is so already costs several times as much as looking.
+    let is = inode.stat()?;
+    let is_owned = (is.uid, is.gid) == (entry.uid, entry.gid);
+    let has_owner = is_owned || own(inode, entry, &mut not_kept)?;
     if !matches!(entry.kind, Kind::Link { .. }) {
         let mode = if has_owner { entry.mode } else { entry.mode & !SET_ID_BITS };
         if mode != entry.mode {
             not_kept.push(NotKept::SetId);
         }
-        if let Err(error) = inode.chmod(mode) {
+        if !(is_owned && is.mode & 0o7777 == mode)
+            && let Err(error) = inode.chmod(mode)
+        {
             not_kept.push(NotKept::Mode(refusal(error)?));
         }
         drop_inherited(inode, entry)?;
@@ -75,6 +72,15 @@ fn put_on(inode: &Inode<'_>, entry: &Entry, free_bytes: impl Fn() -> io::Result<
     }
     inode.set_mtime(entry.mtime)?;
     Ok(not_kept)
+}
+
+/// False: it may not be given away.
+fn own(inode: &Inode<'_>, entry: &Entry, not_kept: &mut Vec<NotKept>) -> io::Result<bool> {
+    let Err(error) = inode.chown(Some(entry.uid), Some(entry.gid)) else { return Ok(true) };
+    // The group alone, which its members may give.
+    let _ = inode.chown(None, Some(entry.gid));
+    not_kept.push(NotKept::Owner(refusal(error)?));
+    Ok(false)
 }
 
 /// Access control lists that came from the directory and not from the entry.

@@ -205,7 +205,8 @@ impl Fresh {
     ) -> Result<Whole, FileError> {
         let write = |source| FileError::Write { offset: 0, source };
         let Opened { file: source, mut entry } = opened;
-        let target = into.create(entry.name(), 0o600).map_err(write)?;
+        // Nobody gets to it: the directories above it are still closed to others.
+        let target = into.create(entry.name(), entry.mode & 0o777 | 0o600).map_err(write)?;
         let mut pace = |bytes| paced(conduct, bytes);
         let mut means = Means { buffer: &mut self.buffer, pace: &mut pace };
         let patched = match older {

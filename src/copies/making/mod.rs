@@ -1,6 +1,7 @@
 //! Making a copy: the sources are scanned, merged with the manifest of the copy before, unchanged files linked, changed ones read and written,
 //! everything read again, committed.
 
+mod ahead;
 pub mod build;
 pub mod cursor;
 pub mod databases;
@@ -14,6 +15,7 @@ pub mod older;
 pub mod readback;
 pub mod same;
 pub mod scan;
+mod scouts;
 pub mod still;
 pub mod survey;
 pub mod take;

@@ -6,9 +6,10 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::exclude::Exclude;
+use super::scouts::{AHEAD_MAX, Scouts};
 use crate::copies::format::entry::{Attribute, Entry, Kind, order};
 use crate::sys::attributes::{self, Inode};
 use crate::sys::dir::{Dir, FileType, Listing, Stat};
@@ -22,13 +23,15 @@ const WINDOW_NAMES: usize = 1024;
 pub struct Found {
     pub entry: Entry,
     /// Where it has its name.
-    pub parent: Rc<Dir>,
+    pub parent: Arc<Dir>,
+    /// As many as the inode has, also outside of the sources.
+    pub names: u64,
     /// A directory above a source. Its times and inode change with what others do in it, so they say nothing of the source.
     pub is_way: bool,
     /// Another file system is mounted on this directory below a source; what is in it is not part of the source.
     pub is_mount: bool,
     /// For a way, which may be reached over a link.
-    itself: Option<Rc<Dir>>,
+    itself: Option<Arc<Dir>>,
 }
 
 impl Found {
@@ -71,6 +74,7 @@ pub struct Scan<'a> {
     last: Vec<u8>,
     ready: VecDeque<Result<Found, Trouble>>,
     walk: Option<Walk>,
+    scouts: Option<Scouts>,
 }
 
 impl<'a> Scan<'a> {
@@ -79,7 +83,13 @@ impl<'a> Scan<'a> {
     pub fn new(from: &[PathBuf], exclude: &'a Exclude) -> Self {
         let mut sources = from.to_vec();
         sources.sort_by(|a, b| order(below_root(b), below_root(a)));
-        Self { exclude, sources, last: Vec::new(), ready: VecDeque::new(), walk: None }
+        Self { exclude, sources, last: Vec::new(), ready: VecDeque::new(), walk: None, scouts: None }
+    }
+
+    /// With scouts before it. Without threads for them it only takes longer.
+    #[must_use]
+    pub fn scouted(self) -> Self {
+        Self { scouts: Scouts::start().ok(), ..self }
     }
 
     fn begin(&mut self, source: &Path) {
@@ -93,17 +103,17 @@ impl<'a> Scan<'a> {
     /// The directories above a source that were not told for the one before.
     fn ways(&mut self, path: &[u8]) -> io::Result<()> {
         let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
-        let mut parent = Rc::new(Dir::open(Path::new("/"))?);
+        let mut parent = Arc::new(Dir::open(Path::new("/"))?);
         for end in ends {
             // What is above a source may be reached over links; the dot follows the last of them.
             let mut real = b"/".to_vec();
             real.extend_from_slice(&path[..end]);
             real.extend_from_slice(b"/.");
-            let itself = Rc::new(Dir::open(Path::new(OsStr::from_bytes(&real)))?);
+            let itself = Arc::new(Dir::open(Path::new(OsStr::from_bytes(&real)))?);
             let is_told = self.last.len() > end && self.last[..end] == path[..end] && self.last[end] == b'/';
             if !is_told && let Some(entry) = Entry::of(path[..end].to_vec(), &itself.stat_self()?) {
                 let way = Some(itself.clone());
-                self.ready.push_back(Ok(Found { entry, parent, is_way: true, is_mount: false, itself: way }));
+                self.ready.push_back(Ok(Found { entry, parent, names: 1, is_way: true, is_mount: false, itself: way }));
             }
             parent = itself;
         }
@@ -116,7 +126,7 @@ impl<'a> Scan<'a> {
             return Ok(());
         };
         let above = source.parent().unwrap_or(Path::new("/")).join(".");
-        let parent = Rc::new(Dir::open(&above)?);
+        let parent = Arc::new(Dir::open(&above)?);
         let mut stat = parent.stat(name)?;
         match stat.kind() {
             FileType::Link => return Err(io::Error::other("it is a symbolic link: name what it leads to")),
@@ -133,7 +143,14 @@ impl<'a> Scan<'a> {
             | FileType::Unknown => {}
         }
         let entry = Entry::of(path.to_vec(), &stat).ok_or(io::ErrorKind::Unsupported)?;
-        self.ready.push_back(Ok(Found { entry, parent, is_way: false, is_mount: false, itself: None }));
+        self.ready.push_back(Ok(Found {
+            entry,
+            parent,
+            names: stat.nlink,
+            is_way: false,
+            is_mount: false,
+            itself: None,
+        }));
         Ok(())
     }
 }
@@ -147,7 +164,7 @@ impl Iterator for Scan<'_> {
                 return Some(ready);
             }
             if let Some(walk) = &mut self.walk {
-                match walk.next(self.exclude) {
+                match walk.next(self.exclude, self.scouts.as_mut()) {
                     Some(found) => return Some(found),
                     None => self.walk = None,
                 }
@@ -187,6 +204,10 @@ struct Level {
     /// Places in the listing and what a stat said, in the order of the names.
     window: std::vec::IntoIter<(usize, io::Result<Stat>)>,
     path_bytes: usize,
+    /// The first name that no scout was sent for.
+    unscouted: usize,
+    /// Places of the directories that scouts were sent to and the walk has not reached.
+    scouted: VecDeque<usize>,
 }
 
 impl Walk {
@@ -194,11 +215,11 @@ impl Walk {
         let stat = root.stat_self()?;
         let levels = vec![Level::new(&root, path.len())?];
         let source_bytes = path.len();
-        let trail = Trail::new(Rc::new(root));
+        let trail = Trail::new(Arc::new(root));
         Ok(Self { trail, levels, path, source_bytes, mount_id: stat.mount_id, dev: stat.dev, entering: false })
     }
 
-    fn next(&mut self, exclude: &Exclude) -> Option<Result<Found, Trouble>> {
+    fn next(&mut self, exclude: &Exclude, mut scouts: Option<&mut Scouts>) -> Option<Result<Found, Trouble>> {
         loop {
             if std::mem::take(&mut self.entering)
                 && let Err(error) = self.enter()
@@ -208,6 +229,9 @@ impl Walk {
             let here = self.trail.here();
             let level = self.levels.last_mut()?;
             self.path.truncate(level.path_bytes);
+            if let Some(scouts) = &mut scouts {
+                level.scout(&here, scouts);
+            }
             let Some((name, stat)) = level.next(&here) else {
                 if let Some(trouble) = self.leave() {
                     return Some(Err(trouble));
@@ -237,7 +261,7 @@ impl Walk {
         below.strip_prefix(b"/").unwrap_or(below)
     }
 
-    fn tell(&mut self, parent: Rc<Dir>, stat: &Stat) -> io::Result<Found> {
+    fn tell(&mut self, parent: Arc<Dir>, stat: &Stat) -> io::Result<Found> {
         let mut entry = Entry::of(self.path.clone(), stat).ok_or(io::ErrorKind::Unsupported)?;
         let is_mount =
             stat.is_mount_root || stat.mount_id != self.mount_id || (stat.mount_id == 0 && stat.dev != self.dev);
@@ -251,7 +275,7 @@ impl Walk {
                 .to_vec();
         }
         self.entering = entry.kind == Kind::Dir && !is_mount;
-        Ok(Found { entry, parent, is_way: false, is_mount, itself: None })
+        Ok(Found { entry, parent, names: stat.nlink, is_way: false, is_mount, itself: None })
     }
 
     /// The directory that `path` names.
@@ -297,7 +321,14 @@ impl Walk {
 
 impl Level {
     fn new(dir: &Dir, path_bytes: usize) -> io::Result<Self> {
-        Ok(Self { listing: dir.listing()?, next: 0, window: Vec::new().into_iter(), path_bytes })
+        Ok(Self {
+            listing: dir.listing()?,
+            next: 0,
+            window: Vec::new().into_iter(),
+            path_bytes,
+            unscouted: 0,
+            scouted: VecDeque::new(),
+        })
     }
 
     fn next(&mut self, dir: &Dir) -> Option<(&OsStr, io::Result<Stat>)> {
@@ -306,6 +337,21 @@ impl Level {
         }
         let (index, stat) = self.window.next()?;
         Some((self.listing.get(index)?.name, stat))
+    }
+
+    /// Sends scouts to the directories that come next.
+    fn scout(&mut self, dir: &Arc<Dir>, scouts: &mut Scouts) {
+        let reached = self.window.as_slice().first().map_or(self.next, |(place, _)| *place);
+        while self.scouted.pop_front_if(|place| *place <= reached).is_some() {}
+        while self.scouted.len() < AHEAD_MAX
+            && let Some(listed) = self.listing.get(self.unscouted)
+        {
+            if listed.kind == FileType::Dir && self.unscouted > reached {
+                scouts.send(dir, listed.name.to_os_string());
+                self.scouted.push_back(self.unscouted);
+            }
+            self.unscouted += 1;
+        }
     }
 
     fn ask(&mut self, dir: &Dir) -> Vec<(usize, io::Result<Stat>)> {

@@ -10,11 +10,12 @@ use crate::sys::testing::{TempDir, root_or_skip};
 fn walked(from: &[PathBuf], exclude: &[&str]) -> Vec<String> {
     let exclude = Exclude::new(&exclude.iter().map(|pattern| (*pattern).to_owned()).collect::<Vec<_>>()).unwrap();
     let mut last: Option<Vec<u8>> = None;
-    let mut told = Vec::new();
+    let (mut paths, mut told) = (Vec::new(), Vec::new());
     for found in Scan::new(from, &exclude) {
         let Found { entry, is_way, is_mount, .. } = found.unwrap();
         assert!(last.is_none_or(|last| order(&last, &entry.path).is_lt()), "{}", entry.path.escape_ascii());
         last = Some(entry.path.clone());
+        paths.push(entry.path.clone());
         if is_way {
             assert_eq!(entry.kind, Kind::Dir);
             continue;
@@ -31,6 +32,8 @@ fn walked(from: &[PathBuf], exclude: &[&str]) -> Vec<String> {
         };
         told.push(format!("{} {kind}", entry.path.escape_ascii()));
     }
+    let scouted: Vec<_> = Scan::new(from, &exclude).scouted().map(|found| found.unwrap().entry.path).collect();
+    assert_eq!(scouted, paths);
     let prefix = format!("{} ", below_root(&std::env::temp_dir()).escape_ascii());
     told.retain(|line| *line != prefix);
     told
@@ -129,7 +132,7 @@ fn directory_with_many_names_and_a_deep_one_come_whole() {
     for n in 0..2 * WINDOW_NAMES as u64 + 5 {
         fs::write(root.join(format!("{:08x}", n.wrapping_mul(0x9e37_79b9) & 0xffff_ffff)), "").unwrap();
     }
-    let mut trail = Trail::new(Rc::new(Dir::open(root).unwrap()));
+    let mut trail = Trail::new(Arc::new(Dir::open(root).unwrap()));
     for _ in 0..300 {
         trail.here().make_dir(OsStr::new("deep"), 0o700).unwrap();
         trail.enter(OsStr::new("deep")).unwrap();

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 
+use super::build::GROUPS_MAX;
 use super::cursor::is_at_or_below;
 use super::merge::{Merge, Step};
 use super::moved::Moved;
@@ -173,8 +174,14 @@ impl Survey {
 
     /// What a changed one takes at most. What was moved is found out only when it is read.
     fn cost(&mut self, now: &Entry, before: Option<&Entry>, against: Against<'_>, groups: &mut HashSet<(u64, u64)>) {
-        if now.link_key().is_some_and(|key| !groups.insert(key)) {
-            return;
+        if let Some(key) = now.link_key() {
+            if groups.contains(&key) {
+                return;
+            }
+            // Of more, each name becomes a file of its own.
+            if groups.len() < GROUPS_MAX {
+                groups.insert(key);
+            }
         }
         self.new_inodes += 1;
         self.new_bytes += match now.kind {

@@ -14,6 +14,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::build::{Broken, Build, Built, State};
@@ -23,7 +24,7 @@ use super::exclude::Exclude;
 use super::fresh::Fresh;
 use super::merge::Merge;
 use super::older::Older;
-use super::readback::read_back;
+use super::readback::{Wish, read_back};
 use super::scan::Scan;
 use super::still::{self, Draft, Drafting};
 use super::survey::{Against, Extent, Survey};
@@ -206,8 +207,8 @@ impl Run<'_> {
             |phase| Progress { phase, files: built.summary.files, bytes: built.summary.bytes, ..Progress::default() };
         conduct.progress(phase(Phase::Sync));
         set.dir.sync_fs().map_err(|error| set.failed(WORK, &error))?;
-        read_back(&making.dir, built, self.plan.read_back, conduct)
-            .map_err(|failed| failed.within(set, &making.work))?;
+        let wish = Wish { which: self.plan.read_back, is_paced: self.plan.bandwidth.is_some() };
+        read_back(&making.dir, built, wish, conduct).map_err(|failed| failed.within(set, &making.work))?;
         if conduct.is_cancelled() {
             return Err(cancelled());
         }
@@ -274,7 +275,8 @@ impl Run<'_> {
             .large_over(self.plan.space.large.map(|large| large.over));
         let older = base.map(|base| base.data.again().map(Cursor::new)).transpose().map_err(failed)?;
         let data = making.dir.sub(DATA.as_ref()).map_err(failed)?;
-        let merge = merge(self.plan, base, &self.exclude)?.map_err(|error| damaged(set, base, &error))?;
+        let merge = merge(self.plan, base, |from| Scan::new(from, &self.exclude))?
+            .map_err(|error| damaged(set, base, &error))?;
         let build = Build {
             findings: &mut self.findings,
             older,
@@ -320,7 +322,8 @@ impl Run<'_> {
             }
             !conduct.is_cancelled()
         };
-        let surveyed = merge(self.plan, base, &self.exclude)?.and_then(|merge| Survey::of(merge, against, &mut each));
+        let surveyed = merge(self.plan, base, |from| Scan::new(from, &self.exclude).scouted())?
+            .and_then(|merge| Survey::of(merge, against, &mut each));
         match surveyed {
             Ok(Some(Survey { lost_source: Some(what), .. })) => Err(no_source(what)),
             Ok(Some(survey)) => Ok(survey),
@@ -405,10 +408,10 @@ pub(in crate::copies) fn no_source(what: String) -> Failure {
 fn merge<'a>(
     plan: &CopyPlan,
     base: Option<&CommittedCopy>,
-    exclude: &'a Exclude,
+    scan: impl FnOnce(&[PathBuf]) -> Scan<'a>,
 ) -> Result<Result<Merge<Scan<'a>, Older>, ManifestError>, Failure> {
     let older = Older::of(base).map_err(|error| on_target(MANIFEST, &error))?;
-    Ok(Merge::new(Scan::new(&plan.from, exclude), older))
+    Ok(Merge::new(scan(&plan.from), older))
 }
 
 /// What is known before the copy is made.

@@ -314,8 +314,14 @@ impl World {
                 self.job_changes(name, *order, soon, |doing| doing.step = Step::Still);
             }
             CopyAction::NotQuiesced { order, .. } => self.job_changes(name, *order, soon, |doing| doing.refused = true),
-            // What is copied from now on is unstable, and no more.
-            CopyAction::Resumed { .. } => self.copies.saw("held still for too long"),
+            // It was done with it, or what is copied from now on is unstable, and no more.
+            CopyAction::Resumed { order } => {
+                let running = self.copies.sets.get(name).and_then(|set| set.running.as_ref());
+                if running.is_some_and(|doing| doing.order.id == *order && matches!(doing.step, Step::Still)) {
+                    self.copies.saw("held still for too long");
+                }
+            }
+            CopyAction::Keep { .. } => {}
         }
     }
 

@@ -85,7 +85,7 @@ impl Mend<'_> {
                 None => self.stay(index, before)?,
             }
         }
-        while let Some(difference) = differences.next() {
+        for difference in differences {
             self.replace(difference, None)?;
         }
         self.leave(None)?;

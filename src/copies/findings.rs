@@ -1,5 +1,9 @@
 //! What a job found about files, within limits: a source full of unreadable files is told once, not a million times.
 
+use std::io;
+
+use nix::errno::Errno;
+
 use crate::copies::conduct::Conduct;
 use crate::engine::copies::order::{Finding, FindingKind};
 
@@ -27,6 +31,15 @@ impl Findings {
         if count <= TOLD_MAX {
             conduct.finding(Finding { kind, path: shown(path), detail });
         }
+    }
+
+    /// A source that cannot be read: because of its disk, or of something else.
+    pub(in crate::copies) fn unreadable(&mut self, conduct: &mut dyn Conduct, path: &[u8], error: &io::Error) {
+        let of_the_disk =
+            [Errno::EIO, Errno::EUCLEAN, Errno::EBADMSG, Errno::ENODATA, Errno::ETIMEDOUT, Errno::EREMOTEIO];
+        let is_of_the_disk = error.raw_os_error().is_some_and(|errno| of_the_disk.contains(&Errno::from_raw(errno)));
+        let kind = if is_of_the_disk { FindingKind::BadDisk } else { FindingKind::Unreadable };
+        self.add(conduct, kind, path, error.to_string());
     }
 
     /// What was found of this kind counts no more: nobody was told.

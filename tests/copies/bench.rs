@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -29,12 +30,25 @@ pub(crate) type Tree = BTreeMap<PathBuf, String>;
 
 impl Bench {
     pub(crate) fn new() -> Self {
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    fn new_in(place: &Path) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("mainstay-copies-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let bench = Self::at(&std::env::temp_dir().join(name));
+        let bench = Self::at(&place.join(name));
         fs::create_dir_all(bench.source()).expect("a directory");
         init(&bench.plan, Claim::No, &mut Alone::default()).expect("marked");
         bench
+    }
+
+    /// Where nothing is ever written to a disk: many calls, and many files, are quick there. `None`: there is no such place, or too little room.
+    pub(crate) fn in_memory() -> Option<Self> {
+        const ROOM_BYTES: u64 = 1 << 30;
+        let place = Path::new("/dev/shm");
+        let room = nix::sys::statvfs::statvfs(place).ok()?;
+        let has_room = room.blocks_available().saturating_mul(room.fragment_size()) > ROOM_BYTES;
+        has_room.then(|| Self::new_in(place))
     }
 
     /// Of one that is there.
@@ -67,10 +81,18 @@ impl Bench {
 
     /// What a copy holds of the source.
     pub(crate) fn copied(&self, seq: u64) -> Tree {
+        tree(&self.data(seq))
+    }
+
+    /// Where a copy has the source.
+    pub(crate) fn data(&self, seq: u64) -> PathBuf {
+        self.copy(seq).join("data").join(self.source().strip_prefix("/").expect("absolute"))
+    }
+
+    pub(crate) fn copy(&self, seq: u64) -> PathBuf {
         let catalog = self.set().catalog().expect("a catalog");
         let copy = catalog.copies.iter().find(|copy| copy.seq == seq).expect("the copy");
-        let data = self.plan.to.join("app/copies").join(&copy.directory).join("data");
-        tree(&data.join(self.source().strip_prefix("/").expect("absolute")))
+        self.plan.to.join("app/copies").join(&copy.directory)
     }
 
     /// Every directory of `copies/` has a COMMIT, and every file in it the hash that its manifest says.
@@ -102,10 +124,56 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         // What a failing test leaves is looked at.
-        if !std::thread::panicking() && self.root.starts_with(std::env::temp_dir()) {
+        if !std::thread::panicking() {
             let _ = fs::remove_dir_all(&self.root);
         }
     }
+}
+
+/// The directories of a bench as they once were.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    places: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Kept {
+    /// Of the target alone; not of this program, which lies there, too.
+    pub(crate) fn target(bench: &Bench) -> Self {
+        Self::of(bench, &[(bench.plan.to.join("app"), "kept-target")])
+    }
+
+    /// Of the source, too, which will be other inodes then.
+    pub(crate) fn all(bench: &Bench) -> Self {
+        Self::of(bench, &[(bench.plan.to.join("app"), "kept-target"), (bench.source().to_owned(), "kept-source")])
+    }
+
+    fn of(bench: &Bench, places: &[(PathBuf, &str)]) -> Self {
+        let places: Vec<(PathBuf, PathBuf)> =
+            places.iter().map(|(place, name)| (place.clone(), bench.root.join(name))).collect();
+        for (place, aside) in &places {
+            copy_all(place, aside);
+        }
+        Self { places }
+    }
+
+    pub(crate) fn put_back(&self, bench: &Bench) {
+        for entry in fs::read_dir(&bench.root).expect("the bench").flatten() {
+            let is_wanted = ["src", "to", "kept-target", "kept-source"].iter().any(|name| entry.file_name() == *name);
+            if !is_wanted && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                fs::remove_dir_all(entry.path()).expect("what a restore has kept");
+            }
+        }
+        for (place, aside) in &self.places {
+            fs::remove_dir_all(place).expect("a directory");
+            copy_all(aside, place);
+        }
+    }
+}
+
+/// Links and times as they are.
+fn copy_all(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp");
+    assert!(status.success());
 }
 
 fn plan(source: PathBuf, to: PathBuf) -> CopyPlan {

@@ -1,32 +1,84 @@
 //! A job that is killed at a system call, or whose system calls fail: by strace, from without.
 
 use std::fs;
-use std::path::Path;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
-use mainstay::engine::copies::order::{FailureKind, Outcome};
+use mainstay::copies::checking::verify::verify;
+use mainstay::copies::conduct::Alone;
+use mainstay::copies::place::prune::prune;
+use mainstay::copies::restoring::restore::restore;
+use mainstay::engine::copies::order::{Failure, FailureKind, Outcome, Place, Restore, Which};
 
 use crate::bench::{Bench, tree};
 
 /// Where the helper finds its directories.
 const ROOT: &str = "MAINSTAY_TEST_COPIES";
+/// What it does: a word of [`JOBS`].
+const JOB: &str = "MAINSTAY_TEST_COPIES_JOB";
 /// Where it says what came of it.
 const SAID: &str = "said";
-/// So many of the calls are tried: all would take minutes.
-const KILLS_MAX: usize = 48;
+/// What the kernel said of it at its end.
+const STATUS: &str = "status";
+/// The first call of the job, and the one after its last: they are looked for in the trace.
+pub(crate) const BEGINS: &str = "/mainstay-begins-here";
+pub(crate) const ENDS: &str = "/mainstay-ends-here";
 
-/// Makes one copy, in a process of its own.
+/// Calls are counted by thread: so many go before those of the job, that no other thread comes to have as many.
+const CALLS_BEFORE: usize = 64;
+
+/// What a helper does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    Take,
+    /// Copy 1.
+    Prune,
+    VerifyAll,
+    Replace,
+}
+
+const TASKS: [(Task, &str); 4] =
+    [(Task::Take, "take"), (Task::Prune, "prune"), (Task::VerifyAll, "verify"), (Task::Replace, "replace")];
+
+impl Task {
+    pub(crate) fn carry_out(self, bench: &Bench) -> Result<Outcome, Failure> {
+        let mut alone = Alone::default();
+        match self {
+            Self::Take => bench.take(),
+            Self::Prune => prune(&mut bench.set(), &[1], &mut alone),
+            Self::VerifyAll => verify(&mut bench.set(), &bench.plan, Which::All, &mut alone),
+            Self::Replace => {
+                let wanted =
+                    Restore { seq: None, paths: Vec::new(), place: Place::Replace, dry_run: false, force: false };
+                restore(&mut bench.set(), &bench.plan, &wanted, &mut alone)
+            }
+        }
+    }
+}
+
+/// Does one thing, in a process of its own.
 #[test]
 #[ignore = "started by other tests"]
 fn helper() {
     let Some(root) = std::env::var_os(ROOT) else { return };
+    let word = std::env::var(JOB).expect("a job");
+    let (task, _) = TASKS.into_iter().find(|(_, known)| *known == word).expect("a job that is known");
     let bench = Bench::at(Path::new(&root));
-    // The first call of the job that is looked for in the trace.
-    let _ = fs::read_link("/mainstay-begins-here");
-    let said = match bench.take() {
+    for _ in 0..CALLS_BEFORE {
+        if let Ok(mut nothing) = fs::File::options().write(true).open("/dev/null") {
+            let _ = nothing.write_all(b"nothing").map(|()| nothing.is_terminal());
+        }
+    }
+    let _ = fs::read_link(BEGINS);
+    let done = task.carry_out(&bench);
+    let _ = fs::read_link(ENDS);
+    let said = match done {
         Ok(outcome) => format!("{outcome:?}"),
         Err(failure) => format!("{failure:?}"),
     };
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let _ = fs::write(bench.root.join(STATUS), status);
     let _ = fs::write(bench.root.join(SAID), said);
     std::process::exit(0);
 }
@@ -39,22 +91,45 @@ pub(crate) fn has_strace() -> bool {
     found
 }
 
-/// The helper under strace; what it said, if it came so far.
+/// A helper that takes a copy under strace; what it said, if it came so far.
 pub(crate) fn traced(bench: &Bench, arguments: &[&str], trace: &Path) -> (ExitStatus, String) {
-    let own = std::env::current_exe().expect("this program");
-    let status = Command::new("strace")
-        .args(["-f", "-qq", "-o"])
-        .arg(trace)
-        .args(arguments)
-        .arg(own)
-        .args(["--ignored", "--exact", "faults::helper", "--test-threads=1", "--nocapture"])
-        .env(ROOT, &bench.root)
-        .output()
-        .expect("strace")
-        .status;
+    traced_task(bench, Task::Take, arguments, trace)
+}
+
+pub(crate) fn traced_task(bench: &Bench, task: Task, arguments: &[&str], trace: &Path) -> (ExitStatus, String) {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o"]).arg(trace).args(arguments).arg(own());
+    let status = as_helper(&mut strace, bench, task).output().expect("strace").status;
+    (status, said(bench))
+}
+
+fn own() -> PathBuf {
+    std::env::current_exe().expect("this program")
+}
+
+/// Ends a command that begins with this program, or with who starts it.
+fn as_helper<'a>(command: &'a mut Command, bench: &Bench, task: Task) -> &'a mut Command {
+    let (_, word) = TASKS.into_iter().find(|(known, _)| *known == task).expect("a word for it");
+    command.args(["--ignored", "--exact", "faults::helper", "--test-threads=1", "--nocapture"]);
+    command.env(ROOT, &bench.root).env(JOB, word)
+}
+
+/// What the last helper said.
+fn said(bench: &Bench) -> String {
     let said = fs::read_to_string(bench.root.join(SAID)).unwrap_or_default();
     let _ = fs::remove_file(bench.root.join(SAID));
-    (status, said)
+    said
+}
+
+/// A helper that nobody disturbs: what it said, and its largest resident size in KiB.
+pub(crate) fn helped(bench: &Bench, task: Task) -> (String, u64) {
+    let status = as_helper(&mut Command::new(own()), bench, task).output().expect("this program").status;
+    assert!(status.success());
+    let status = fs::read_to_string(bench.root.join(STATUS)).expect("its status");
+    let peak =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")).and_then(|peak| peak.trim().strip_suffix(" kB"));
+    let peak = peak.and_then(|peak| peak.trim().parse().ok()).expect("its peak");
+    (said(bench), peak)
 }
 
 /// With one copy, and changes of every kind since.
@@ -69,78 +144,6 @@ pub(crate) fn changed(bench: &Bench) {
     fs::rename(bench.source().join("d/2"), bench.source().join("moved")).expect("a rename");
     fs::remove_file(bench.source().join("d/3")).expect("a removal");
     std::os::unix::fs::symlink("moved", bench.source().join("link")).expect("a link");
-}
-
-/// The calls of the job itself, of one name each, and how many there are before the job begins.
-fn calls(trace: &Path) -> Vec<(String, usize)> {
-    let text = fs::read_to_string(trace).expect("a trace");
-    let mut counts = std::collections::BTreeMap::<String, usize>::new();
-    let mut found = Vec::new();
-    let mut began = false;
-    for line in text.lines() {
-        let Some(name) = line.split_whitespace().nth(1).and_then(|rest| rest.split_once('(')).map(|(name, _)| name)
-        else {
-            continue;
-        };
-        let count = counts.entry(name.to_owned()).or_default();
-        *count += 1;
-        began |= line.contains("/mainstay-begins-here");
-        if began {
-            found.push((name.to_owned(), *count));
-        }
-    }
-    found
-}
-
-#[test]
-fn job_that_is_killed_at_any_call_leaves_every_copy_whole_and_the_next_run_needs_no_help() {
-    if !has_strace() {
-        return;
-    }
-    let bench = Bench::new();
-    changed(&bench);
-    let trace = bench.root.join("trace");
-    let before = bench.copied(1);
-    let source = tree(bench.source());
-    // The whole way once, to know the calls; then the target goes back to where it was.
-    let aside = bench.root.join("aside");
-    copy_all(&bench.plan.to, &aside);
-    let (_, said) = traced(&bench, &[], &trace);
-    assert!(said.starts_with("Taken"), "{said}");
-    let calls = calls(&trace);
-    assert!(calls.len() > 100, "only {} calls", calls.len());
-    let step = calls.len().div_ceil(KILLS_MAX).max(1);
-    let mut killed = 0;
-    for (name, nth) in calls.iter().skip(1).step_by(step).chain(calls.iter().filter(|(name, _)| is_decisive(name))) {
-        fs::remove_dir_all(&bench.plan.to).expect("the target");
-        copy_all(&aside, &bench.plan.to);
-        let inject = format!("inject={name}:signal=SIGKILL:when={nth}");
-        let (status, said) = traced(&bench, &["-e", &inject], &trace);
-        killed += usize::from(!status.success());
-        let seqs = bench.seqs();
-        assert!(seqs == [1] || seqs == [1, 2], "{name} {nth}: {seqs:?}");
-        assert!(said.is_empty() || seqs == [1, 2], "{name} {nth}: told of a copy that is not there");
-        let outcome = bench.take().unwrap_or_else(|failure| panic!("{name} {nth}: {failure:?}"));
-        let expected = matches!(outcome, Outcome::Taken { seq: 2 | 3, .. } | Outcome::Unchanged { seq: 2 });
-        assert!(expected, "{name} {nth}: {outcome:?}");
-        bench.all_verify();
-        assert_eq!(bench.copied(1), before, "{name} {nth}");
-        assert_eq!(bench.copied(*bench.seqs().last().expect("a copy")), source, "{name} {nth}");
-        assert_eq!(tree(bench.source()), source, "{name} {nth}");
-        assert_eq!(fs::read_dir(bench.plan.to.join("app/work")).expect("work").count(), 0);
-    }
-    assert!(killed > KILLS_MAX / 2, "only {killed} were killed");
-}
-
-/// What the order of the steps hangs on.
-fn is_decisive(name: &str) -> bool {
-    matches!(name, "syncfs" | "fsync" | "renameat2" | "renameat" | "rename")
-}
-
-/// Links and times as they are.
-fn copy_all(from: &Path, to: &Path) {
-    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp");
-    assert!(status.success());
 }
 
 #[test]

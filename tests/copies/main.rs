@@ -6,9 +6,15 @@
 #![expect(clippy::print_stderr, reason = "a test that cannot run says so")]
 
 mod bench;
+mod dice;
+mod disk;
+mod every_call;
 mod faults;
 mod flushes;
 mod model;
+mod mounts;
 mod power;
+mod rot;
+mod shapes;
 mod sqlite;
 mod still;

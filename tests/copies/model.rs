@@ -10,27 +10,16 @@ use mainstay::copies::place::prune::prune;
 use mainstay::engine::copies::order::Outcome;
 
 use crate::bench::{Bench, Tree, tree};
+use crate::dice::Dice;
 
 const SEEDS: u64 = 6;
 const ROUNDS: u64 = 12;
-
-/// xorshift64: the same seed, the same run.
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    pub(crate) fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).expect("64 bits") % limit
-    }
-}
 
 #[test]
 fn every_copy_holds_what_the_source_was_whatever_is_changed_and_removed() {
     for seed in 1..=SEEDS {
         let bench = Bench::new();
-        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut dice = Dice::new(seed);
         let mut model: BTreeMap<u64, Tree> = BTreeMap::new();
         for round in 0..ROUNDS {
             for _ in 0..dice.below(12) {

@@ -1,83 +1,28 @@
 //! Power cuts: the file system of the target is shut down without its journal, as if the power had gone, and mounted again.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use mainstay::copies::conduct::Alone;
 use mainstay::copies::place::init::{Claim, init};
 
 use crate::bench::{Bench, tree};
+use crate::disk::{Disk, EXT4, XFS};
 use crate::faults::{changed, has_strace, traced};
-
-const IMAGE_BYTES: u64 = 96 << 20;
-/// FS_IOC_SHUTDOWN with FSOP_GOING_FLAGS_NOLOGFLUSH.
-const CUT: &str =
-    "import fcntl, os, sys; fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, b'\\x02\\0\\0\\0')";
-
-/// A file with a file system, mounted.
-struct Disk {
-    image: PathBuf,
-    at: PathBuf,
-}
-
-impl Disk {
-    /// `None`: it cannot be made here; that is told.
-    fn new(root: &Path, at: PathBuf, make: &[&str]) -> Option<Self> {
-        let skip = |why: &str| eprintln!("skipped: power cuts on {}: {why}", make[0]);
-        if !nix::unistd::geteuid().is_root() {
-            skip("not root");
-            return None;
-        }
-        let image = root.join("image");
-        fs::File::create(&image).and_then(|file| file.set_len(IMAGE_BYTES)).expect("an image");
-        if !Command::new(make[0]).args(&make[1..]).arg(&image).output().is_ok_and(|made| made.status.success()) {
-            skip("no such program");
-            return None;
-        }
-        fs::create_dir_all(&at).expect("a mount point");
-        let disk = Self { image, at };
-        if !disk.mount() {
-            skip("no loop devices");
-            return None;
-        }
-        Some(disk)
-    }
-
-    fn mount(&self) -> bool {
-        Command::new("mount")
-            .args(["-o", "loop"])
-            .arg(&self.image)
-            .arg(&self.at)
-            .output()
-            .is_ok_and(|done| done.status.success())
-    }
-
-    fn umount(&self) -> bool {
-        Command::new("umount").arg(&self.at).output().is_ok_and(|done| done.status.success())
-    }
-
-    fn cut_power(&self) {
-        let cut = Command::new("python3").args(["-c", CUT]).arg(&self.at).status().expect("python3");
-        assert!(cut.success());
-        assert!(self.umount() && self.mount(), "mounted again");
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        self.umount();
-    }
-}
 
 #[test]
 fn power_cut_at_any_step_loses_no_copy_and_makes_none_that_is_not_whole() {
+    cut_at_each_step(&EXT4);
+}
+
+#[test]
+fn power_cut_at_any_step_does_no_harm_where_files_share_pages_either() {
+    cut_at_each_step(&XFS);
+}
+
+fn cut_at_each_step(make: &[&str]) {
     if !has_strace() {
         return;
     }
     let mut bench = Bench::new();
-    bench.plan.to = bench.root.join("disk/copies");
-    let Some(disk) = Disk::new(&bench.root, bench.root.join("to"), &["mkfs.ext4", "-q"]) else { return };
+    let Some(disk) = Disk::new(&bench.root, bench.root.join("to"), make) else { return };
     bench.plan.to = disk.at.clone();
     init(&bench.plan, Claim::No, &mut Alone::default()).expect("marked");
     changed(&bench);

@@ -15,7 +15,8 @@ use mainstay::engine::copies::plan::Quiesce;
 use mainstay::engine::types::Time;
 
 use crate::bench::{Bench, SETTLE, Tree, tree};
-use crate::model::{Dice, change};
+use crate::dice::Dice;
+use crate::model::change;
 
 const SEEDS: u64 = 5;
 const ROUNDS: u64 = 8;

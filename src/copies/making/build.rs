@@ -374,7 +374,7 @@ impl Build<'_> {
                 Ok(())
             }
             Read::Failed(error) => {
-                self.findings.add(self.conduct, FindingKind::Unreadable, &found.entry.path, error.to_string());
+                self.findings.unreadable(self.conduct, &found.entry.path, &error);
                 self.state.tally.stale += 1;
                 match before {
                     Some(before) => self.carry_file(before),
@@ -445,7 +445,7 @@ impl Build<'_> {
             return;
         }
         self.state.tally.stale += 1;
-        self.findings.add(self.conduct, FindingKind::Unreadable, &trouble.path, trouble.error.to_string());
+        self.findings.unreadable(self.conduct, &trouble.path, &trouble.error);
     }
 
     /// Writes an entry down whose inode may have other names.

@@ -67,7 +67,9 @@ fn put_on(inode: &Inode<'_>, entry: &Entry, free_bytes: impl Fn() -> io::Result<
     for (name, value) in &entry.attributes {
         let Err(error) = inode.set_attribute(name, value) else { continue };
         let is_full = error.kind() == io::ErrorKind::StorageFull && free_bytes()? < FREE_BYTES_MIN;
-        let source = if is_full { return Err(error) } else { refusal(error)? };
+        // There is room: it is the attributes of one inode that have none.
+        let is_too_large = error.kind() == io::ErrorKind::StorageFull && !is_full;
+        let source = if is_too_large { error } else { refusal(error)? };
         not_kept.push(NotKept::Attribute { name: name.escape_ascii().to_string(), source });
     }
     inode.set_mtime(entry.mtime)?;
@@ -105,8 +107,7 @@ fn refusal(error: io::Error) -> io::Result<io::Error> {
             | Errno::ENOSYS
             | Errno::E2BIG
             | Errno::ERANGE
-            | Errno::EOVERFLOW
-            | Errno::ENOSPC,
+            | Errno::EOVERFLOW,
         ) => Ok(error),
         Some(_) | None => Err(error),
     }

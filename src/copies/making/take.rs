@@ -142,8 +142,9 @@ impl Run<'_> {
         if let Some(same) = base.as_ref().filter(|_| !survey.differs) {
             return self.unchanged(set, same.commit.seq);
         }
-        let other =
-            newest.clone().filter(|newest| base.as_ref().is_none_or(|base| base.commit.seq != newest.commit.seq));
+        let is_other = |newest: &Listed| base.as_ref().is_none_or(|base| base.commit.seq != newest.commit.seq);
+        // What is bad about it may be its manifest: nothing is known to be like it.
+        let other = newest.clone().filter(|newest| is_other(newest) && catalog::copy(newest, set.state()).bad == 0);
         if let Some(newest) = other {
             let seq = newest.commit.seq;
             let newest = set.open(newest)?;

@@ -1,4 +1,5 @@
-//! What is known of a set beyond its copies: pins, verifications, how far the scrub is. One small file, replaced as a whole.
+//! What is known of a set beyond its copies: pins, verifications, how far the scrub is. One small file, replaced as a whole: a line of JSON, and
+//! the BLAKE3 of that line.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -89,15 +90,27 @@ impl State {
         };
         let mut text = Vec::new();
         file.take(BYTES_MAX).read_to_end(&mut text)?;
-        match serde_json::from_slice(&text) {
+        let unreadable = |why: &str| Ok(Loaded::Unreadable(why.to_owned()));
+        let mut lines = text.split_inclusive(|byte| *byte == b'\n');
+        let (Some(line), Some(checksum), None) = (lines.next(), lines.next(), lines.next()) else {
+            return unreadable("it is cut off");
+        };
+        // One bit of a pin or of a number would be another pin and another number.
+        if checksum != checksum_of(line) {
+            return unreadable("it is not what was written: its checksum is another");
+        }
+        match serde_json::from_slice(line) {
             Ok(state) => Ok(Loaded::Whole(Box::new(state))),
-            Err(error) => Ok(Loaded::Unreadable(error.to_string())),
+            Err(error) => unreadable(&error.to_string()),
         }
     }
 
     /// Replaces the file: the old or the new one is there, whatever happens.
     pub fn save(&self, directory: &Dir) -> io::Result<()> {
-        let text = serde_json::to_vec(self)?;
+        let mut text = serde_json::to_vec(self)?;
+        text.push(b'\n');
+        let checksum = checksum_of(&text);
+        text.extend(checksum);
         let mut file = directory.overwrite(OsStr::new(FRESH))?;
         file.write_all(&text)?;
         file.sync_all()?;
@@ -126,4 +139,9 @@ impl State {
         let surplus = self.quarantined.len().saturating_sub(QUARANTINED_MAX);
         self.quarantined.drain(..surplus);
     }
+}
+
+/// The second line of the file.
+fn checksum_of(line: &[u8]) -> Vec<u8> {
+    format!("{}\n", blake3::hash(line).to_hex()).into_bytes()
 }

@@ -1,8 +1,11 @@
 //! What is wrong with copies: too old, bad, not to be made; and what keeps them from being tried.
 
+use std::path::Path;
+
 use super::SetMemory;
 use super::catalog::TargetState;
 use super::note::CopyNews;
+use super::order::Finding;
 use super::plan::CopyPlan;
 use super::view::SetState;
 use crate::engine::Engine;
@@ -63,6 +66,19 @@ impl Engine {
         }
     }
 
+    /// A disk that cannot be read from here may look well to every check. One error a run counts: how many files there are on bad blocks says nothing of
+    /// the disk.
+    pub(super) fn source_gave_error(&mut self, set: &str, finding: &Finding) {
+        let Some(memory) = self.copies.sets.get_mut(set) else { return };
+        let order = memory.running.as_ref().map(|running| running.order.id);
+        if order.is_none() || memory.bad_disk_in == order {
+            return;
+        }
+        memory.bad_disk_in = order;
+        let text = format!("copies {set}: {} cannot be read: {}", finding.path, finding.detail);
+        self.read_failed(Path::new(&finding.path), &text);
+    }
+
     /// How a set is, and why it is not well.
     pub(in crate::engine) fn copies_state(&self, set: &str) -> (SetState, Option<String>) {
         let (Some(memory), Some(plan)) = (self.copies.sets.get(set), self.copy_plan(set)) else {
@@ -101,6 +117,11 @@ impl Engine {
         let bad: u64 = memory.catalog.copies.iter().map(|copy| copy.bad).sum::<u64>().max(memory.catalog.quarantined);
         if bad > 0 {
             return (SetState::Degraded, Some(format!("{bad} files of copies are bad and could not be mended")));
+        }
+        if let Some(partial) = memory.catalog.copies.last().filter(|copy| copy.stale > 0) {
+            let (seq, count) = (partial.seq, partial.stale);
+            let why = format!("{count} entries of copy {seq} are older or missing, as the source could not be read");
+            return (SetState::Degraded, Some(why));
         }
         (SetState::Ok, failure)
     }

@@ -43,7 +43,7 @@ use catalog::{Catalog, TargetState};
 use event::{CopyAction, CopyEvent};
 use failover::Moving;
 use note::{CopyNews, CopyNote};
-use order::{Failure, Report};
+use order::{Failure, FindingKind, Report};
 use plan::CopyPlan;
 use prune::Planned;
 use quiet::Quiet;
@@ -131,6 +131,8 @@ struct SetMemory {
     #[serde(default)]
     full: Option<Full>,
     too_old_told: bool,
+    /// The last order in which a disk of the sources gave errors.
+    bad_disk_in: Option<u64>,
     /// An earlier agent owes a command, and its role is waited for until then (mono).
     owed_until: Option<Time>,
 }
@@ -182,6 +184,9 @@ impl Engine {
             Report::Quiesce { order, on } => self.quiesce(set, order, on),
             Report::Done { order, outcome } => self.copy_done(set, order, outcome),
             Report::Finding(finding) => {
+                if finding.kind == FindingKind::BadDisk {
+                    self.source_gave_error(set, &finding);
+                }
                 let level = finding.kind.level();
                 self.copy_note(set, level, CopyNews::Finding(finding));
             }

@@ -340,6 +340,8 @@ pub struct Finding {
 pub enum FindingKind {
     /// The source cannot be read.
     Unreadable,
+    /// Nor this: its disk answers with errors.
+    BadDisk,
     /// It changed while it was read, each time.
     Unstable,
     /// A database in use, copied as it lay.
@@ -360,7 +362,7 @@ impl FindingKind {
     pub(in crate::engine) fn level(self) -> Level {
         match self {
             Self::Rot | Self::SourceRot => Level::Error,
-            Self::Unreadable | Self::Unstable | Self::LiveDatabase | Self::Stray => Level::Warn,
+            Self::Unreadable | Self::BadDisk | Self::Unstable | Self::LiveDatabase | Self::Stray => Level::Warn,
             Self::Mended | Self::NotKept => Level::Info,
         }
     }
@@ -370,6 +372,7 @@ impl FindingKind {
     pub fn text(self) -> &'static str {
         match self {
             Self::Unreadable => "cannot be read",
+            Self::BadDisk => "cannot be read, as its disk answers with errors",
             Self::Unstable => "changed each time it was read; the copy of it is marked unstable",
             Self::LiveDatabase => "is a database in use, copied as it lay",
             Self::Rot => "is not in the copy what was written",

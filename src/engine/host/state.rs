@@ -20,6 +20,7 @@ use super::sample::{Devices, Mount, NicKind, Sample};
 use super::ties::Troubles;
 use super::watch::{Helper, Missing, Order};
 use super::watchdog::Dog;
+use super::words::quoted;
 use super::{Change, CheckKey, Health, HostMemory, pairs};
 use crate::engine::action::Level;
 use crate::engine::plan::Role;
@@ -222,6 +223,12 @@ impl HostState {
             self.has_gateway = Some(gateway.address.is_some());
             self.refresh_feeds(wishes, now);
         }
+    }
+
+    /// Seen by one of ours, where the kernel may have said nothing.
+    pub(super) fn read_failed(&mut self, disk: &str, text: &str, now: Now) {
+        let said = self.bench(now, |bench| bench.disk_error(disk, quoted(text)));
+        self.take(said, now);
     }
 
     fn bench(&mut self, now: Now, judge: impl FnOnce(&mut Bench<'_>)) -> Vec<Said> {

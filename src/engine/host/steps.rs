@@ -72,7 +72,7 @@ impl Engine {
         self.host.orders(role)
     }
 
-    fn host_rests(&mut self) {
+    pub(super) fn host_rests(&mut self) {
         let out = std::mem::take(&mut self.host.out);
         for (level, note) in out.notes {
             self.agent_note(level, NoteKind::Host(note));

@@ -133,6 +133,13 @@ impl Engine {
         concerned.map(|service| service.name.clone()).collect()
     }
 
+    /// Somebody's read of this path has ended with an error that only its disk can give.
+    pub(in crate::engine) fn read_failed(&mut self, path: &Path, text: &str) {
+        let Some(disk) = self.host.devices.mount_of(path).and_then(|mount| mount.disk.clone()) else { return };
+        self.host.read_failed(&disk, text, self.now);
+        self.host_rests();
+    }
+
     /// What fails below one of these paths, in words.
     pub(in crate::engine) fn failing_below(&self, paths: &[PathBuf]) -> Option<String> {
         let needs = Needs { data: paths.to_vec(), ..Needs::default() };

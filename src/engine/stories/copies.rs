@@ -3,15 +3,19 @@
 use std::time::Duration;
 
 use crate::engine::action::Action;
-use crate::engine::copies::catalog::TargetState;
+use crate::engine::copies::catalog::{Copy, TargetState};
 use crate::engine::copies::event::CopyEvent;
-use crate::engine::copies::order::{Failure, FailureKind, Job, Outcome, Report};
+use crate::engine::copies::order::{Failure, FailureKind, Finding, FindingKind, Job, Outcome, Report};
 use crate::engine::copies::plan::{CopyPlan, Quiesce};
 use crate::engine::copies::testing;
+use crate::engine::copies::view::SetState;
 use crate::engine::event::{Caller, Event, Wait};
-use crate::engine::host::HostEvent;
+use crate::engine::host::kind::CheckKind;
 use crate::engine::host::plan::{AlertOn, AlertPlan};
+use crate::engine::host::view::CheckView;
+use crate::engine::host::{Health, HostEvent};
 use crate::engine::plan::Plan;
+use crate::engine::stories::host_helpers;
 use crate::engine::testkit::{Kit, ms, service};
 use crate::engine::types::{RequestId, Time};
 
@@ -149,4 +153,45 @@ fn copies_that_cannot_be_made_are_told_and_that_they_are_made_again() {
     let outcome = Outcome::Taken { seq: 1, files: 1, written_bytes: 1, linked: 0 };
     catalog(&mut kit, 1);
     assert_eq!(told(done(&mut kit, outcome)), ["alert recovered copies data"]);
+}
+
+#[test]
+fn a_disk_that_a_source_cannot_be_read_from_is_told_of_once_a_run_and_the_set_is_not_well() {
+    let mut plan = host_helpers::plan(vec![service("api")]);
+    plan.copies = vec![hourly()];
+    let mut kit = Kit::begin_with(START, plan, Vec::new(), Vec::new());
+    kit.step(host_helpers::devices(
+        vec![host_helpers::disk("vda", &[]), host_helpers::disk("vdb", &[])],
+        vec![host_helpers::mount("/", Some("vdb")), host_helpers::mount("/srv", Some("vda"))],
+    ));
+    say(&mut kit, CopyEvent::Linked { set: "data".to_owned() });
+    catalog(&mut kit, 0);
+    let finding = |path: &str| {
+        let (path, detail) = (path.to_owned(), "Input/output error (os error 5)".to_owned());
+        Report::Finding(Finding { kind: FindingKind::BadDisk, path, detail })
+    };
+    let health = |kit: &Kit, disk: &str| {
+        let of_disk = |check: &&CheckView| check.kind == CheckKind::DiskErrors && check.target == disk;
+        kit.engine.checks(kit.now).iter().find(of_disk).map(|check| (check.state, check.why.clone()))
+    };
+    report(&mut kit, finding("/srv/data/one"));
+    let told = health(&kit, "vda").expect("a check");
+    assert!(
+        told.0 == Health::Degraded
+            && told.1.as_deref().is_some_and(|why| why.contains("copies data: /srv/data/one cannot be read")),
+        "{told:?}"
+    );
+    for other in 0..20 {
+        report(&mut kit, finding(&format!("/srv/data/{other}")));
+    }
+    assert_eq!(health(&kit, "vda"), Some(told), "twenty files on one bad track are no failing disk");
+    assert!(health(&kit, "vdb").is_none_or(|(state, _)| state != Health::Degraded));
+    let partial = Copy { stale: 21, ..testing::copy(1, kit.now.wall) };
+    report(&mut kit, Report::Catalog(Box::new(testing::catalog(vec![partial]))));
+    done(&mut kit, Outcome::Taken { seq: 1, files: 1, written_bytes: 1, linked: 0 });
+    let (state, why) = kit.engine.copies_state("data");
+    assert_eq!(state, SetState::Degraded);
+    assert!(why.is_some_and(|why| why.starts_with("21 entries of copy 1")));
+    catalog(&mut kit, 2);
+    assert_eq!(kit.engine.copies_state("data").0, SetState::Ok);
 }

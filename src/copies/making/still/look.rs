@@ -200,7 +200,7 @@ impl Look<'_> {
         }
         let is_quiet = matches!(self.mode, Mode::Quiet { .. });
         if is_quiet && trouble.error.kind() != io::ErrorKind::NotFound {
-            self.findings.add(self.conduct, FindingKind::Unreadable, &trouble.path, trouble.error.to_string());
+            self.findings.unreadable(self.conduct, &trouble.path, &trouble.error);
         }
         Ok(())
     }

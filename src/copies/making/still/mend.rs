@@ -233,7 +233,7 @@ impl Mend<'_> {
             Read::Whole(whole) => self.whole(*whole, is_live),
             Read::Vanished => Ok(()),
             Read::Failed(error) => {
-                self.findings.add(self.conduct, FindingKind::Unreadable, &entry.path, error.to_string());
+                self.findings.unreadable(self.conduct, &entry.path, &error);
                 match before.filter(|_| aside.is_some()) {
                     Some((index, before)) => self.put_back(index, before),
                     None => Ok(()),

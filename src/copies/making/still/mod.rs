@@ -49,7 +49,7 @@ const LITTLE_BYTES: u64 = 1 << 20;
 /// So often at most.
 const ROUNDS_MAX: u32 = 3;
 /// Found while a draft is made, and looked for again when the service holds still.
-const MAY_PASS: [FindingKind; 2] = [FindingKind::Unstable, FindingKind::Unreadable];
+const MAY_PASS: [FindingKind; 3] = [FindingKind::Unstable, FindingKind::Unreadable, FindingKind::BadDisk];
 /// The manifest of a draft that is being mended.
 const FORMER: &str = "MANIFEST.former";
 

@@ -180,7 +180,7 @@ impl Bench<'_> {
         Some(banded(KIND, &check.rule, check.condition.state, signed(lines.saturating_mul(2)), text))
     }
 
-    pub(super) fn disk_error_line(&mut self, name: &str, text: String) {
+    pub(in crate::engine::host) fn disk_error(&mut self, name: &str, text: String) {
         // A partition is named where the disk is meant.
         let disks = self.devices.disks.iter().map(|disk| disk.name.as_str());
         let Some(disk) = disks.filter(|disk| name.starts_with(disk)).max_by_key(|disk| disk.len()).map(str::to_owned)
@@ -188,7 +188,7 @@ impl Bench<'_> {
             return;
         };
         if let Some(mut verdict) = self.error_verdict(&disk, (1, 0)) {
-            verdict.why = format!("{}: kernel: {text}", verdict.why);
+            verdict.why = format!("{}: {text}", verdict.why);
             self.say(CheckKind::DiskErrors, &disk, verdict);
         }
     }

@@ -16,7 +16,7 @@ impl Bench<'_> {
         let text = quoted(&line.text);
         let target = line.target.as_deref().unwrap_or_default();
         match line.about {
-            KernelAbout::IoError => self.disk_error_line(target, text),
+            KernelAbout::IoError => self.disk_error(target, format!("kernel: {text}")),
             KernelAbout::FilesystemError => self.filesystem_line(target, &text),
             KernelAbout::MachineCheckCorrected => self.machine_checks((1, 0), Some(text)),
             KernelAbout::MachineCheck => self.machine_checks((0, 1), Some(text)),

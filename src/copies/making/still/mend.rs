@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::iter::Peekable;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::look::{Difference, GROUPS_MAX, Now, Was};
 use crate::copies::conduct::Conduct;
@@ -425,12 +425,12 @@ impl Sources {
         Self { from: from.iter().map(below).collect(), at: None }
     }
 
-    fn parent_of(&mut self, path: &[u8]) -> io::Result<Rc<Dir>> {
+    fn parent_of(&mut self, path: &[u8]) -> io::Result<Arc<Dir>> {
         let place = self.from.iter().position(|(below, _)| is_at_or_below(path, below));
         let (place, (below, source)) = place.map(|place| (place, &self.from[place])).ok_or(io::ErrorKind::NotFound)?;
         if path == below {
             let above = source.parent().ok_or(io::ErrorKind::NotFound)?;
-            return Ok(Rc::new(Dir::open(&above.join("."))?));
+            return Ok(Arc::new(Dir::open(&above.join("."))?));
         }
         let rest = path[below.len()..].strip_prefix(b"/").unwrap_or(&path[below.len()..]);
         let cursor = match self.at.take().filter(|(at, _)| *at == place) {

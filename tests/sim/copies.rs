@@ -413,6 +413,7 @@ impl World {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each job")]
     fn does(&mut self, name: &str, doing: &Doing) -> Outcome {
         let wall = self.now.wall;
         let chaos = self.chaos;

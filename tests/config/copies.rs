@@ -312,3 +312,23 @@ fn an_explanation_shows_a_set() {
     "#]]
     .assert_eq(&explained[from..]);
 }
+
+#[test]
+fn going_on_from_a_copy_is_looked_at_beforehand() {
+    let host = host();
+    let load = |uid, data: &str, set: &str| {
+        let text = format!(
+            "(services: [(name: \"api\", command: [\"true\"], data: [{data}])], copies: [(name: \"a\", from: [\"/srv/a\"], to: \"/mnt/second\", every: \"1h\", {set})])"
+        );
+        super::short(&super::load_text("test.ron", &text, &host.context(uid)), &host.root)
+    };
+    let restore = "on_source_failing: Restore";
+    assert_eq!(load(0, "\"/srv/a\"", restore), "accepted\n");
+    assert!(load(1_000, "\"/srv/a\"", restore).contains("only root can mount"));
+    let linked = format!("{restore}, failover: (link: \"/srv/c/link\")");
+    assert!(!load(1_000, "\"/srv/a\"", &linked).contains("only root"));
+    assert!(load(0, "\"/srv/a\", \"/srv/c\"", restore).contains("is held all the same"));
+    let within = format!("{restore}, failover: (link: \"/srv/a/link\")");
+    assert!(load(0, "\"/srv/a\"", &within).contains("lies on a disk that it is to lead away from"));
+    assert!(load(0, "\"/srv/a\"", "failover: (after: \"1m\")").contains("has no effect without"));
+}

@@ -24,8 +24,26 @@ fn configure(agent: &Agent, more: &str) {
     agent.configure_with(&service(), &format!("{check}copies: [{set}],\n"));
 }
 
+/// Whatever is mounted there goes with it, above the disk and the disk itself.
+struct Disk {
+    point: PathBuf,
+    disk: LoopDisk,
+}
+
+impl Disk {
+    fn find_an_error(&self) {
+        self.disk.find_an_error();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        while nix::mount::umount2(&self.point, nix::mount::MntFlags::MNT_DETACH).is_ok() {}
+    }
+}
+
 /// A set with one copy, whose source is a disk of its own with a service on it.
-fn begin() -> Option<(Agent, LoopDisk)> {
+fn begin() -> Option<(Agent, Disk)> {
     let mut agent = Agent::prepared(As::Me);
     let disk = disk(&agent)?;
     fs::create_dir(agent.path("to")).unwrap();
@@ -41,8 +59,9 @@ fn begin() -> Option<(Agent, LoopDisk)> {
 }
 
 #[expect(clippy::print_stdout, reason = "a test says that it is skipped, and why")]
-fn disk(agent: &Agent) -> Option<LoopDisk> {
-    LoopDisk::on(&agent.path("data")).map_err(|why| println!("skipped: {why}")).ok()
+fn disk(agent: &Agent) -> Option<Disk> {
+    let point = agent.path("data");
+    LoopDisk::on(&point).map(|disk| Disk { point, disk }).map_err(|why| println!("skipped: {why}")).ok()
 }
 
 fn set(agent: &Agent) -> Value {

@@ -2,7 +2,8 @@
 //!
 //! The role of a set reports what lies on its target ([`catalog`]) and carries out one order at a time ([`order`]); which and when is decided here:
 //! when a run is due in `schedule`, what becomes of an order in `work`, what operators ask for in `by_hand`, how a service holds still in `quiet`, what
-//! is wrong and who is told in `health`, how services go on from a copy when a disk fails in [`failover`], what others see in `show`. What stays is a function of its own ([`rotate`]).
+//! is wrong and who is told in `health`, how services go on from a copy when a disk fails in [`failover`], what others see in `show`. What stays is a
+//! function of its own ([`rotate`]).
 //!
 //! All that must last lies on the target. What an agent knew beside it is lost with it, and on the safe side: what it had frozen is thawed by the next
 //! one, what it had stopped is started, and nothing is removed before a run has succeeded.

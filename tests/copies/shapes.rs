@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use mainstay::copies::conduct::Alone;
 use mainstay::copies::restoring::restore::restore;
@@ -125,8 +125,8 @@ const DEEP: usize = 80;
 const DEEP_NAME: [u8; 200] = [b'd'; 200];
 
 /// The directory at the bottom.
-fn bottom(top: &Path) -> Rc<Dir> {
-    let mut trail = Trail::new(Rc::new(Dir::open(top).expect("a directory")));
+fn bottom(top: &Path) -> Arc<Dir> {
+    let mut trail = Trail::new(Arc::new(Dir::open(top).expect("a directory")));
     for depth in 0..DEEP {
         trail.enter(OsStr::from_bytes(&DEEP_NAME)).unwrap_or_else(|error| panic!("at depth {depth}: {error}"));
     }
@@ -136,7 +136,7 @@ fn bottom(top: &Path) -> Rc<Dir> {
 #[test]
 fn tree_that_is_deeper_than_a_path_can_name_is_copied_verified_and_restored() {
     let bench = Bench::new();
-    let mut trail = Trail::new(Rc::new(Dir::open(bench.source()).expect("a directory")));
+    let mut trail = Trail::new(Arc::new(Dir::open(bench.source()).expect("a directory")));
     for _ in 0..DEEP {
         trail.here().make_dir(OsStr::from_bytes(&DEEP_NAME), 0o700).expect("a directory");
         trail.enter(OsStr::from_bytes(&DEEP_NAME)).expect("a directory");

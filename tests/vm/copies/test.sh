@@ -146,7 +146,7 @@ machine_is_cut() {
     echo "the machine runs although its power was cut"
     return 1
 }
-runs() { grep -q . "$(directory_of "$1")"/work/*/data/srv/tree/large; }
+runs() { grep -q . "$(directory_of "$1")/work"/*/data/srv/tree/large; }
 machine_lost_nothing() {
     is_sound write /mnt/well/told-write && is_sound pull /mnt/well/told-pull
 }

@@ -322,6 +322,7 @@ impl World {
                 }
             }
             CopyAction::Keep { .. } => {}
+            CopyAction::Switch(_) => panic!("{name}: {what:?}, and no set here says `Restore`"),
         }
     }
 
@@ -495,6 +496,9 @@ impl World {
                 }
             }
             Job::Exchange(_) => Outcome::Swapped { aside: Vec::new() },
+            job @ (Job::Materialise(_) | Job::Gather { .. } | Job::Dismiss { .. } | Job::Failback { .. }) => {
+                panic!("{name}: {job:?}, and no set here says `Restore`")
+            }
         }
     }
 }

@@ -35,6 +35,9 @@ impl World {
                 false
             }
             Job::Pin { .. } | Job::Accept { .. } | Job::Restore(_) | Job::Init { .. } => false,
+            Job::Materialise(_) | Job::Gather { .. } | Job::Dismiss { .. } | Job::Failback { .. } => {
+                panic!("{name}: {job:?}, and no set here says `Restore`")
+            }
         };
         let impaired = engine.services(self.now).into_iter().find(|view| {
             let data = view.plan.needs.as_ref().map(|needs| needs.data.clone()).unwrap_or_default();

@@ -275,7 +275,7 @@ fn numbers_that_cannot_be() {
             error test.ron:4:13 copies[0].max_shrink: nothing shrinks by more than "100%"
             error test.ron:4:32 copies[0].bandwidth: at least "64KiB" a second (None is no limit)
             error test.ron:5:18 copies[0].space.reserve: more than "90%" of the target would be left free
-             error test.ron:5:32 copies[0].space.large: `large` is for files of at least "1MiB", of which at least 1 version is kept (such as (over: "256MiB", keep: 3))
+            error test.ron:5:32 copies[0].space.large: `large` is for files of at least "1MiB", of which at least 1 version is kept (such as (over: "256MiB", keep: 3))
             warning test.ron:5:77 copies[0].on_source_failing: `on_source_failing` has no effect: no service has any of this in its `data` (add the source to the `data` of the service)
         "#]],
     );

@@ -15,6 +15,7 @@ const GOES_ON: Duration = Duration::from_secs(5);
 
 /// A service that works without an end, with a file that takes minutes to be read: a hole, open for writing and written to. Where the source shares pages,
 /// nothing of this can be seen.
+#[expect(clippy::print_stderr, reason = "what is skipped is said")]
 fn at_work(how: &str) -> Option<Agent> {
     if proc::cgroup_root().is_none() {
         eprintln!("skipped: no cgroup2 to freeze in");

@@ -20,7 +20,7 @@ fn configure(agent: &Agent, more: &str) {
     let set = format!(
         "(name: \"d\", from: [\"$DIR/data\"], to: \"$DIR/to\", same_disk: true, on_source_failing: Restore, failover: (after: \"100ms\"){more})"
     );
-    let check = "checks: [(name: \"data\", check: Filesystem(path: \"$DIR/data\"))],\n";
+    let check = "checks: [(name: \"data\", check: Filesystem(path: \"$DIR/data\"), every: \"1s\", rise: 1)],\n";
     agent.configure_with(&service(), &format!("{check}copies: [{set}],\n"));
 }
 
@@ -130,7 +130,8 @@ fn service_goes_on_from_the_copy_and_back_with_all_that_was_written() {
         assert_eq!(mounts(&agent), 1, "it is not mounted twice");
         fs::write(agent.path("data/new"), "written meanwhile").unwrap();
 
-        // Another disk in the place of the first: the live data are laid over that too.
+        // The disk is taken out, and another is in its place: the live data are laid over that too.
+        drop(disk);
         fs::rename(agent.path("data.img"), agent.path("first.img")).unwrap();
         let _second = LoopDisk::on(&agent.path("data")).unwrap();
         agent.wait_until("the live data cover it", SOON, |agent| agent.path("data/new").exists());

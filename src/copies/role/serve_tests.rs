@@ -221,7 +221,10 @@ fn what_somebody_else_wants_frozen_is_left_frozen_when_the_agent_dies() {
         agent.say(&last);
         assert_eq!(agent.next(), format!("quiesce {order} false"));
         assert_eq!(agent.next(), "catalog 100000");
-        assert_eq!(agent.next(), format!("{order} done: Unchanged {{ seq: 1 }}"));
+        // A job that hears of it only when it is over has not begun to copy.
+        let over = format!("{order} failed: the service does not hold still any more");
+        let done = agent.next();
+        assert!(done == format!("{order} done: Unchanged {{ seq: 1 }}") || done == over, "{done}");
         drop(agent);
         let mut agent = role.agent();
         assert_eq!(agent.next(), "hello None");

@@ -17,7 +17,7 @@ use crate::engine::types::{RequestId, Time};
 /// Orders by hand that wait, of one set.
 pub(super) const QUEUE_MAX: usize = 8;
 /// A role that does not say what lies on its target by then is not waited for.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// One order by hand.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

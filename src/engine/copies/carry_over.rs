@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::by_hand::PATIENCE;
 use super::catalog::{Copy, TargetState};
 use super::event::{CopyAction, Direction};
 use super::failover::{Failover, Moving, Stage, directory_of, moves};
@@ -100,7 +101,7 @@ impl Engine {
         }
         let waits =
             moving.patience.is_some_and(|at| at > self.now.mono) || moving.retry.is_some_and(|at| at > self.now.boot);
-        if waits || !self.are_all_gone(set) {
+        if waits || !self.are_all_gone(set) || !self.is_heard_or_late(set) {
             return false;
         }
         let copy = match self.copy_to_go_on_from(set, &plan) {
@@ -118,6 +119,18 @@ impl Engine {
         self.save_failover(set);
         self.tell_failover(set, if copy.verified.is_some() { Level::Info } else { Level::Warn }, text);
         true
+    }
+
+    /// Whether the role has told what there is, or was waited for long enough: an agent that has just begun hears of it in a moment.
+    fn is_heard_or_late(&mut self, set: &str) -> bool {
+        let is_heard = self.copies.sets.get(set).is_some_and(|memory| memory.linked && memory.heard);
+        let now = self.now.mono;
+        let Some(moving) = self.copies.moving.get_mut(set) else { return false };
+        let is_late = *moving.until.get_or_insert(now.after(PATIENCE)) <= now;
+        if is_heard || is_late {
+            moving.until = None;
+        }
+        is_heard || is_late
     }
 
     /// The newest good copy that was verified, else the newest good one.

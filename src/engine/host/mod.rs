@@ -20,6 +20,7 @@ pub(in crate::engine) mod impair;
 mod judge;
 mod lane;
 pub(in crate::engine) mod pairs;
+mod replaced;
 mod rules;
 mod show;
 mod state;

@@ -129,6 +129,7 @@ impl HostState {
         let before = std::mem::replace(&mut self.devices, devices);
         if std::mem::replace(&mut self.devices_known, true) {
             self.tell_devices(&before);
+            self.release_replaced(&before);
         }
         if before != self.devices {
             self.unsaved = true;
@@ -310,7 +311,7 @@ impl HostState {
     }
 
     /// Tells what a turn of a check's condition means.
-    fn turned(&mut self, key: &CheckKey, turn: Turn) {
+    pub(super) fn turned(&mut self, key: &CheckKey, turn: Turn) {
         let Some(check) = self.checks.get(key) else {
             return;
         };

@@ -292,7 +292,9 @@ impl Engine {
         let standing = match fence.proof {
             Proof::Awaited => Fenced::Proving,
             Proof::Idle => {
-                let rests = fence.level == FenceLevel::Throttle && replica.run.as_ref().is_none_or(|run| !run.spawned);
+                // An adopted run may have ended before there was anything to see on it.
+                let none = replica.run.as_ref().is_none_or(|run| !run.spawned || run.exited);
+                let rests = fence.level == FenceLevel::Throttle && none;
                 assert!(rests && fence.is_by_hand(), "{label}: nothing runs, and yet it does");
                 Fenced::Proving
             }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mainstay::copies::conduct::Alone;
 use mainstay::copies::format::entry::Kind;
@@ -14,11 +14,14 @@ use mainstay::copies::making::take::take;
 use mainstay::copies::place::init::{Claim, init};
 use mainstay::copies::place::target::{Set, Target};
 use mainstay::engine::copies::catalog::Cause;
-use mainstay::engine::copies::order::{Failure, Outcome};
+use mainstay::engine::copies::order::{Failure, FailureKind, Outcome};
 use mainstay::engine::copies::plan::{CopyPlan, Space};
 
 /// Ctimes younger than this are not believed.
 pub(crate) const SETTLE: Duration = Duration::from_millis(25);
+
+/// Nobody but these tests works on their sets.
+const BUSY_MAX: Duration = Duration::from_secs(20);
 
 pub(crate) struct Bench {
     pub(crate) root: PathBuf,
@@ -66,8 +69,18 @@ impl Bench {
         fs::write(path, content).expect("a file");
     }
 
+    /// A program that another test starts has for a moment all that is open here, and with it the lock that was just let go.
     pub(crate) fn set(&self) -> Set {
-        Target::open(&self.plan).expect("a target").lock().expect("not busy")
+        let deadline = Instant::now() + BUSY_MAX;
+        loop {
+            match Target::open(&self.plan).expect("a target").lock() {
+                Ok(set) => return set,
+                Err(failure) if failure.kind == FailureKind::Busy && Instant::now() < deadline => {
+                    std::thread::sleep(SETTLE);
+                }
+                Err(failure) => panic!("{failure:?}"),
+            }
+        }
     }
 
     pub(crate) fn take(&self) -> Result<Outcome, Failure> {

@@ -4,12 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// Less is too little for XFS. Nearly all of it is a hole.
 const IMAGE_BYTES: u64 = 320 << 20;
 /// File systems, by what makes them.
 pub(crate) const EXT4: [&str; 2] = ["mkfs.ext4", "-q"];
 pub(crate) const XFS: [&str; 2] = ["mkfs.xfs", "-q"];
+const UMOUNT_TRIES: u32 = 200;
+const UMOUNT_PAUSE: Duration = Duration::from_millis(50);
 /// FS_IOC_SHUTDOWN with FSOP_GOING_FLAGS_NOLOGFLUSH.
 const CUT: &str =
     "import fcntl, os, sys; fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, b'\\x02\\0\\0\\0')";
@@ -53,8 +56,14 @@ impl Disk {
             .is_ok_and(|done| done.status.success())
     }
 
+    /// A program that another test starts has for a moment all that is open here.
     pub(crate) fn umount(&self) -> bool {
-        Command::new("umount").arg(&self.at).output().is_ok_and(|done| done.status.success())
+        (0..UMOUNT_TRIES).any(|attempt| {
+            if attempt > 0 {
+                std::thread::sleep(UMOUNT_PAUSE);
+            }
+            Command::new("umount").arg(&self.at).output().is_ok_and(|done| done.status.success())
+        })
     }
 
     pub(crate) fn cut_power(&self) {
@@ -66,6 +75,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        self.umount();
+        // Whatever still uses it; it may have been unmounted already.
+        let _ = Command::new("umount").arg("-l").arg(&self.at).output();
     }
 }

@@ -429,7 +429,7 @@ impl Sim {
         assert_eq!(views.len(), self.plan.services.len() + helpers, "what left the configuration is still there");
         let frozen = self.world.trees.values().find(|tree| tree.frozen);
         assert!(frozen.is_none(), "left frozen: {frozen:?}");
-        self.world.copies.check_rests();
+        self.world.copies.check_rests(&self.plan);
         self.world.audit.check_all_over(&self.engine, self.world.now);
         self.world.check_limits_are_the_plans(&self.plan);
         self.check_watchdog();

@@ -199,8 +199,11 @@ target_fails() {
     within 60 says write "^write: failing"
 }
 target_failure_is_told() { mainstay events | grep -q "copies write: no copy was made" || mainstay copies list write | grep -qi "paused"; }
+mount_is_seen_to_be_gone() { mainstay events -n 1000 | grep -q "mount $1 is gone"; }
 target_heals() {
-    umount /mnt/target
+    umount /mnt/target || return 1
+    # What the kernel said of a file system holds until another one is seen there.
+    within 60 mount_is_seen_to_be_gone /mnt/target || return 1
     target_well && mount -t ext4 /dev/mapper/target /mnt/target && is_sound write /tmp/before-write
 }
 

@@ -198,11 +198,7 @@ impl Audit {
         self.read.insert(replica, now.mono);
         let limited = engine.service_plan(replica.service).is_some_and(|plan| plan.resources.is_some());
         let short = self.short_at.is_some_and(|at| now.mono.since(at) < SHORT_FOR);
-        // That it stands still for a copy is proven by such a reading.
-        let name = engine.service_plan(replica.service).map(|plan| plan.name.clone()).unwrap_or_default();
-        let freezes =
-            |view: &CopyView<'_>| matches!(&view.plan.quiesce, Quiesce::Freeze { service, .. } if *service == name);
-        let still = engine.copies(now).iter().any(freezes);
+        let still = copies_freeze(engine, replica, now);
         let needed = engine.is_fenced(replica) || limited || short || still || is_said_short(engine, now);
         assert!(needed, "{replica:?} is read, and nobody needs that");
     }
@@ -222,7 +218,8 @@ impl Audit {
             let watched = limits.is_some_and(|resources| {
                 resources.limits.cpu_max_permille.is_some() || resources.limits.pids_max.is_some()
             });
-            assert!(watched, "{replica:?} is read for a fence that is over");
+            let still = copies_freeze(engine, *replica, now);
+            assert!(watched || still, "{replica:?} is read for a fence that is over");
         }
     }
 }
@@ -308,4 +305,12 @@ fn check_record(record: &Record, straight: bool) {
     let steps: Vec<_> = record.steps.iter().map(|step| step.decided).collect();
     assert!(!straight || steps.is_sorted(), "not in order: {record:?}");
     assert_eq!(record.left.is_empty(), record.left_at.is_none(), "{record:?}");
+}
+
+/// That a service stands still for a copy is proven by such a reading.
+fn copies_freeze(engine: &Engine, replica: ReplicaId, now: Now) -> bool {
+    let name = engine.service_plan(replica.service).map(|plan| plan.name.clone()).unwrap_or_default();
+    let freezes =
+        |view: &CopyView<'_>| matches!(&view.plan.quiesce, Quiesce::Freeze { service, .. } if *service == name);
+    engine.copies(now).iter().any(freezes)
 }

@@ -543,13 +543,12 @@ const SEEN: [&str; 22] = [
 ];
 
 /// The same of sets of copies.
-const SEEN_OF_SETS: [&str; 9] = [
+const SEEN_OF_SETS: [&str; 8] = [
     "a job goes on over a lost link",
     "a role dies",
     "exchanged",
     "put back",
     "pruned",
-    "pruned by hand",
     "full",
     "frozen for a copy",
     "stopped for a copy",

@@ -40,8 +40,10 @@ fn status_is_not_well_while_something_wanted_is_down() {
 
 #[test]
 fn status_as_json_is_the_document_of_the_api() {
-    let agent = Agent::running(&sample("a", "", "replicas: 2"));
+    let mut agent = Agent::running(&sample("a", "", "replicas: 2"));
     agent.wait_for("a", "ready");
+    // The first readings of its disks and NICs may come after that.
+    agent.wait_until("its health is known", SOON, |agent| agent.status("a")["health"] == "ok");
     let service = agent.status("a");
     assert_eq!(service["state"], "ready");
     assert_eq!(service["health"], "ok");

@@ -83,7 +83,7 @@ def measure(binary, work):
     # Not on the disks that are measured.
     gaps = pathlib.Path("/dev/shm") / f"mainstay-bench-gaps-{os.getpid()}"
     try:
-        with xfs(base / "source.img", 1024) as source, xfs(base / "target.img", 2048) as target:
+        with xfs(base / "source.img", 1024) as source, xfs(base / "target.img", 8192) as target:
             fill(source.path / "data")
             (target.path / "to").mkdir()
             config = configure(base, source.path / "data", target.path / "to", gaps)

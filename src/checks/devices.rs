@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use super::instance;
 use super::mounts::{self, MountLine, unescape};
 use super::reading::{Buffer, Kept, link_name, names_in, read_number, read_value};
 use crate::engine::host::sample::{Devices, Disk, Mount, Nic, NicKind, SmartBy};
@@ -91,12 +92,14 @@ fn read_mounts(root: &Path, buffer: &mut Buffer) -> Vec<Mount> {
             remote += 1;
         }
         let device = mount.device.clone().unwrap_or_else(|| format!("{} {}", line.number, mount.source));
+        let covered = found.iter_mut().find(|other| other.as_ref().is_some_and(|other| other.point == mount.point));
         if by_device.contains_key(&device) {
+            if let Some(Some(covered)) = covered {
+                covered.covered = covered.device != mount.device;
+            }
             continue;
         }
-        if let Some(covered) =
-            found.iter_mut().find(|other| other.as_ref().is_some_and(|other| other.point == mount.point))
-        {
+        if let Some(covered) = covered {
             *covered = None;
         }
         by_device.insert(device, found.len());
@@ -127,6 +130,7 @@ fn read_mount(root: &Path, line: &MountLine<'_>) -> Option<Mount> {
         return None;
     }
     let disk = device.as_deref().and_then(|device| whole_disk(root, device));
+    let instance = instance::of_device(root, device.as_deref()).or_else(|| line.id.parse().ok());
     Some(Mount {
         point,
         source,
@@ -135,6 +139,8 @@ fn read_mount(root: &Path, line: &MountLine<'_>) -> Option<Mount> {
         device,
         read_only: line.read_only || IMAGES.contains(&line.fs_type),
         remote,
+        instance,
+        covered: false,
     })
 }
 

@@ -21,6 +21,7 @@ const BTRFS_MAX: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct FilesystemsReader {
+    root: PathBuf,
     buffer: Buffer,
     table: Kept,
     filesystems: Vec<Filesystem>,
@@ -31,6 +32,7 @@ pub(super) struct FilesystemsReader {
 #[derive(Debug)]
 struct Filesystem {
     mount: String,
+    device: Option<String>,
     forced_read_only: bool,
     errors: Option<Kept>,
     /// `devinfo` of btrfs.
@@ -45,9 +47,16 @@ impl FilesystemsReader {
                 .map(|name| Kept::new(root.join("sys/fs").join(fs_type).join(name).join("errors_count")))
                 .filter(|_| fs_type == "ext4");
             let btrfs = device.filter(|_| fs_type == "btrfs").and_then(|name| devinfo_of(root, name));
-            Filesystem { mount: mount.clone(), forced_read_only: false, errors, btrfs }
+            Filesystem {
+                mount: mount.clone(),
+                device: device.map(str::to_owned),
+                forced_read_only: false,
+                errors,
+                btrfs,
+            }
         });
         Self {
+            root: root.to_owned(),
             buffer: Buffer::new(),
             table: Kept::new(root.join("proc/self/mountinfo")),
             filesystems: filesystems.collect(),
@@ -82,7 +91,9 @@ impl FilesystemsReader {
                 true => wanted.get(unescape(line.point).as_str()),
                 false => wanted.get(line.point),
             };
-            if let Some(index) = index {
+            if let Some(index) = index
+                && !is_of_another(&self.root, line.number, self.filesystems[*index].device.as_deref())
+            {
                 forced[*index] = line.forced_read_only();
             }
         }
@@ -90,6 +101,12 @@ impl FilesystemsReader {
             filesystem.forced_read_only = forced;
         }
     }
+}
+
+/// A directory of another file system may be mounted over it. What has a number of its own (btrfs) cannot be told by that.
+fn is_of_another(root: &Path, number: &str, device: Option<&str>) -> bool {
+    let of_line = link_name(&root.join("sys/dev/block").join(number));
+    of_line.is_some_and(|of_line| device.is_some_and(|device| device != of_line))
 }
 
 /// The directory of the btrfs that this device is part of.
@@ -157,6 +174,21 @@ mod tests {
         assert_eq!(read(), [(Some(3), false), (None, true)]);
         put(root.path(), "proc/self/mountinfo", table("rw"));
         assert_eq!(read(), [(Some(3), false), (None, false)]);
+    }
+
+    #[test]
+    fn what_is_mounted_over_it_does_not_speak_for_it() {
+        let table =
+            "28 27 8:2 / /data rw - ext4 /dev/sda2 rw,emergency_ro\n29 28 8:1 /live /data rw - ext4 /dev/sda1 rw\n";
+        let root = root(&[("proc/self/mountinfo", table)]);
+        for (number, name) in [("8:1", "sda1"), ("8:2", "sda2")] {
+            link(root.path(), &format!("sys/dev/block/{number}"), &format!("../../devices/x/block/sda/{name}"));
+        }
+        let forced = |device: &str| {
+            let mut reader = FilesystemsReader::new(root.path(), &[wanted("/data", device, "ext4")]);
+            reader.read(Instant::now())[0].forced_read_only
+        };
+        assert!(forced("sda2") && !forced("sda1"));
     }
 
     #[test]

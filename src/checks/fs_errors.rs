@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::libc;
 
-use super::{agent, mount_point};
+use super::{agent, instance, mount_point};
 use crate::engine::host::sample::Sample;
 use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::fanotify::FilesystemErrors;
@@ -22,6 +22,8 @@ pub(super) struct ErrorWatches {
 
 struct Watch {
     mount: String,
+    /// Which time of being mounted it is.
+    instance: Option<u64>,
     key: u64,
     errors: FilesystemErrors,
 }
@@ -36,9 +38,12 @@ impl ErrorWatches {
     pub(super) fn renew(&mut self, epoll: &Epoll, root: &Path, point: &str) -> Result<(), String> {
         let path = mount_point::path(root, point);
         let renewed = mount_point::must_be_mounted(root, point).and_then(|()| {
+            let instance = instance::at(root, &path);
+            // What an earlier one had to tell and nobody has taken is of no use.
+            self.watches.retain(|watch| watch.mount != point || watch.instance == instance);
             match self.watches.iter().find(|watch| watch.mount == point) {
                 Some(watch) => watch.errors.mark(&path).map_err(|error| reason(&error)),
-                None => self.begin(epoll, &path, point),
+                None => self.begin(epoll, &path, point, instance),
             }
         });
         if renewed.is_err() {
@@ -47,12 +52,12 @@ impl ErrorWatches {
         renewed
     }
 
-    fn begin(&mut self, epoll: &Epoll, path: &Path, point: &str) -> Result<(), String> {
+    fn begin(&mut self, epoll: &Epoll, path: &Path, point: &str, instance: Option<u64>) -> Result<(), String> {
         let errors = FilesystemErrors::of(path).map_err(|error| reason(&error))?;
         let key = agent::FIRST_KEY + self.made;
         epoll.add(errors.as_fd(), key, Interest::READ).map_err(|error| format!("cannot wait for them: {error}"))?;
         self.made += 1;
-        self.watches.push(Watch { mount: point.to_owned(), key, errors });
+        self.watches.push(Watch { mount: point.to_owned(), instance, key, errors });
         Ok(())
     }
 
@@ -70,7 +75,8 @@ impl ErrorWatches {
             let count = counts.entry(error.errno).or_default();
             *count = count.saturating_add(error.count);
         }
-        let sample = |(errno, count)| Sample::FilesystemError { mount: watch.mount.clone(), errno, count };
+        let (mount, instance) = (&watch.mount, watch.instance);
+        let sample = |(errno, count)| Sample::FilesystemError { mount: mount.clone(), instance, errno, count };
         counts.into_iter().map(sample).collect()
     }
 }

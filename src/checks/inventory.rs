@@ -103,9 +103,14 @@ impl Inventory {
         }
     }
 
+    /// Whether it is time to read again.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.deadline().is_some_and(|deadline| now >= deadline)
+    }
+
     /// Reads again if it is time; the devices if they are others.
     pub(super) fn look(&mut self, now: Instant) -> Option<&Devices> {
-        if self.deadline().is_none_or(|deadline| now < deadline) {
+        if !self.is_due(now) {
             return None;
         }
         self.due = None;

@@ -31,6 +31,7 @@ mod fs_errors;
 mod gateway;
 mod hardware;
 mod helper;
+mod instance;
 mod inventory;
 mod kernel;
 mod kernel_rules;

@@ -3,6 +3,8 @@
 /// One line of it, as far as it is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct MountLine<'a> {
+    /// Of the mount; free for another once it is unmounted.
+    pub(super) id: &'a str,
     /// `8:1`
     pub(super) number: &'a str,
     /// Still escaped.
@@ -23,13 +25,15 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = MountLine<'_>> {
 
 fn parse(line: &str) -> Option<MountLine<'_>> {
     let (mount, of_the_file_system) = line.split_once(" - ")?;
-    let mut words = mount.split(' ').skip(2);
-    let number = words.next()?;
+    let mut words = mount.split(' ');
+    let id = words.next()?;
+    let number = words.nth(1)?;
     let point = words.nth(1)?;
     let read_only = has_option(words.next()?, "ro");
     let mut words = of_the_file_system.split(' ');
     let (fs_type, source) = (words.next()?, words.next()?);
-    Some(MountLine { number, point, read_only, fs_type, source, options: words.next().unwrap_or_default() })
+    let options = words.next().unwrap_or_default();
+    Some(MountLine { id, number, point, read_only, fs_type, source, options })
 }
 
 pub(super) fn has_option(options: &str, wanted: &str) -> bool {
@@ -82,7 +86,8 @@ mod tests {
         let line = lines(LINE).next().unwrap();
         assert_eq!(unescape(line.point), "/mnt/with space");
         assert_eq!(unescape(line.source), r"/dev/root\x");
-        assert_eq!((line.number, line.fs_type, line.options), ("98:0", "ext4", "rw,errors=continue"));
+        let read = (line.id, line.number, line.fs_type, line.options);
+        assert_eq!(read, ("36", "98:0", "ext4", "rw,errors=continue"));
         assert!(!line.read_only && !line.forced_read_only());
     }
 

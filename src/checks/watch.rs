@@ -159,9 +159,14 @@ impl Watch {
     pub(super) fn read_due(&mut self, epoll: &Epoll, now: Instant, behind: bool, told: &mut Told) {
         let Some(active) = &mut self.active else { return };
         active.pause(epoll, behind);
-        if let Some(devices) = active.inventory.look(now) {
-            told.push(FromChecks::Devices { devices: Box::new(devices.clone()) });
+        if active.inventory.is_due(now) {
+            // What the kernel said of a file system comes before the news that another one is in its place.
+            if !behind {
+                self.hear_kernel(told);
+            }
+            self.look(now, told);
         }
+        let Some(active) = &mut self.active else { return };
         if active.entries.iter().filter_map(Entry::deadline).min().is_some_and(|due| due <= now) {
             for entry in &mut active.entries {
                 entry.give_up(now, told);
@@ -194,6 +199,12 @@ impl Watch {
                 active.read_where(|reader| matches!(reader, Reader::Disks(_)), epoll, now, told);
             }
             _ => {}
+        }
+    }
+
+    fn look(&mut self, now: Instant, told: &mut Told) {
+        if let Some(devices) = self.active.as_mut().and_then(|active| active.inventory.look(now)) {
+            told.push(FromChecks::Devices { devices: Box::new(devices.clone()) });
         }
     }
 

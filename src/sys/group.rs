@@ -18,6 +18,7 @@ use nix::sys::stat::Mode;
 pub use super::group_root::{Choice, Root};
 use super::group_weak::Weak;
 use super::limits::Limited;
+use super::process::Stat;
 pub use super::process::{ProcessInfo, process};
 use super::{Fallbacks, child};
 
@@ -216,9 +217,11 @@ impl Group {
 
     fn gather_in(&self, group: &Path) -> io::Result<()> {
         let procs = group.join("cgroup.procs");
+        let mut ending = BTreeSet::new();
         for _ in 0..GATHER_ROUNDS_MAX {
-            let inside: BTreeSet<i32> = processes_below(group)?.into_iter().collect();
-            let outside: Vec<i32> = self.processes()?.into_iter().filter(|pid| !inside.contains(pid)).collect();
+            let mut passed_over: BTreeSet<i32> = processes_below(group)?.into_iter().collect();
+            passed_over.extend(&ending);
+            let outside: Vec<i32> = self.processes()?.into_iter().filter(|pid| !passed_over.contains(pid)).collect();
             if outside.is_empty() {
                 return Ok(());
             }
@@ -226,6 +229,8 @@ impl Group {
                 match fs::write(&procs, pid.to_string()) {
                     // It has ended meanwhile.
                     Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    // The kernel takes the order and leaves it where it is; it has nothing more to do than to end, when a CPU is free for that.
+                    Ok(()) if Stat::read(pid).is_ok_and(|stat| stat.is_exiting) => drop(ending.insert(pid)),
                     other => other?,
                 }
             }

@@ -92,13 +92,16 @@ pub(super) struct Stat {
     pub(super) exit_status: i32,
     /// Of the kernel's own: it never has an environment.
     pub(super) is_kernel_thread: bool,
+    /// It is inside exit(2), which it does not leave: its first thread, that is.
+    pub(super) is_exiting: bool,
     /// Where its environment lies; 0 while it is inside execve(2), or when we may not trace the process.
     pub(super) environment_start: u64,
     pub(super) environment_end: u64,
 }
 
-/// `PF_KTHREAD` of `linux/sched.h`.
+/// `PF_KTHREAD` and `PF_EXITING` of `linux/sched.h`.
 const FLAG_KERNEL_THREAD: u64 = 0x0020_0000;
+const FLAG_EXITING: u64 = 0x0000_0004;
 
 /// 52 numbers of at most 20 digits and a name of at most 64 bytes.
 const STAT_BYTES_MAX: usize = 2048;
@@ -132,6 +135,7 @@ impl Stat {
             rss_pages: number(24)?,
             exit_status: field(52).and_then(|status| status.parse().ok()).unwrap_or_default(),
             is_kernel_thread: number(9)? & FLAG_KERNEL_THREAD != 0,
+            is_exiting: number(9)? & FLAG_EXITING != 0,
             environment_start: number(50).unwrap_or_default(),
             environment_end: number(51).unwrap_or_default(),
         })
@@ -194,8 +198,8 @@ mod tests {
         assert_eq!((stat.comm.as_str(), stat.state, stat.ppid, stat.session), ("a) b (c)", 'S', 7, 9));
         assert_eq!((stat.start_ticks, stat.exit_status), (12345, 256));
         assert_eq!(
-            (stat.is_kernel_thread, stat.environment_start, stat.environment_end),
-            (true, 0, 140_737_488_347_119)
+            (stat.is_kernel_thread, stat.is_exiting, stat.environment_start, stat.environment_end),
+            (true, false, 0, 140_737_488_347_119)
         );
         assert_eq!(Stat::parse("42 (short) S 1"), None);
     }

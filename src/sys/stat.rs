@@ -4,6 +4,7 @@ use std::ffi::{CStr, OsStr};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 
 use nix::NixPath;
 use nix::errno::Errno;
@@ -75,6 +76,11 @@ impl Stat {
 pub(super) fn at(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Stat> {
     let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
     name.with_nix_path(|name| statx(directory, name, flags))?
+}
+
+/// Of a path; a link itself.
+pub fn of_path(path: &Path) -> io::Result<Stat> {
+    at(nix::fcntl::AT_FDCWD, path.as_os_str())
 }
 
 /// Of an open file.

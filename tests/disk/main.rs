@@ -136,7 +136,7 @@ fn error_of_a_file_system_is_told_at_once_and_the_canary_sees_that_it_gave_up() 
     let begun = Instant::now();
     image.cause_error();
     helper.until(|sample| {
-        let Sample::FilesystemError { mount, errno, count } = sample else { return false };
+        let Sample::FilesystemError { mount, errno, count, .. } = sample else { return false };
         assert_eq!((mount.as_str(), *errno, *count), (point.as_str(), libc::EUCLEAN, 1));
         true
     });

@@ -189,6 +189,9 @@ impl Sim {
             tables.iter().flat_map(|memory| &memory.tables).map(|table| table.balancer.clone()).collect();
         let known = |name: &String| self.plan.balancers.iter().any(|plan| plan.has_table() && plan.name == *name);
         self.world.proxy.tables.retain(|name, _| known(name) || leaving.contains(name));
+        // The earlier agent had them taken out, and died before it could write that down: this one does so once more.
+        let is_out = |name: &String| !self.world.proxy.tables.contains_key(name);
+        self.world.taken_out = leaving.into_iter().filter(is_out).collect();
         let forgets = self.world.dice.percent(10);
         if forgets {
             self.world.hardware.memory = None;
@@ -352,7 +355,8 @@ impl Sim {
             CopyEvent::RestoreService { request, caller: Caller::Agent, service, asked }
         } else {
             let set = dice.pick(&sets).clone();
-            let seq = self.world.copies.copies_of(&set).first().copied().unwrap_or(1);
+            let copies = self.world.copies.copies_of(&set);
+            let seq = if copies.is_empty() { 1 } else { *dice.pick(&copies) };
             let place = Place::Replace;
             let restore = Restore { seq: None, paths: Vec::new(), place, dry_run: false, force: false };
             let dice = &mut self.world.dice;

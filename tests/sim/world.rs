@@ -109,6 +109,8 @@ pub(crate) struct World {
     names: BTreeMap<ReplicaId, Key>,
     pub(crate) agent_lives: bool,
     pub(crate) proxy: Proxy,
+    /// Balancers that the proxy let go of although what an earlier agent has left says that they are still leaving.
+    pub(crate) taken_out: BTreeSet<String>,
     pub(crate) hardware: Hardware,
     pub(crate) copies: Sets,
     /// What is written of fences for the next agent.
@@ -139,6 +141,7 @@ impl World {
             names: BTreeMap::new(),
             agent_lives: true,
             proxy: Proxy::default(),
+            taken_out: BTreeSet::new(),
             hardware: Hardware::new(),
             copies: Sets::default(),
             fences: None,
@@ -336,7 +339,7 @@ impl World {
             }
             Action::Balance { table } => self.tell_proxy(table),
             Action::Unbalance { balancer } => {
-                let known = self.proxy.tables.remove(balancer).is_some();
+                let known = self.proxy.tables.remove(balancer).is_some() || self.taken_out.remove(balancer);
                 assert!(known || !self.proxy.lives, "{balancer} leaves, of which nobody was told");
             }
             Action::CancelProbe { .. } | Action::Refresh { .. } | Action::Answer { .. } | Action::Watch { .. } => {}

@@ -88,6 +88,36 @@ fn mounts_are_those_that_can_fail_each_device_once() {
 }
 
 #[test]
+fn each_time_of_being_mounted_has_a_number_of_its_own() {
+    let root = host();
+    let boot = || read(root.path()).mounts.into_iter().find(|mount| mount.point == "/boot").unwrap();
+    assert_eq!(boot().instance, Some(40), "the number of the mount, where there is nothing better");
+    let by_device = |inode: &str| {
+        let at = root.path().join("sys/fs/xfs/md0");
+        std::fs::remove_dir_all(&at).unwrap_or_default();
+        put(root.path(), &format!("sys/fs/xfs/md0/{inode}"), "");
+        std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(at).unwrap())
+    };
+    let first = by_device("one");
+    assert_eq!(boot().instance, Some(first));
+}
+
+#[test]
+fn directory_of_another_disk_that_is_mounted_over_one_covers_it() {
+    let root = host();
+    let mounts = "27 1 253:0 / / rw - ext4 /dev/mapper/vg-root rw\n\
+        28 27 8:1 / /data rw - ext4 /dev/sda1 rw\n\
+        29 28 253:0 /var/live /data rw - ext4 /dev/mapper/vg-root rw\n\
+        30 27 8:2 / /other rw - ext4 /dev/sda2 rw\n\
+        31 30 8:2 /below /other rw - ext4 /dev/sda2 rw\n";
+    put(root.path(), "proc/self/mountinfo", mounts);
+    let found: Vec<_> =
+        read(root.path()).mounts.into_iter().map(|mount| (mount.point, mount.device, mount.covered)).collect();
+    let line = |point: &str, device: &str, covered| (point.to_owned(), Some(device.to_owned()), covered);
+    assert_eq!(found, [line("/", "dm-0", false), line("/data", "sda1", true), line("/other", "sda2", false)]);
+}
+
+#[test]
 fn disks_are_those_that_can_fail_with_what_is_below_them() {
     let root = host();
     let disks = read(root.path()).disks;

@@ -48,7 +48,7 @@ use order::{Failure, FindingKind, Report};
 use plan::CopyPlan;
 use prune::Planned;
 use quiet::Quiet;
-use restore_service::{Restoring, Step};
+use restore_service::{Restoring, Step, Waiting};
 use rotate::Frozen;
 use schedule::Tried;
 use work::Running;
@@ -75,6 +75,9 @@ pub(in crate::engine) struct CopiesState {
     /// By the name of the service.
     #[serde(default)]
     restoring: BTreeMap<String, Restoring>,
+    /// Restores that wait until the roles of their sets are heard, at most `by_hand::QUEUE_MAX`.
+    #[serde(default)]
+    waiting: Vec<Waiting>,
     /// What an earlier agent was at, as long as nobody has gone on with it.
     #[serde(default)]
     resumed: Vec<(String, Step)>,
@@ -150,7 +153,7 @@ impl Engine {
                 self.copy_command(request, &caller, &set, job, wait);
             }
             CopyEvent::RestoreService { request, caller, service, asked } => {
-                self.restore_command(request, &caller, &service, asked);
+                self.restore_command(request, caller, service, asked);
             }
             CopyEvent::Hooked { set, order, hook, result } => self.hooked(&set, order, hook, result),
             CopyEvent::Switched { set, id, result } => self.switched(&set, id, result),

@@ -188,7 +188,7 @@ impl Wanted<'_> {
         let pace = FeedKey::pace(key);
         match &pace {
             FeedKey::Space(mount) => {
-                if let Some(role) = self.helper_of_mount(mount) {
+                if let Some(role) = self.helper_of_mount(mount).filter(|_| !is_covered(self.devices, mount)) {
                     self.add(pace, role, every);
                 }
             }
@@ -230,7 +230,8 @@ impl Wanted<'_> {
         let of_check = |point: &str, disk: Option<&str>| {
             (own && point == key.target) || (hung && disk == Some(key.target.as_str()))
         };
-        let mounts = self.devices.mounts.iter().filter(|mount| of_check(&mount.point, mount.disk.as_deref()));
+        let mounts = self.devices.mounts.iter().filter(|mount| !mount.covered);
+        let mounts = mounts.filter(|mount| of_check(&mount.point, mount.disk.as_deref()));
         let mounts: Vec<(String, bool, u32)> = mounts
             .map(|mount| (mount.point.clone(), mount.read_only, self.canary_times(mount.disk.as_deref())))
             .collect();
@@ -257,6 +258,11 @@ impl Wanted<'_> {
         let helper = self.helpers.iter().find(|helper| helper.mounts.iter().any(|own| own == mount))?;
         Some(Role::Disk(helper.slot))
     }
+}
+
+/// Whoever goes to that point comes to another file system.
+pub(super) fn is_covered(devices: &Devices, point: &str) -> bool {
+    devices.mounts.iter().any(|mount| mount.point == point && mount.covered)
 }
 
 /// The orders of one role, in the order of their sources.

@@ -54,6 +54,13 @@ pub struct Mount {
     pub read_only: bool,
     /// May wait for another machine or process: watched only where the configuration names it.
     pub remote: bool,
+    /// Another number for each time that a file system is mounted, so that one that was mended or replaced is not taken for the one before;
+    /// `None` where the kernel does not tell. No meaning beyond that, and none after a reboot.
+    #[serde(default)]
+    pub instance: Option<u64>,
+    /// A directory of another file system of this list is mounted over it: what is read and written at its point is not its own.
+    #[serde(default)]
+    pub covered: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +108,9 @@ pub enum Sample {
     /// fanotify FAN_FS_ERROR: an error of this file system, at once.
     FilesystemError {
         mount: String,
+        /// As in [`Mount`]: the one that was there when its errors began to be waited for.
+        #[serde(default)]
+        instance: Option<u64>,
         errno: i32,
         count: u32,
     },

@@ -129,12 +129,12 @@ impl HostState {
         let before = std::mem::replace(&mut self.devices, devices);
         if std::mem::replace(&mut self.devices_known, true) {
             self.tell_devices(&before);
-            self.release_replaced(&before);
         }
         if before != self.devices {
             self.unsaved = true;
         }
         self.replanned(wishes, now);
+        self.release_replaced(now);
     }
 
     /// A disk that fell off its bus is gone from /sys while it is still mounted: it is as bad as before, not none of our business.
@@ -172,7 +172,7 @@ impl HostState {
         for (key, (name, rule)) in wanted {
             self.put_check(key, name, rule, wishes);
         }
-        self.seen.keep_only(&self.devices, &self.checks);
+        self.seen.keep_only(&self.devices, &self.checks, &self.restored);
         self.refresh_feeds(wishes, now);
     }
 
@@ -232,7 +232,7 @@ impl HostState {
         self.take(said, now);
     }
 
-    fn bench(&mut self, now: Now, judge: impl FnOnce(&mut Bench<'_>)) -> Vec<Said> {
+    pub(super) fn bench(&mut self, now: Now, judge: impl FnOnce(&mut Bench<'_>)) -> Vec<Said> {
         let mut bench = Bench {
             checks: &self.checks,
             devices: &self.devices,
@@ -260,7 +260,7 @@ impl HostState {
         }
     }
 
-    fn take(&mut self, said: Vec<Said>, now: Now) {
+    pub(super) fn take(&mut self, said: Vec<Said>, now: Now) {
         for said in said {
             match said {
                 Said::Verdict(key, verdict) => {
@@ -562,6 +562,9 @@ impl HostState {
                 continue;
             };
             let turn = match feed {
+                None if feeds::is_covered(&self.devices, &key.target) => {
+                    check.condition.overdue("another file system is mounted over it", now)
+                }
                 None => check.condition.overdue("no process of ours reads it", now),
                 Some(Feed { missing: Some(why), .. }) => check.condition.become_absent(why.clone(), now),
                 Some(Feed { missing: None, .. }) => continue,

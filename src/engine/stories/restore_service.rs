@@ -251,3 +251,20 @@ fn what_has_nothing_to_be_restored_from_is_refused_with_what_there_is() {
     assert!(has(&words, "answer 70: copied WouldRestore") && has(&words, "nobody has verified"), "{words:?}");
     assert_eq!(kit.state("api"), StateName::Ready);
 }
+
+#[test]
+fn who_asks_before_the_role_is_heard_waits_for_it_and_not_for_ever() {
+    let plan = || Plan { copies: vec![testing::plan("data")], ..Kit::plan(vec![with_data("api")]) };
+    let mut kit = Kit::begin_with(START, plan(), Vec::new(), Vec::new());
+    kit.exec("api");
+    assert!(!has(&ask(&mut kit, None, false), "answer"), "it is heard in a moment");
+    hear(&mut kit);
+    assert!(kit.engine.copies_order("data").is_some(), "{}", kit.why("api"));
+
+    let mut kit = Kit::begin_with(START, plan(), Vec::new(), Vec::new());
+    kit.exec("api");
+    ask(&mut kit, None, false);
+    assert!(!has(&kit.pass(Duration::from_secs(14)), "answer"));
+    let words = kit.pass(Duration::from_secs(1));
+    assert!(has(&words, "answer 70") && has(&words, "the role of copies data does not answer"), "{words:?}");
+}

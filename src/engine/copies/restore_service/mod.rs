@@ -17,11 +17,13 @@
 
 mod choose;
 mod jobs;
+mod patience;
 mod steps;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+pub(super) use patience::Waiting;
 use serde::{Deserialize, Serialize};
 
 use super::order::Swap;
@@ -165,7 +167,7 @@ impl Restoring {
 }
 
 impl Engine {
-    pub(super) fn restore_command(&mut self, request: RequestId, caller: &Caller, service: &str, asked: RestoreAsked) {
+    fn begin_restore(&mut self, request: RequestId, caller: &Caller, service: &str, asked: RestoreAsked) {
         let (id, parts) = match self.look_at_restore(service, asked) {
             Ok(found) => found,
             Err(outcome) => return self.out.push(Action::Answer { request, outcome }),

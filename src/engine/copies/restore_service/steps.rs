@@ -39,6 +39,7 @@ enum Proof {
 
 impl Engine {
     pub(in crate::engine::copies) fn review_restores(&mut self) {
+        self.end_waiting();
         for (service, step) in std::mem::take(&mut self.copies.resumed) {
             self.tell_restore(
                 &service,
@@ -62,7 +63,8 @@ impl Engine {
     /// When (mono) restores are to be looked at again.
     pub(in crate::engine::copies) fn restores_deadline(&self) -> Option<Time> {
         let of_one = |running: &Restoring| running.up_since.map(|since| since.after(STAYS_UP)).or(running.until);
-        self.copies.restoring.values().filter_map(of_one).filter(|at| *at > self.now.mono).min()
+        let running = self.copies.restoring.values().filter_map(of_one).chain(self.waiting_deadline());
+        running.filter(|at| *at > self.now.mono).min()
     }
 
     fn restore_goes_on(&mut self, name: &str) {

@@ -145,10 +145,24 @@ impl Bench<'_> {
         self.filesystem_verdict(&canary.mount);
     }
 
-    /// fanotify.
-    pub(super) fn filesystem_error(&mut self, mount: &str, errno: i32, count: u32) {
+    /// fanotify. An error of a file system that was there before says nothing of the one that is there now.
+    pub(super) fn filesystem_error(&mut self, mount: &str, instance: Option<u64>, errno: i32, count: u32) {
         let why = format!("{} reported: {}", several(u64::from(count), "error", "errors"), errno_word(errno));
-        self.latch_filesystem(mount, why);
+        match (instance, self.seen.known.filesystems.get(mount)) {
+            (Some(of), Some(known)) if known.now != of => {
+                if known.before != Some(of) {
+                    self.seen.early_errors.insert(mount.to_owned(), (of, why));
+                }
+            }
+            (Some(_) | None, Some(_) | None) => self.latch_filesystem(mount, why),
+        }
+    }
+
+    /// It is known by now what is mounted there.
+    pub(in crate::engine::host) fn filesystem_errors_before_it_was_known(&mut self, mount: &str, instance: u64) {
+        if let Some((_, why)) = self.seen.early_errors.remove(mount).filter(|(of, _)| *of == instance) {
+            self.latch_filesystem(mount, why);
+        }
     }
 
     pub(super) fn filesystem_line(&mut self, device: &str, text: &str) {

@@ -50,6 +50,8 @@ pub(in crate::engine) struct Seen {
     pub(super) known: Known,
     pub(super) disks: BTreeMap<String, DiskSeen>,
     pub(super) mounts: BTreeMap<String, MountSeen>,
+    /// By mount point: an error of a file system of which it is not known yet that it is mounted there.
+    early_errors: BTreeMap<String, (u64, String)>,
     pub(super) nics: BTreeMap<String, NicSeen>,
     pub(super) system: SystemSeen,
     pub(super) gateway: nic::GatewaySeen,
@@ -75,8 +77,18 @@ pub struct Known {
     pub(super) silent_disks: BTreeMap<String, String>,
     #[serde(default)]
     pub(super) silent_mounts: BTreeMap<String, String>,
+    /// By mount point, also while nothing is mounted there: the file system that a check of it is about.
+    #[serde(default)]
+    filesystems: BTreeMap<String, Instance>,
     #[serde(skip)]
     changed: bool,
+}
+
+/// Which time of being mounted it is, and which it was before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Instance {
+    now: u64,
+    before: Option<u64>,
 }
 
 impl Known {
@@ -152,7 +164,9 @@ impl Bench<'_> {
             Sample::Space(space) => self.space(space),
             Sample::Canary(canary) => self.canary(canary),
             Sample::Smart(smart) => self.smart(smart),
-            Sample::FilesystemError { mount, errno, count } => self.filesystem_error(mount, *errno, *count),
+            Sample::FilesystemError { mount, instance, errno, count } => {
+                self.filesystem_error(mount, *instance, *errno, *count);
+            }
         }
     }
 
@@ -242,14 +256,41 @@ impl Seen {
         }
     }
 
+    /// Notes what is mounted at this point. Whether another one was before: of that one nothing is remembered any more.
+    pub(super) fn is_mounted_anew(&mut self, point: &str, instance: u64) -> bool {
+        let known = self.known.filesystems.get(point).map(|known| known.now);
+        if known == Some(instance) {
+            return false;
+        }
+        self.known.filesystems.insert(point.to_owned(), Instance { now: instance, before: known });
+        self.known.changed = true;
+        if known.is_none() {
+            return false;
+        }
+        self.mounts.remove(point);
+        self.known.counters.remove(&format!("fs {point}"));
+        true
+    }
+
     /// Lets go of what belongs to devices that are gone.
-    pub(super) fn keep_only(&mut self, devices: &Devices, checks: &BTreeMap<CheckKey, Check>) {
+    pub(super) fn keep_only(
+        &mut self,
+        devices: &Devices,
+        checks: &BTreeMap<CheckKey, Check>,
+        waiting: &BTreeMap<CheckKey, super::condition::Condition>,
+    ) {
         self.disks.retain(|name, _| devices.disks.iter().any(|disk| disk.name == *name));
         self.mounts.retain(|point, _| devices.mounts.iter().any(|mount| mount.point == *point));
         self.nics.retain(|name, _| devices.nics.iter().any(|nic| nic.name == *name));
         self.known.carried.retain(|name| devices.nics.iter().any(|nic| nic.name == *name));
         self.known.speeds.retain(|name, _| devices.nics.iter().any(|nic| nic.name == *name));
         self.known.tallies.retain(|key, _| checks.contains_key(key));
+        self.known.filesystems.retain(|point, _| {
+            let key = CheckKey { kind: CheckKind::Filesystem, target: point.clone() };
+            let is_mounted = devices.mounts.iter().any(|mount| mount.point == *point);
+            is_mounted || checks.contains_key(&key) || waiting.contains_key(&key)
+        });
+        self.early_errors.retain(|point, _| self.known.filesystems.contains_key(point));
         let is_there = |name: &str| {
             devices.disks.iter().any(|disk| disk.name == name) || devices.mounts.iter().any(|mount| mount.point == name)
         };

@@ -165,6 +165,13 @@ impl Condition {
         Turn { kept: self.latch.take().is_some(), ..Turn::default() }
     }
 
+    /// What it was bad of is not there any more; what is there now is believed as soon as enough readings agree.
+    pub(super) fn release_at_once(&mut self) -> Turn {
+        self.bad_since = Time::default();
+        self.run = Run::default();
+        Turn { kept: true, ..self.release() }
+    }
+
     /// No reading came by its deadline. Silence is no recovery.
     pub(super) fn overdue(&mut self, why: &str, now: Now) -> Turn {
         self.run = Run::default();

@@ -496,7 +496,7 @@ impl World {
     /// The agent is gone, and with it whatever was on its way to it, and every child whose gate was still closed.
     pub(crate) fn agent_dies(&mut self) {
         self.agent_lives = false;
-        self.copies.agent_dies();
+        self.copies_without_agent();
         self.told.clear();
         let told = |happening: &Happening| {
             matches!(

@@ -90,6 +90,12 @@ impl Engine {
         for source in &kept.sources {
             lines.push(format!("{}: what is there is kept beside, under a name that is told", source.display()));
         }
+        let exclude = self.copy_plan(set).map(|plan| plan.exclude.join(", ")).filter(|exclude| !exclude.is_empty());
+        if let Some(exclude) = exclude {
+            lines.push(format!(
+                "what `exclude` names ({exclude}) is in no copy: it is not brought back, and is removed"
+            ));
+        }
         Outcome::WouldRestore { seq: kept.seq, lines, more: 0 }
     }
 

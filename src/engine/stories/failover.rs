@@ -329,8 +329,11 @@ fn services_that_do_not_become_ready_at_home_go_on_from_the_live_data() {
     kit.persist();
 }
 
+/// What is otherwise in a configuration.
+type Change<'a> = &'a dyn Fn(&mut Plan);
+
 /// The agent reads this plan; whether it is taken over, and what is said of it.
-fn reload(kit: &mut Kit, change: &dyn Fn(&mut Plan)) -> String {
+fn reload(kit: &mut Kit, change: Change<'_>) -> String {
     let mut plan = kit.engine.plan().clone();
     change(&mut plan);
     let refusal = kit.engine.refusal(&plan);
@@ -342,7 +345,7 @@ fn reload(kit: &mut Kit, change: &dyn Fn(&mut Plan)) -> String {
 }
 
 /// The next agent (of another boot) reads this plan.
-fn restart(kit: &mut Kit, change: &dyn Fn(&mut Plan)) -> String {
+fn restart(kit: &mut Kit, change: Change<'_>) -> String {
     kit.reboot_with(change);
     kit.notes().join("\n")
 }
@@ -353,7 +356,7 @@ fn leave(plan: &mut Plan) {
 
 #[test]
 fn set_that_has_moved_is_not_changed_by_a_reload() {
-    let changes: [(&str, &dyn Fn(&mut Plan)); 4] = [
+    let changes: [(&str, Change<'_>); 4] = [
         ("has left the configuration", &leave),
         ("`from` is /srv/other", &|plan| plan.copies[0].from = vec!["/srv/other".into()]),
         ("`to` is /mnt/third", &|plan| plan.copies[0].to = "/mnt/third".into()),
@@ -436,7 +439,7 @@ fn set_that_has_moved_stays_where_it_is_when_the_next_agent_knows_it_no_more() {
 #[test]
 fn set_that_has_moved_is_not_brought_back_to_where_it_was_not() {
     for change in [
-        &(|plan: &mut Plan| plan.copies[0].from = vec!["/srv/data".into(), "/srv/other".into()]) as &dyn Fn(&mut Plan),
+        &(|plan: &mut Plan| plan.copies[0].from = vec!["/srv/data".into(), "/srv/other".into()]) as Change<'_>,
         &|plan| plan.copies[0].to = "/mnt/third".into(),
         &|plan| plan.copies[0].failover.link = Some("/run/link".into()),
     ] {
@@ -539,4 +542,20 @@ fn live_data_that_cannot_be_put_back_in_place_are_not_replaced_by_an_older_copy(
     let words = switched(&mut kit, id, Ok(()));
     assert_eq!(stage(&kit), "over");
     assert!(words.iter().any(|word| word.starts_with("spawn web/0")), "{words:?}");
+}
+
+#[test]
+fn what_would_keep_it_from_helping_is_seen_beforehand() {
+    let prospects = |kit: &Kit| kit.engine.copies(kit.now)[0].prospects.clone();
+    let mut kit = begin();
+    let seen = prospects(&kit).expect("it would go on from a copy");
+    assert_eq!((seen.services, seen.shared), (vec!["api".to_owned(), "web".to_owned()], Vec::new()));
+    kit.step(devices(
+        vec![disk("vda", &[]), disk("vdb", &["vda"])],
+        vec![mount("/", None), mount("/srv", Some("vda")), mount("/mnt/second", Some("vdb"))],
+    ));
+    assert_eq!(prospects(&kit).expect("still").shared, ["vda"]);
+    reload(&mut kit, &|plan| plan.copies[0].on_source_failing = Some(OnSourceFailing::Hold));
+    assert_eq!(prospects(&kit), None);
+    assert_eq!(prospects(&over()).expect("it has").shared, [""; 0]);
 }

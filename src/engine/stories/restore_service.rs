@@ -279,9 +279,9 @@ fn heir_without(kit: &mut Kit, decisions: Vec<Decision>) -> String {
 
 /// What the last step had written down of the service.
 fn on_disk(kit: &Kit) -> Vec<Decision> {
-    let found = kit.last.iter().rev().find_map(|action| match action {
-        Action::Decide { content, .. } if content.service == "api" => Some(content.clone()),
-        _ => None,
+    let found = kit.last.iter().rev().find_map(|action| {
+        let Action::Decide { content, .. } = action else { return None };
+        (content.service == "api").then(|| content.clone())
     });
     found.into_iter().collect()
 }

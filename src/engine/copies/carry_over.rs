@@ -7,6 +7,7 @@ use super::by_hand::PATIENCE;
 use super::catalog::{Copy, TargetState};
 use super::event::{CopyAction, Direction};
 use super::failover::{Failover, Moving, Stage, directory_of, moves};
+use super::in_force;
 use super::order::{Failure, FailureKind, Job, Outcome};
 use super::plan::{CopyPlan, OnSourceFailing};
 use super::schedule::retry_after;
@@ -30,6 +31,9 @@ impl Engine {
             }
         }
         for set in self.copies.moving.keys().cloned().collect::<Vec<_>>() {
+            if self.review_departure(&set) {
+                continue;
+            }
             self.failover_late(&set);
             // Each step leads to another stage, or is the last.
             while self.failover_step(&set) {}
@@ -89,12 +93,7 @@ impl Engine {
     }
 
     pub(super) fn hold_step(&mut self, set: &str) -> bool {
-        let restores = |plan: &&CopyPlan| plan.on_source_failing == Some(OnSourceFailing::Restore);
-        let Some(plan) = self.copy_plan(set).filter(restores).cloned() else {
-            // The configuration says something else by now, and nothing has moved.
-            self.end_failover(set);
-            return false;
-        };
+        let Some(plan) = self.copy_plan(set).cloned() else { return false };
         let Some(moving) = self.copies.moving.get(set) else { return false };
         if self.failing_below(&moving.kept.sources).is_none() {
             return self.failover_not_needed(set);
@@ -234,7 +233,9 @@ impl Engine {
     }
 
     pub(super) fn again_step(&mut self, set: &str) -> bool {
-        if !self.are_all_gone(set) {
+        let boot = self.now.boot;
+        let waits = self.copies.moving.get(set).is_some_and(|moving| moving.retry.is_some_and(|at| at > boot));
+        if waits || !self.are_all_gone(set) {
             return false;
         }
         self.enter_failover(set, Stage::Saving);
@@ -248,12 +249,19 @@ impl Engine {
         let Some(moving) = self.copies.moving.get_mut(set) else { return false };
         moving.failures = moving.failures.saturating_add(1);
         let wait = retry_after(moving.failures);
+        let wait = if moving.again { wait.min(in_force::RETRY_MAX) } else { wait };
         moving.retry = Some(boot.after(wait));
-        (moving.saving, moving.switching, moving.until, moving.kept.over_since) = (None, None, None, None);
+        (moving.saving, moving.switching, moving.until) = (None, None, None);
         let trouble = format!("it cannot go on from a copy: {why}");
         let is_news = moving.trouble.as_ref() != Some(&trouble);
         moving.trouble = Some(trouble.clone());
-        self.enter_failover(set, Stage::Holding);
+        let stage = if moving.again {
+            Stage::Again
+        } else {
+            moving.kept.over_since = None;
+            Stage::Holding
+        };
+        self.enter_failover(set, stage);
         if is_news {
             self.save_failover(set);
             self.tell_failover(
@@ -269,14 +277,7 @@ impl Engine {
     pub(super) fn failover_not_needed(&mut self, set: &str) -> bool {
         let Some(moving) = self.copies.moving.get(set) else { return false };
         let built = moving.kept.seq != 0;
-        let order = self.copies.sets.get_mut(set).and_then(|memory| memory.running.as_mut());
-        let order = order.filter(|running| matches!(running.order.job, Job::Materialise(_))).map(|running| {
-            running.cancelled = true;
-            running.order.id
-        });
-        if let Some(order) = order {
-            self.copy_action(set, CopyAction::Cancel { order });
-        }
+        self.cancel_build(set);
         self.tell_failover(set, Level::Info, "its source is well again; its services go on where they were".to_owned());
         if built {
             self.enter_failover(set, Stage::Sweeping);
@@ -288,10 +289,22 @@ impl Engine {
         built
     }
 
+    pub(super) fn cancel_build(&mut self, set: &str) {
+        let order = self.copies.sets.get_mut(set).and_then(|memory| memory.running.as_mut());
+        let order = order.filter(|running| matches!(running.order.job, Job::Materialise(_))).map(|running| {
+            running.cancelled = true;
+            running.order.id
+        });
+        if let Some(order) = order {
+            self.copy_action(set, CopyAction::Cancel { order });
+        }
+    }
+
     /// Nothing of it is left.
     pub(super) fn end_failover(&mut self, set: &str) {
         let services = self.services_moved_by(set);
         self.copies.moving.remove(set);
+        self.copies.left.remove(set);
         self.save_failover(set);
         self.review_ties();
         self.follow_services(&services);

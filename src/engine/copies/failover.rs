@@ -96,6 +96,12 @@ pub(super) struct Moving {
     pub gathered: Option<u64>,
     pub back: Option<Outcome>,
     pub told_stuck: bool,
+    /// It goes on from live data that its services may have written to: nothing is built in their place.
+    #[serde(default)]
+    pub again: bool,
+    /// What the configuration says otherwise, as it was last told.
+    #[serde(default)]
+    pub departs: Option<String>,
 }
 
 impl Stage {

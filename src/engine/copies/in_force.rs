@@ -17,7 +17,7 @@ const SAVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// The shell kills a switch after [`Switch::TIMEOUT`]; an answer that is not there so long afterwards is not waited for.
 const SWITCH_GRACE: Duration = Duration::from_secs(10);
 /// Between two tries to put live data where they belong, at most.
-const RETRY_MAX: Duration = Duration::from_secs(60);
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(60);
 
 impl Engine {
     /// What an earlier agent had written down of sets that have moved. The rest of the decisions is given back.
@@ -28,7 +28,8 @@ impl Engine {
             let (Some(set), Some(kept)) = (decision.service.strip_prefix(KEY), decision.failover) else { continue };
             let mut kept = *kept;
             kept.stage = kept.stage.after_death();
-            self.copies.moving.insert(set.to_owned(), Moving { kept, ..Moving::default() });
+            let again = kept.stage == Stage::Again;
+            self.copies.moving.insert(set.to_owned(), Moving { kept, again, ..Moving::default() });
         }
         self.copies.due = true;
         rest
@@ -84,7 +85,7 @@ impl Engine {
         (moving.switching, moving.until) = (None, None);
         match (moving.kept.stage, result) {
             (Stage::Switching, Ok(())) => {
-                (moving.switched, moving.failures, moving.trouble) = (true, 0, None);
+                (moving.switched, moving.again, moving.failures, moving.trouble) = (true, false, 0, None);
                 moving.kept.over_since = Some(self.now.wall);
                 self.enter_failover(set, Stage::Over);
                 self.save_failover(set);

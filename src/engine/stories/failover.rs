@@ -328,3 +328,87 @@ fn services_that_do_not_become_ready_at_home_go_on_from_the_live_data() {
     kit.pass(ms(1));
     kit.persist();
 }
+
+/// On the way back, as far as that it is at home is being written down.
+fn returning() -> Kit {
+    let mut kit = over();
+    kit.check(DiskHung, "vda", Health::Ok, "another disk");
+    failback(&mut kit, false);
+    kit.exit("api", 0);
+    kit.exit("web", 0);
+    done(&mut kit, Outcome::Taken { seq: 3, files: 10, written_bytes: 1, linked: 9 });
+    let (id, _) = switch_of(&kit).expect("a switch");
+    switched(&mut kit, id, Ok(()));
+    done(&mut kit, Outcome::Restored { seq: 3, files: 10, bytes: 1_000, kept: Vec::new() });
+    assert_eq!(stage(&kit), "returning");
+    kit
+}
+
+/// What the decision of the last step is answered with.
+fn saved(kit: &mut Kit, result: Result<(), &str>) -> Vec<String> {
+    let decided = |action: &Action| if let Action::Decide { decision, .. } = action { Some(*decision) } else { None };
+    let decision = kit.last.iter().find_map(decided).expect("a decision");
+    kit.step(Event::Persisted { decision, result: result.map_err(str::to_owned) })
+}
+
+#[test]
+fn nothing_is_written_to_the_live_data_before_it_is_on_disk_again_that_they_count() {
+    let mut kit = returning();
+    let words = saved(&mut kit, Err("no space"));
+    assert!(words.iter().any(|word| word.starts_with("answer 900: failed")), "{words:?}");
+    assert!(switch_of(&kit).is_none(), "the disk may say that it is at home: {words:?}");
+    saved(&mut kit, Ok(()));
+    let (id, direction) = switch_of(&kit).expect("a switch");
+    assert_eq!(direction, Direction::Over);
+    switched(&mut kit, id, Ok(()));
+    assert_eq!(stage(&kit), "over");
+}
+
+#[test]
+fn live_data_that_services_have_written_to_are_never_swept_away_for_a_disk_that_is_well() {
+    for failing in ["decision", "switch"] {
+        let mut kit = returning();
+        saved(&mut kit, Err("no space"));
+        if failing == "decision" {
+            saved(&mut kit, Err("no space"));
+        } else {
+            saved(&mut kit, Ok(()));
+            let (id, _) = switch_of(&kit).expect("a switch");
+            switched(&mut kit, id, Err("busy"));
+        }
+        kit.check(DiskHung, "vda", Health::Ok, "still well");
+        assert!(!matches!(ordered(&kit), Some(Job::Dismiss { .. })), "{failing}: {}", stage(&kit));
+        assert_eq!((stage(&kit).as_str(), kit.state("api")), ("again", StateName::Waiting), "{failing}");
+        let why = kit.why("api");
+        assert!(why.contains(if failing == "switch" { "busy" } else { "no space" }), "{why}");
+        // Neither is another copy taken for it when that disk fails once more.
+        fails(&mut kit);
+        kit.pass(Duration::from_secs(59));
+        assert!(ordered(&kit).is_none() && switch_of(&kit).is_none(), "{failing}: tried again later");
+        kit.pass(ms(1_000));
+        saved(&mut kit, Ok(()));
+        let (id, _) = switch_of(&kit).expect("a switch");
+        switched(&mut kit, id, Ok(()));
+        kit.exec("api");
+        assert_eq!((stage(&kit).as_str(), kit.state("api")), ("over", StateName::Ready), "{failing}");
+    }
+}
+
+#[test]
+fn switch_that_failed_is_undone_before_what_it_may_have_mounted_is_removed() {
+    let mut kit = begin();
+    fails(&mut kit);
+    at_rest(&mut kit);
+    done(&mut kit, materialised());
+    kit.persist();
+    let (id, _) = switch_of(&kit).expect("a switch");
+    switched(&mut kit, id, Err("killed"));
+    assert_eq!(stage(&kit), "holding");
+    let words = kit.check(DiskHung, "vda", Health::Ok, "answers again");
+    assert!(ordered(&kit).is_none() && !words.iter().any(|word| word.starts_with("spawn")), "{words:?}");
+    let (id, direction) = switch_of(&kit).expect("it is undone");
+    assert_eq!(direction, Direction::Back);
+    let words = switched(&mut kit, id, Ok(()));
+    assert!(matches!(ordered(&kit), Some(Job::Dismiss { .. })), "{words:?}");
+    assert!(words.contains(&"spawn api/0 run 2".to_owned()), "{words:?}");
+}

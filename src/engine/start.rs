@@ -223,8 +223,12 @@ impl Engine {
         if current.executed || current.exited || current.exec_error.is_some() {
             return self.stale();
         }
-        current.spawned = true;
         current.exec_error = Some(error.into());
+        let is_news = !std::mem::replace(&mut current.spawned, true);
+        if is_news {
+            self.signal_again(id);
+            self.limit_newborn(id);
+        }
     }
 
     pub(super) fn ready_by(&mut self, id: ReplicaId, run: RunId, sign: Sign) {

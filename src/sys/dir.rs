@@ -83,7 +83,19 @@ impl Dir {
     /// For reading. Does not wait for the other end of a fifo; leaves the time of the last access alone where that is allowed. The caller looks at what
     /// kind of file it got.
     pub fn read(&self, name: &OsStr) -> io::Result<File> {
-        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        self.read_with(name, OFlag::empty())
+    }
+
+    /// As [`Self::read`], past the page cache: reads are of multiples of a disk's block, to such addresses. `None`: its file system does not do that.
+    pub fn read_direct(&self, name: &OsStr) -> io::Result<Option<File>> {
+        match self.read_with(name, OFlag::O_DIRECT) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    fn read_with(&self, name: &OsStr, how: OFlag) -> io::Result<File> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | how;
         let opened = match self.open_name(name, flags | OFlag::O_NOATIME, 0) {
             Err(error) if error.raw_os_error() == Some(Errno::EPERM as i32) => self.open_name(name, flags, 0),
             opened => opened,

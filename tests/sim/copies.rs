@@ -142,14 +142,17 @@ impl Sets {
         *self.seen.entry(what).or_default() += 1;
     }
 
-    /// The agent is gone: every link with it.
-    pub(crate) fn agent_dies(&mut self) {
-        for set in self.sets.values_mut() {
+    /// The agent is gone: every link with it. The jobs that do not wait for it any longer.
+    fn agent_dies(&mut self) -> Vec<(String, u64)> {
+        let mut refused = Vec::new();
+        for (name, set) in &mut self.sets {
             (set.linked, set.may_prune, set.by_hand) = (false, false, 0);
             if let Some(doing) = set.running.as_mut().filter(|doing| matches!(doing.step, Step::Asked | Step::Still)) {
                 doing.refused = true;
+                refused.push((name.clone(), doing.order.id));
             }
         }
+        refused
     }
 
     /// And the host with it.
@@ -174,7 +177,12 @@ impl Sets {
                 self.restored.insert(content.service.clone(), paths);
             }
             None => {
-                self.restored.remove(&content.service);
+                // It is over: what lies there is what another one would begin with.
+                for path in self.restored.remove(&content.service).into_iter().flatten() {
+                    if self.data.get(&path) == Some(&Data::New) {
+                        self.data.remove(&path);
+                    }
+                }
             }
         }
     }
@@ -232,6 +240,13 @@ impl World {
             self.later(after, Happening::TellOnce(event.clone()));
         }
         self.told.push(event);
+    }
+
+    pub(crate) fn copies_without_agent(&mut self) {
+        for (name, order) in self.copies.agent_dies() {
+            let after = self.dice.ms(0, 1_000);
+            self.later(after, Happening::Copies(Turn::Job(name, order)));
+        }
     }
 
     fn say_catalog(&mut self, name: &str) {
@@ -292,8 +307,12 @@ impl World {
                     self.copies.data.insert(swap.path, Data::Half);
                 }
             }
-        } else if let Some(doing) = set.running.as_mut() {
-            doing.refused |= matches!(doing.step, Step::Asked | Step::Still);
+        } else if let Some(doing) = set.running.as_mut().filter(|doing| matches!(doing.step, Step::Asked | Step::Still))
+        {
+            doing.refused = true;
+            let order = doing.order.id;
+            let soon = self.dice.ms(0, 1_000);
+            self.later(soon, Happening::Copies(Turn::Job(name.clone(), order)));
         }
         self.told.push(Event::Copies(Box::new(CopyEvent::Unlinked { set: name.clone() })));
         self.later(after, Happening::Copies(Turn::Link(name)));

@@ -54,8 +54,9 @@ impl World {
     pub(crate) fn limits_refused(&mut self, replica: ReplicaId, run: RunId) {
         let words = ["cpu_max", "cpu_weight", "memory_max", "pids_max"];
         let refused = words.map(|word| format!("{word}: no controller")).to_vec();
-        let written = Written { method: "cpu.max".to_owned(), processes: 0, refused };
-        self.wrote(replica, run, Wrote::Limits, Ok(written));
+        let result = Ok(Written { method: "cpu.max".to_owned(), processes: 0, refused });
+        // With the news that it is born: nothing of it is read before.
+        self.tell(Event::Wrote { replica, run, what: Wrote::Limits, at: self.now.mono, result });
     }
 
     pub(crate) fn limit(&mut self, engine: &Engine, key: &Key, replica: ReplicaId, run: RunId) {

@@ -15,6 +15,7 @@ use mainstay::engine::host::HostEvent;
 use mainstay::engine::memory::Memory;
 use mainstay::engine::plan::{Readiness, Stop};
 use mainstay::engine::types::{Exit, Now, ReplicaId, RunId, SIGABRT, SIGKILL, StateName, Time};
+use mainstay::engine::view::ReplicaView;
 
 use crate::audit::Audit;
 use crate::copies::{Sets, Turn};
@@ -453,13 +454,18 @@ impl World {
         if !self.shutting_down {
             return;
         }
-        for plan in engine.services(self.now) {
-            let plan = plan.plan;
+        for view in engine.services(self.now) {
+            let plan = view.plan;
             let depends = [&plan.requires, &plan.wants, &plan.after, &plan.restart_with];
             if !depends.iter().any(|list| list.contains(&key.0)) {
                 continue;
             }
-            let awake = |tree: &&Tree| tree.main && self.asleep(tree).is_zero();
+            // One that woke up since is still known as stuck.
+            let stuck = |tree: &Tree| {
+                let of = |replica: &&ReplicaView<'_>| replica.id.index == tree.key.1;
+                view.replicas.iter().find(of).is_some_and(|replica| replica.state == StateName::Stuck)
+            };
+            let awake = |tree: &&Tree| tree.main && self.asleep(tree).is_zero() && !stuck(tree);
             let alive = self.trees.values().find(|tree| tree.key.0 == plan.name && awake(tree));
             assert!(alive.is_none(), "{key:?} is signalled before its dependent {alive:?}");
         }
@@ -496,7 +502,7 @@ impl World {
     /// The agent is gone, and with it whatever was on its way to it, and every child whose gate was still closed.
     pub(crate) fn agent_dies(&mut self) {
         self.agent_lives = false;
-        self.copies.agent_dies();
+        self.copies_without_agent();
         self.told.clear();
         let told = |happening: &Happening| {
             matches!(

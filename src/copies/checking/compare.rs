@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 
 use crate::copies::format::entry::{Entry, Kind};
-use crate::sys::attributes;
+use crate::sys::attributes::{self, Attribute};
 use crate::sys::dir::{Dir, FileType, Stamp, Stat};
 use crate::sys::host;
 
@@ -112,7 +112,13 @@ impl Eyes {
         {
             differences.push(Difference::Target);
         }
-        let is = attributes::list_named(dir, name)?;
+        differences.extend(Self::attributes(entry, attributes::list_named(dir, name)?));
+        Ok(differences)
+    }
+
+    /// What the entry says of the attributes, and what `is`.
+    pub(in crate::copies) fn attributes(entry: &Entry, is: Vec<Attribute>) -> Vec<Difference> {
+        let mut differences = Vec::new();
         for (name, value) in &entry.attributes {
             if !is.iter().any(|(other, found)| other == name && found == value) {
                 differences.push(Difference::Attribute(name.clone()));
@@ -121,7 +127,7 @@ impl Eyes {
         let unknown = |name: &Vec<u8>| !entry.attributes.iter().any(|(known, _)| known == name);
         let surplus = is.into_iter().map(|(name, _)| name).filter(|name| unknown(name) && is_given_by_people(name));
         differences.extend(surplus.map(Difference::Attribute));
-        Ok(differences)
+        differences
     }
 }
 

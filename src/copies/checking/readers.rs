@@ -1,9 +1,10 @@
-//! Four threads that read files and hash them.
+//! Threads that read files and hash them.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,15 +12,19 @@ use super::compare::{Difference, Eyes};
 use super::joined::os_name;
 use crate::copies::crew::{Crew, Wanted};
 use crate::copies::format::entry::{Entry, Hash, Kind};
+use crate::sys::attributes::{Inode, or_none};
 use crate::sys::dir::{Dir, FileType, Stat};
+use crate::sys::direct::use_cache;
 use crate::sys::page_cache::drop_cache;
 
-/// Threads that read.
-const READERS: usize = 4;
+/// Threads that read: as many questions a disk is asked at once. Each file is one or two.
+const READERS: usize = 24;
 /// What has been given to them and not been taken back.
-const IN_FLIGHT_MAX: usize = 64;
-/// Read in one go.
+const IN_FLIGHT_MAX: usize = 128;
+/// Read in one go. A file that fits is read past the page cache.
 const BUFFER_BYTES: usize = 128 << 10;
+/// What reads past the page cache must be aligned to, in memory and on any disk.
+const ALIGNMENT: usize = 4096;
 /// What is kept of a file in the cache while it is read.
 const CACHED_BYTES_MAX: u64 = 16 << 20;
 
@@ -69,8 +74,9 @@ pub(in crate::copies) struct Readers(Crew<Job, Read>);
 impl Readers {
     pub(in crate::copies) fn start(eyes: Eyes) -> io::Result<Self> {
         let hire = |wanted: Wanted| {
-            let mut buffer = vec![0; BUFFER_BYTES];
-            Ok(move |job| look(eyes, job, &mut buffer, &|| wanted.is_so()))
+            let mut room = vec![0; BUFFER_BYTES + ALIGNMENT];
+            let from = room.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+            Ok(move |job| look(eyes, job, &mut room[from..from + BUFFER_BYTES], &|| wanted.is_so()))
         };
         Crew::start("reader", READERS, IN_FLIGHT_MAX, hire).map(Self)
     }
@@ -91,23 +97,73 @@ impl Readers {
 
 fn look(eyes: Eyes, mut job: Job, buffer: &mut [u8], goes_on: &dyn Fn() -> bool) -> Read {
     let name = os_name(&job.entry.path);
-    match eyes.rest(&job.entry, &job.dir, &name) {
+    let of_file = if let Kind::File { hash, size, .. } = &job.entry.kind { Some((*hash, *size)) } else { None };
+    let content = std::mem::replace(&mut job.content, Reading::No);
+    // Attributes are asked for by the open file where there is one: that saves looking its name up again.
+    let opened = match (&content, of_file) {
+        (Reading::Wanted, Some((_, size))) => Some(open(&job.dir, &name, size)),
+        (Reading::Wanted | Reading::Done(_) | Reading::No, _) => None,
+    };
+    let rest = match &opened {
+        Some(Ok(Opened { file, .. })) => {
+            or_none(Inode::open(file).attributes()).map(|is| Eyes::attributes(&job.entry, is))
+        }
+        Some(Err(_)) | None => eyes.rest(&job.entry, &job.dir, &name),
+    };
+    match rest {
         Ok(differences) => job.differences.extend(differences),
         Err(error) => return Read { job, content: Content::Unreadable(error), is_source_rotten: false },
     }
-    let Kind::File { hash, .. } = job.entry.kind else {
+    let Some((hash, size)) = of_file else {
         return Read { job, content: Content::NotRead, is_source_rotten: false };
     };
-    let mut hashed = |file: io::Result<File>| hash_from_disk(&file?, buffer, &mut |_| goes_on());
-    let content = match job.content {
-        Reading::Wanted => Content::of(hashed(job.dir.read(&name)), &hash),
-        Reading::Done(result) => Content::of(result, &hash),
-        Reading::No => Content::NotRead,
+    let mut hashed = |opened: io::Result<Opened>| {
+        let Opened { file, is_direct } = opened?;
+        if is_direct && let Some(hash) = hash_in_one(&file, size, buffer)? {
+            return Ok(hash);
+        }
+        hash_from_disk(&file, buffer, &mut |_| goes_on())
     };
-    job.content = Reading::No;
+    let content = match (opened, content) {
+        (Some(file), _) => Content::of(hashed(file), &hash),
+        (None, Reading::Done(result)) => Content::of(result, &hash),
+        (None, Reading::Wanted | Reading::No) => Content::NotRead,
+    };
     let is_source_rotten =
         job.source && matches!(content, Content::Good) && is_source_rotten(&job.entry, &hash, &mut hashed);
     Read { job, content, is_source_rotten }
+}
+
+#[derive(Debug)]
+struct Opened {
+    file: File,
+    /// It is read past the page cache.
+    is_direct: bool,
+}
+
+/// What fits into the buffer is read past the page cache, if its file system can do that.
+fn open(dir: &Dir, name: &OsStr, size: u64) -> io::Result<Opened> {
+    if size <= BUFFER_BYTES as u64
+        && let Some(file) = dir.read_direct(name)?
+    {
+        return Ok(Opened { file, is_direct: true });
+    }
+    dir.read(name).map(|file| Opened { file, is_direct: false })
+}
+
+/// Of a file of this size that fits into the buffer: in one read, as most of the time that many of these take goes into asking. `None`: it is to be read otherwise, and
+/// can be by now.
+fn hash_in_one(file: &File, size: u64, buffer: &mut [u8]) -> io::Result<Option<Hash>> {
+    // A file system that cannot do without its cache does not say so.
+    drop_cache(file, 0, 0)?;
+    match file.read_at(buffer, 0) {
+        Ok(count) if count as u64 == size => return Ok(Some(*blake3::hash(&buffer[..count]).as_bytes())),
+        Ok(_) => {}
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Interrupted) => {}
+        Err(error) => return Err(error),
+    }
+    use_cache(file)?;
+    Ok(None)
 }
 
 impl Content {
@@ -156,7 +212,7 @@ pub(in crate::copies) fn hash_from_disk(
 fn is_source_rotten(
     entry: &Entry,
     wanted: &Hash,
-    hashed: &mut dyn FnMut(io::Result<File>) -> io::Result<Hash>,
+    hashed: &mut dyn FnMut(io::Result<Opened>) -> io::Result<Hash>,
 ) -> bool {
     let marks = &entry.marks;
     if marks.unstable || marks.growing || marks.live_db || marks.stale {
@@ -174,6 +230,7 @@ fn is_source_rotten(
     if !dir.stat(name).is_ok_and(|stat| is_unchanged(&stat)) {
         return false;
     }
-    let Ok(hash) = hashed(dir.read(name)) else { return false };
+    let Kind::File { size, .. } = entry.kind else { return false };
+    let Ok(hash) = hashed(open(&dir, name, size)) else { return false };
     hash != *wanted && dir.stat(name).is_ok_and(|stat| is_unchanged(&stat))
 }

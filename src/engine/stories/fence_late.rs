@@ -95,3 +95,20 @@ fn what_is_throttled_at_its_birth_is_limited_whatever_is_heard_of_it_first() {
     let words = kit.step(Event::Executed { replica, run });
     assert!(words.contains(&"limit api/0".to_owned()), "{words:?}");
 }
+
+/// Found by the simulation, as the one before.
+#[test]
+fn what_is_throttled_before_its_start_is_proven_also_when_its_program_cannot_be_executed() {
+    let mut kit = up();
+    kit.command(Verb::Stop, "api");
+    kit.persist();
+    kit.exit("api", 0);
+    kit.command(THROTTLE, "api");
+    kit.persist();
+    kit.command(Verb::Start, "api");
+    kit.persist();
+    let (replica, run) = (kit.id("api"), kit.run("api"));
+    let words = kit.step(Event::ExecFailed { replica, run, error: "no such file".to_owned() });
+    assert!(words.contains(&"gauge api/0".to_owned()), "{words:?}");
+    assert_eq!(kit.record("api").steps[0].method, "before its start");
+}

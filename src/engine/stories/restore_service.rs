@@ -268,3 +268,17 @@ fn who_asks_before_the_role_is_heard_waits_for_it_and_not_for_ever() {
     let words = kit.pass(Duration::from_secs(1));
     assert!(has(&words, "answer 70") && has(&words, "the role of copies data does not answer"), "{words:?}");
 }
+
+#[test]
+fn two_services_with_the_same_data_are_not_restored_at_the_same_time() {
+    let plan = Plan { copies: vec![testing::plan("data")], ..Kit::plan(vec![with_data("api"), with_data("web")]) };
+    let mut kit = Kit::begin_with(START, plan, Vec::new(), Vec::new());
+    kit.exec("api");
+    kit.exec("web");
+    hear(&mut kit);
+    let asked = RestoreAsked { seq: None, dry_run: false, force: false, wait: Wait::Outcome };
+    let (request, service) = (RequestId(71), "web".to_owned());
+    say(&mut kit, CopyEvent::RestoreService { request, caller: Caller::Agent, service, asked });
+    let words = ask(&mut kit, None, false);
+    assert!(has(&words, "/srv/data/api is being restored for web"), "{words:?}");
+}

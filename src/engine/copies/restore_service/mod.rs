@@ -21,7 +21,7 @@ mod patience;
 mod steps;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub(super) use patience::Waiting;
 use serde::{Deserialize, Serialize};
@@ -216,7 +216,23 @@ impl Engine {
         if let Some((set, text)) = parts.iter().find_map(|part| Some((&part.set, self.failover_text(&part.set)?))) {
             return conflict(format!("copies {set}: not now: {text}"));
         }
+        if let Some((other, path)) = self.restored_with_others(&parts) {
+            return conflict(format!("{} is being restored for {other}; wait for it", path.display()));
+        }
         Ok((service, parts))
+    }
+
+    /// Another service whose restore exchanges some of these data, or something above or below.
+    fn restored_with_others<'a>(&self, parts: &'a [Part]) -> Option<(&str, &'a Path)> {
+        let mut paths = parts.iter().flat_map(|part| &part.paths);
+        paths.find_map(|path| {
+            let overlaps = |other: &PathBuf| path.starts_with(other) || other.starts_with(path);
+            let is_under_way = |running: &Restoring| {
+                !running.dry_run && running.record.parts.iter().flat_map(|part| &part.paths).any(overlaps)
+            };
+            let found = self.copies.restoring.iter().find(|(_, running)| is_under_way(running));
+            found.map(|(other, _)| (other.as_str(), path.as_path()))
+        })
     }
 
     /// As an earlier agent left it.

@@ -282,3 +282,33 @@ fn two_services_with_the_same_data_are_not_restored_at_the_same_time() {
     let words = ask(&mut kit, None, false);
     assert!(has(&words, "/srv/data/api is being restored for web"), "{words:?}");
 }
+
+#[test]
+fn a_copy_that_another_set_makes_of_the_same_data_is_ended_before_they_are_replaced() {
+    for ends in [true, false] {
+        let mut all = testing::plan("all");
+        (all.from, all.when.every) = (vec!["/srv".into()], Some(Duration::from_secs(3_600)));
+        let plan = Plan { copies: vec![all, testing::plan("data")], ..Kit::plan(vec![with_data("api")]) };
+        let mut kit = Kit::begin_with(START, plan, Vec::new(), Vec::new());
+        kit.exec("api");
+        hear(&mut kit);
+        say(&mut kit, CopyEvent::Linked { set: "all".to_owned() });
+        let of_all = |report| CopyEvent::Report { set: "all".to_owned(), report };
+        let words = say(&mut kit, of_all(Report::Catalog(Box::new(testing::catalog(Vec::new())))));
+        assert!(has(&words, "Take"), "{words:?}");
+        let order = kit.engine.copies_order("all").expect("an order");
+        assert!(has(&ask(&mut kit, None, false), "copy all Cancel"));
+        let words = done(&mut kit, built());
+        assert!(!has(&words, "SIGTERM"), "half of that copy would be of what was there, half of what comes: {words:?}");
+        if ends {
+            let failure = Failure { kind: FailureKind::Cancelled, what: "cancelled".to_owned(), remedy: None };
+            let words = say(&mut kit, of_all(Report::Done { order, outcome: Outcome::Failed(failure) }));
+            assert!(has(&words, "SIGTERM to main of api/0") && !has(&words, "Take"), "{words:?}");
+        } else {
+            let words = kit.pass(Duration::from_secs(60));
+            assert!(has(&words, "Old") && !has(&words, "SIGTERM"), "nobody waits for it for ever: {words:?}");
+            let words = done(&mut kit, swapped());
+            assert!(has(&words, "answer 70") && has(&words, "copies all"), "{words:?}");
+        }
+    }
+}

@@ -108,7 +108,16 @@ impl Engine {
                 let outcome = Outcome::WouldRestore { seq, lines, more: 0 };
                 self.end_restore(name, Level::Debug, Answer::Copied(Box::new(outcome)));
             }
-            Some(Ok(_)) => self.enter_restore(name, Step::Hold),
+            Some(Ok(_)) => match self.end_copies_over(name) {
+                None => self.enter_restore(name, Step::Hold),
+                Some(set) if running.until.is_some_and(|until| until <= self.now.mono) => {
+                    let why = format!(
+                        "nothing was restored: copies {set} is being made of the same data, and does not end; see `mainstay status @copy.{set}`"
+                    );
+                    self.restore_fails(name, Step::Drop, why);
+                }
+                Some(_) => {}
+            },
             Some(Err(why)) => self.restore_fails(name, Step::Drop, format!("nothing was restored: {why}")),
         }
     }
@@ -308,6 +317,9 @@ impl Engine {
             running.saving = decision;
         }
         self.tell_restore(name, Level::Info, step.text().to_owned());
+        if step == Step::Build {
+            let _ = self.end_copies_over(name);
+        }
         let Some(id) = id else { return };
         if matches!(step, Step::Prove | Step::ComeBack) {
             let mut ids = self.replicas_of(id);

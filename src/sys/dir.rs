@@ -75,6 +75,11 @@ impl Dir {
         Ok(Self(self.beneath(path, DIRECTORY, Mode::empty())?))
     }
 
+    /// A directory in this one, also where another file system is mounted there; no link.
+    pub fn enter(&self, name: &OsStr) -> io::Result<Self> {
+        Ok(Self(openat(&self.0, single(name)?, DIRECTORY, Mode::empty())?))
+    }
+
     /// The directory once more, by a descriptor of its own.
     pub fn again(&self) -> io::Result<Self> {
         Ok(Self(openat(&self.0, ".", DIRECTORY, Mode::empty())?))

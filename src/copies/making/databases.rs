@@ -55,6 +55,8 @@ const READ_LAST: u64 = 127;
 
 /// For a lock; beyond it the database is copied as it lies.
 const WAIT_MAX: Duration = Duration::from_secs(3);
+/// For all locks of one copy: whoever keeps a thousand databases locked keeps nobody else's files from being copied. Beyond it each is tried once.
+const WAITS_MAX: Duration = Duration::from_secs(60);
 const WAIT_STEP: Duration = Duration::from_millis(1);
 
 /// What SQLite has beside a database, by the ends of their names.
@@ -81,6 +83,8 @@ pub(in crate::copies) struct Databases {
     held: Option<Held>,
     /// The last file that may be a database, and what it was in this copy.
     last: Option<(Vec<u8>, Origin)>,
+    /// For locks so far.
+    waited: Duration,
 }
 
 /// Locks, as long as their files are open.
@@ -119,13 +123,20 @@ impl Databases {
     fn guard_database(&mut self, found: &Found) -> io::Result<Guard> {
         let Some(file) = open(&found.parent, name(&found.entry.path))? else { return Ok(Guard::None) };
         self.held = None;
-        Ok(match lock(&found.parent, &found.entry.path, file)? {
+        Ok(match self.lock(&found.parent, &found.entry.path, file)? {
             Locked::Yes(held) => {
                 self.held = Some(held);
                 Guard::Database
             }
             Locked::No(why) => Guard::Live(why.to_owned()),
         })
+    }
+
+    fn lock(&mut self, dir: &Dir, path: &[u8], database: File) -> io::Result<Locked> {
+        let began = Instant::now();
+        let locked = lock(dir, path, database, began + WAIT_MAX.min(WAITS_MAX.saturating_sub(self.waited)));
+        self.waited = self.waited.saturating_add(began.elapsed());
+        locked
     }
 
     fn guard_beside(&mut self, found: &Found, main: &[u8]) -> io::Result<Guard> {
@@ -138,7 +149,7 @@ impl Databases {
         let Some(file) = open(&found.parent, name(main))? else { return Ok(Guard::None) };
         let stat = stat::of(file.as_fd())?;
         let now = Origin { dev: stat.dev, ino: stat.ino, ctime: stat.ctime, btime: stat.btime };
-        let held = match lock(&found.parent, main, file)? {
+        let held = match self.lock(&found.parent, main, file)? {
             Locked::Yes(held) => held,
             Locked::No(why) => return Ok(Guard::Live(why.to_owned())),
         };
@@ -172,8 +183,7 @@ fn open(dir: &Dir, name: &[u8]) -> io::Result<Option<File>> {
     Ok((file.read_exact_at(&mut head, 0).is_ok() && head == *MAGIC).then_some(file))
 }
 
-fn lock(dir: &Dir, path: &[u8], database: File) -> io::Result<Locked> {
-    let until = Instant::now() + WAIT_MAX;
+fn lock(dir: &Dir, path: &[u8], database: File, until: Instant) -> io::Result<Locked> {
     if !share(&database, until)? {
         return Ok(Locked::No("somebody has locked it for himself all the time"));
     }
@@ -278,4 +288,40 @@ fn beside(path: &[u8]) -> Option<&[u8]> {
 
 fn name(path: &[u8]) -> &[u8] {
     super::cursor::name(path).as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use nix::fcntl::{FcntlArg, fcntl};
+    use nix::libc;
+
+    use super::*;
+    use crate::sys::testing::TempDir;
+
+    #[test]
+    fn locks_are_waited_for_no_longer_than_all_of_them_may_take() {
+        let directory = TempDir::new();
+        let path = directory.path().join("db");
+        fs::write(&path, [MAGIC.as_slice(), &[0; 496]].concat()).unwrap();
+        let owner = File::options().read(true).write(true).open(&path).unwrap();
+        let (start, length) = (i64::try_from(SHARED.from).unwrap(), i64::try_from(SHARED.length).unwrap());
+        let alone = libc::flock { l_type: 1, l_whence: 0, l_start: start, l_len: length, l_pid: 0 };
+        fcntl(&owner, FcntlArg::F_OFD_SETLK(&alone)).unwrap();
+        let dir = Dir::open(Path::new(directory.path())).unwrap();
+        let mut databases = Databases { waited: WAITS_MAX - Duration::from_millis(20), ..Databases::default() };
+        let began = Instant::now();
+        for _ in 0..3 {
+            let file = File::open(&path).unwrap();
+            assert!(matches!(databases.lock(&dir, b"db", file).unwrap(), Locked::No(_)));
+        }
+        assert!(began.elapsed() < WAIT_MAX, "{:?}", began.elapsed());
+        drop(owner);
+        assert!(
+            matches!(databases.lock(&dir, b"db", File::open(&path).unwrap()).unwrap(), Locked::Yes(_)),
+            "tried once"
+        );
+    }
 }

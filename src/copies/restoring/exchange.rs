@@ -56,19 +56,27 @@ pub fn opened(path: &Path, sources: &[PathBuf]) -> io::Result<Dir> {
     }
 }
 
+/// A mount point, with the same care: who owns what lies above it below a source could put a link there, and have another directory be taken for it.
+pub fn mounted(path: &Path, sources: &[PathBuf]) -> io::Result<Dir> {
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => opened(parent, sources)?.enter(name),
+        (Some(_) | None, _) => Dir::open(path),
+    }
+}
+
 impl Spot {
     /// Looks at what is there. `seq` is the copy that goes there, `now` the wall clock. Below one of `sources` no link is followed: there it is the
     /// service that says what lies where.
     pub(in crate::copies) fn look(path: &Path, sources: &[PathBuf], seq: u64, now: Time) -> io::Result<Self> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return Self::mount_point(path, seq, now);
+            return Self::mount_point(path, sources, seq, now);
         };
         let dir = opened(parent, sources)?;
         let kind = match dir.stat(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => SpotKind::Free,
             Err(error) => return Err(error),
             Ok(stat) if stat.is_mount_root || stat.dev != dir.stat_self()?.dev => {
-                return Self::mount_point(path, seq, now);
+                return Self::mount_point(path, sources, seq, now);
             }
             Ok(_) => SpotKind::Taken,
         };
@@ -77,8 +85,8 @@ impl Spot {
         Ok(Self { path: path.to_owned(), kind, dir, built, kept })
     }
 
-    fn mount_point(path: &Path, seq: u64, now: Time) -> io::Result<Self> {
-        let dir = Dir::open(path)?;
+    fn mount_point(path: &Path, sources: &[PathBuf], seq: u64, now: Time) -> io::Result<Self> {
+        let dir = mounted(path, sources)?;
         let kept = free_name(&dir, format!(".before-{}", directory_of(seq, now)).into())?;
         Ok(Self { path: path.to_owned(), kind: SpotKind::MountPoint, dir, built: format!(".{BUILT}").into(), kept })
     }

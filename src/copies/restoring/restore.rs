@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::exchange::{Spot, SpotKind, merge};
+use super::exchange::{Spot, SpotKind, merge, opened};
 use super::materialise::{Materialise, Site, write_failed};
 use super::restore_checks as checks;
 use super::selection::{Selection, as_in_manifest};
@@ -202,7 +202,7 @@ impl Job<'_> {
         checks::room(roots.iter().map(|root| (&root.spot.dir, root.spot.around())), self.totals.data_bytes, self.set)?;
         let mut progress = self.progress();
         let built = self.build_roots(&roots, &mut progress);
-        let replaced = built.and_then(|()| self.exchange(&roots));
+        let replaced = built.and_then(|()| self.exchange(&roots, &plan.from));
         if replaced.is_err() {
             clear(&roots);
         }
@@ -247,10 +247,10 @@ impl Job<'_> {
     }
 
     /// All that was built into its place. When one will not go, those before it come back.
-    fn exchange(&mut self, roots: &[Root]) -> Result<Vec<PathBuf>, Failure> {
+    fn exchange(&mut self, roots: &[Root], sources: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         let mut done: Vec<(&Root, bool)> = Vec::new();
         for root in roots {
-            match root.spot.replace().and_then(|kept| self.dress_mount(root).map(|()| kept)) {
+            match root.spot.replace().and_then(|kept| self.dress_mount(root, sources).map(|()| kept)) {
                 Ok(is_kept) => done.push((root, is_kept)),
                 Err(error) => return Err(undone(root, &error, &done)),
             }
@@ -259,7 +259,7 @@ impl Job<'_> {
     }
 
     /// A mount point was not built anew, so it gets the metadata of its entry.
-    fn dress_mount(&self, root: &Root) -> io::Result<()> {
+    fn dress_mount(&self, root: &Root, sources: &[PathBuf]) -> io::Result<()> {
         let (SpotKind::MountPoint, Some(parent), Some(name)) =
             (root.spot.kind, root.spot.path.parent(), root.spot.path.file_name())
         else {
@@ -268,7 +268,7 @@ impl Job<'_> {
         let entries = entries(&self.copy, self.set).map_err(|failure| io::Error::other(failure.what))?;
         let entry = entries.filter_map(Result::ok).find(|entry| entry.path == root.path);
         match entry {
-            Some(entry) => crate::copies::making::file::dress(&Dir::open(parent)?, name, &entry).map(drop),
+            Some(entry) => crate::copies::making::file::dress(&opened(parent, sources)?, name, &entry).map(drop),
             None => Ok(()),
         }
     }

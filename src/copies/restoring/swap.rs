@@ -18,7 +18,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::exchange::{is_of_earlier_restore, is_of_file_system, opened};
+use super::exchange::{is_of_earlier_restore, is_of_file_system, mounted, opened};
 use super::restore_checks as checks;
 use crate::copies::conduct::Conduct;
 use crate::copies::failure::other;
@@ -79,7 +79,7 @@ impl<'a> Place<'a> {
     fn open(plan: &CopyPlan, swap: &'a Swap) -> io::Result<Self> {
         let name = |path: &'a Path| path.file_name().ok_or(io::ErrorKind::InvalidInput);
         let dir = match (swap.kind, swap.path.parent()) {
-            (SwapKind::MountPoint, _) | (_, None) => Dir::open(&swap.path)?,
+            (SwapKind::MountPoint, _) | (_, None) => mounted(&swap.path, &plan.from)?,
             (SwapKind::Free | SwapKind::Taken, Some(parent)) => opened(parent, &plan.from)?,
         };
         Ok(Self { swap, dir, built: name(&swap.built)?, kept: name(&swap.kept)?, aside: name(&swap.aside)? })
@@ -127,6 +127,10 @@ impl<'a> Place<'a> {
         io::Error::other(format!("what was built ({}) is gone", self.swap.built.display()))
     }
 
+    fn taken(&self) -> io::Error {
+        io::Error::other(format!("{} is somebody else's, so what is there cannot be kept", self.swap.kept.display()))
+    }
+
     fn fill(&self) -> io::Result<()> {
         match (self.is_there(self.built)?, self.is_there(self.name()?)?) {
             (true, _) => self.rename(self.built, self.name()?),
@@ -155,7 +159,8 @@ impl<'a> Place<'a> {
             Some(kept) if kept == self.swap.new => {}
             // Where names cannot be exchanged, it may have ended between the two steps.
             Some(_) if !self.is_there(name)? => return self.rename(self.built, name),
-            Some(_) => return Ok(()),
+            Some(_) if self.inode(name)? == Some(self.swap.new) => return Ok(()),
+            Some(_) => return Err(self.taken()),
         }
         match self.dir.rename(self.kept, &self.dir, name, Rename::Exchange) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
@@ -172,6 +177,8 @@ impl<'a> Place<'a> {
         match self.inode(self.kept)? {
             None => {}
             Some(kept) if kept == self.swap.new => self.rename(self.kept, self.built)?,
+            // Somebody else's: it has never been in the place.
+            Some(_) if self.inode(self.built)? == Some(self.swap.new) && self.is_there(name)? => {}
             Some(_) => {
                 if self.is_there(name)? {
                     self.rename(name, self.aside)?;

@@ -193,3 +193,25 @@ fn whatever_an_end_leaves_is_finished_in_either_direction() {
         }
     }
 }
+
+#[test]
+fn what_somebody_else_has_put_where_the_old_is_to_be_kept_is_neither_taken_for_it_nor_put_in_its_place() {
+    let scene = Scene::new(SwapKind::Taken);
+    fill(&scene.swap.kept, "squatter");
+    let error = scene.place().forward().unwrap_err();
+    assert!(error.to_string().contains("is somebody else's"), "{error}");
+    assert!(!scene.place().back().unwrap(), "it has never been in the place");
+    scene.is("old");
+    assert_eq!(fs::read_to_string(scene.swap.kept.join("file")).unwrap(), "squatter");
+}
+
+#[test]
+fn mount_point_is_not_reached_through_a_link_below_a_source() {
+    let scene = Scene::new(SwapKind::Taken);
+    let root = scene.directory.path().join("srv");
+    fs::create_dir_all(scene.directory.path().join("elsewhere/point")).unwrap();
+    std::os::unix::fs::symlink("../elsewhere", root.join("link")).unwrap();
+    let swap = Swap { kind: SwapKind::MountPoint, path: root.join("link/point"), ..scene.swap.clone() };
+    let plan = CopyPlan::with_defaults("d", root, "/nowhere".into());
+    assert!(Place::open(&plan, &swap).is_err());
+}

@@ -88,24 +88,53 @@ impl Engine {
                 Err(frozen) => conflict(format!("copies {set}: nothing is removed, as {}", frozen.text(set))),
             };
         }
-        let judged = judge(&memory.catalog, plan, self.now.wall);
-        for seq in &copies {
-            let Some(kept) = judged.iter().find(|kept| kept.seq == *seq) else {
-                return conflict(format!("copies {set}: there is no copy {seq}"));
-            };
-            if let Some(reason) = kept.reasons.iter().find(|reason| !reason.may_go_by_hand()) {
-                return conflict(format!("copies {set}: copy {seq} is not removed: {}", reason.word()));
-            }
+        if let Some(why) = self.why_not_removed(set, &copies) {
+            return conflict(why);
         }
         Ok(Job::Prune { copies: copies.into_iter().collect::<BTreeSet<u64>>().into_iter().collect() })
     }
 
-    /// Whether an order by hand was begun.
+    /// Why these are not removed by hand, as things are now.
+    fn why_not_removed(&self, set: &str, copies: &[u64]) -> Option<String> {
+        let judged = judge(&self.copies.sets.get(set)?.catalog, self.copy_plan(set)?, self.now.wall);
+        copies.iter().find_map(|seq| {
+            let Some(kept) = judged.iter().find(|kept| kept.seq == *seq) else {
+                return Some(format!("copies {set}: there is no copy {seq}"));
+            };
+            let reason = kept.reasons.iter().find(|reason| !reason.may_go_by_hand())?;
+            Some(format!("copies {set}: copy {seq} is not removed: {}", reason.word()))
+        })
+    }
+
+    /// Whether an order by hand was begun. What was to be removed is judged again: another copy may be the last good one since it was asked for.
     pub(super) fn begin_by_hand(&mut self, set: &str) -> bool {
-        let asked = self.copies.sets.get_mut(set).and_then(|memory| memory.queue.pop_front());
-        let Some(asked) = asked else { return false };
-        self.begin_order(set, asked.job.clone(), Some(asked));
-        true
+        while let Some(asked) = self.copies.sets.get_mut(set).and_then(|memory| memory.queue.pop_front()) {
+            let why = match &asked.job {
+                Job::Prune { copies } => self.why_not_removed(set, copies),
+                Job::Take { .. }
+                | Job::Verify { .. }
+                | Job::Scrub
+                | Job::Pin { .. }
+                | Job::Accept { .. }
+                | Job::Restore(_)
+                | Job::Exchange(_)
+                | Job::Materialise(_)
+                | Job::Gather { .. }
+                | Job::Dismiss { .. }
+                | Job::Failback { .. }
+                | Job::RestoreTest
+                | Job::Init { .. } => None,
+            };
+            let Some(message) = why else {
+                self.begin_order(set, asked.job.clone(), Some(asked));
+                return true;
+            };
+            self.copy_note(set, Level::Warn, CopyNews::Remark { text: format!("nothing is removed: {message}") });
+            if asked.wait == Wait::Outcome {
+                self.out.push(Action::Answer { request: asked.request, outcome: Answer::Conflict { message } });
+            }
+        }
+        false
     }
 
     /// The role has just gone: it may come back.

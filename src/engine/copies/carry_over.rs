@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::by_hand::PATIENCE;
 use super::catalog::{Copy, TargetState};
 use super::event::{CopyAction, Direction};
-use super::failover::{Failover, Moving, Stage, directory_of, moves};
+use super::failover::{Failover, Moving, Reach, Stage, directory_of, moves};
 use super::in_force;
 use super::order::{Failure, FailureKind, Job, Outcome};
 use super::plan::{CopyPlan, OnSourceFailing};
@@ -88,7 +88,8 @@ impl Engine {
             Stage::Stopping | Stage::Gathering | Stage::PuttingBack | Stage::Starting | Stage::Sweeping => {
                 self.failback_step(set, stage)
             }
-            Stage::Saving | Stage::Switching | Stage::Lifting | Stage::Returning => false,
+            Stage::Lifting => self.undo_step(set),
+            Stage::Saving | Stage::Switching | Stage::Returning => false,
         }
     }
 
@@ -216,8 +217,7 @@ impl Engine {
         }
         if let Outcome::Materialised { .. } = outcome {
             moving.kept.over_since = Some(self.now.wall);
-            self.enter_failover(set, Stage::Saving);
-            self.save_failover(set);
+            self.write_down_that_it_moves(set);
             return;
         }
         self.put_off(set, &format!("the copy cannot be built: {}", outcome.failure_text()));
@@ -233,37 +233,46 @@ impl Engine {
     }
 
     pub(super) fn again_step(&mut self, set: &str) -> bool {
-        let boot = self.now.boot;
-        let waits = self.copies.moving.get(set).is_some_and(|moving| moving.retry.is_some_and(|at| at > boot));
-        if waits || !self.are_all_gone(set) {
-            return false;
+        let waits = self.copies.moving.get(set).and_then(|moving| moving.retry).is_some_and(|at| at > self.now.boot);
+        if !waits && self.are_all_gone(set) {
+            self.write_down_that_it_moves(set);
         }
-        self.enter_failover(set, Stage::Saving);
-        self.save_failover(set);
         false
     }
 
+    /// The switch follows once that is on disk.
+    fn write_down_that_it_moves(&mut self, set: &str) {
+        if let Some(moving) = self.copies.moving.get_mut(set) {
+            moving.kept.reach = moving.kept.reach.max(Reach::Tried);
+        }
+        self.enter_failover(set, Stage::Saving);
+        self.save_failover(set);
+    }
+
     /// It cannot be done for now: the services stay held, and it is tried again.
+    ///
+    /// INVARIANT: live data that services have written to are never given up for the source or for a copy, whatever is well or fails by then.
     pub(super) fn put_off(&mut self, set: &str, why: &str) -> bool {
         let boot = self.now.boot;
         let Some(moving) = self.copies.moving.get_mut(set) else { return false };
         moving.failures = moving.failures.saturating_add(1);
         let wait = retry_after(moving.failures);
-        let wait = if moving.again { wait.min(in_force::RETRY_MAX) } else { wait };
+        let wait = if moving.kept.reach == Reach::Lived { wait.min(in_force::RETRY_MAX) } else { wait };
         moving.retry = Some(boot.after(wait));
         (moving.saving, moving.switching, moving.until) = (None, None, None);
+        let stage = if moving.kept.reach == Reach::Lived { Stage::Again } else { Stage::Holding };
+        if stage == Stage::Holding {
+            moving.kept.over_since = None;
+        }
         let trouble = format!("it cannot go on from a copy: {why}");
         let is_news = moving.trouble.as_ref() != Some(&trouble);
+        let is_on_disk = moving.kept.stage == Stage::Holding;
         moving.trouble = Some(trouble.clone());
-        let stage = if moving.again {
-            Stage::Again
-        } else {
-            moving.kept.over_since = None;
-            Stage::Holding
-        };
         self.enter_failover(set, stage);
-        if is_news {
+        if is_news || !is_on_disk {
             self.save_failover(set);
+        }
+        if is_news {
             self.tell_failover(
                 set,
                 Level::Error,
@@ -276,17 +285,47 @@ impl Engine {
     /// The disk is well again, and nothing has moved.
     pub(super) fn failover_not_needed(&mut self, set: &str) -> bool {
         let Some(moving) = self.copies.moving.get(set) else { return false };
-        let built = moving.kept.seq != 0;
+        let (built, may_be_seen) = (moving.kept.seq != 0, moving.kept.reach == Reach::Tried);
         self.cancel_build(set);
-        self.tell_failover(set, Level::Info, "its source is well again; its services go on where they were".to_owned());
-        if built {
+        let text = "its source is well again; its services go on where they were";
+        self.tell_failover(set, Level::Info, text.to_owned());
+        if may_be_seen {
+            // What is to be removed may be mounted over the source, or over some of them.
+            self.enter_failover(set, Stage::Lifting);
+            self.switch(set, Direction::Back);
+            false
+        } else if built {
             self.enter_failover(set, Stage::Sweeping);
             self.save_failover(set);
             self.follow_failover(set);
+            true
         } else {
             self.end_failover(set);
+            false
         }
-        built
+    }
+
+    /// What a switch that failed may have left is to be lifted, as often as it takes.
+    pub(super) fn undo_step(&mut self, set: &str) -> bool {
+        let Some(moving) = self.copies.moving.get(set) else { return false };
+        let waits = moving.retry.is_some_and(|at| at > self.now.boot);
+        if moving.kept.reach == Reach::Tried && moving.switching.is_none() && !waits {
+            self.switch(set, Direction::Back);
+        }
+        false
+    }
+
+    /// That was lifted, or not.
+    pub(super) fn undone(&mut self, set: &str, result: Result<(), String>) {
+        if let Err(why) = result {
+            return self.not_seen_there(set, why);
+        }
+        if let Some(moving) = self.copies.moving.get_mut(set) {
+            (moving.kept.reach, moving.failures, moving.trouble) = (Reach::Nowhere, 0, None);
+        }
+        self.enter_failover(set, Stage::Sweeping);
+        self.save_failover(set);
+        self.follow_failover(set);
     }
 
     pub(super) fn cancel_build(&mut self, set: &str) {

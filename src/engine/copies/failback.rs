@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::by_hand::Asked;
 use super::event::Direction;
-use super::failover::Stage;
+use super::failover::{Reach, Stage};
 use super::order::{Job, Outcome, Place, Restore};
 use crate::engine::Engine;
 use crate::engine::action::{Action, Level, Outcome as Answer};
@@ -186,6 +186,9 @@ impl Engine {
     }
 
     pub(super) fn lifted(&mut self, set: &str, result: Result<(), String>) {
+        if self.copies.moving.get(set).is_some_and(|moving| moving.kept.reach != Reach::Lived) {
+            return self.undone(set, result);
+        }
         match result {
             Ok(()) => {
                 if let Some(moving) = self.copies.moving.get_mut(set) {
@@ -200,7 +203,9 @@ impl Engine {
     /// That the own disk has what counts is on disk, or is not.
     pub(super) fn returned(&mut self, set: &str, result: Result<(), String>) {
         if let Err(why) = result {
-            return self.failback_failed(set, &format!("that it is back cannot be written down: {why}"));
+            // It may be on disk all the same. Nobody writes to the live data before it says otherwise.
+            self.enter_failover(set, Stage::Again);
+            return self.answer_failback(set, &format!("that it is back cannot be written down: {why}"));
         }
         self.enter_failover(set, Stage::Starting);
         let kept = match self.copies.moving.get(set).and_then(|moving| moving.back.as_ref()) {
@@ -257,9 +262,6 @@ impl Engine {
             .map(|service| self.name(service).to_owned())
             .collect();
         self.enter_failover(set, Stage::Again);
-        if let Some(moving) = self.copies.moving.get_mut(set) {
-            moving.again = true;
-        }
         self.save_failover(set);
         self.answer_failback(set, &format!("{} did not become ready on their own disk", slow.join(", ")));
         self.follow_failover(set);

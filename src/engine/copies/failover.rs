@@ -45,6 +45,20 @@ pub struct Failover {
     pub moves: Vec<Move>,
     /// When (wall) a service could first run on it.
     pub over_since: Option<Time>,
+    #[serde(default)]
+    pub reach: Reach,
+}
+
+/// How far the live data have come into the place of the source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reach {
+    #[default]
+    Nowhere,
+    /// A switch was begun, and may be in force, or in part.
+    Tried,
+    /// Services have run on them: what they have written is nowhere else.
+    Lived,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,9 +110,6 @@ pub(super) struct Moving {
     pub gathered: Option<u64>,
     pub back: Option<Outcome>,
     pub told_stuck: bool,
-    /// It goes on from live data that its services may have written to: nothing is built in their place.
-    #[serde(default)]
-    pub again: bool,
     /// What the configuration says otherwise, as it was last told.
     #[serde(default)]
     pub departs: Option<String>,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::event::{CopyAction, Direction, Switch};
-use super::failover::{Moving, Stage};
+use super::failover::{Moving, Reach, Stage};
 use super::schedule::retry_after;
 use crate::engine::Engine;
 use crate::engine::action::{Action, Level};
@@ -27,9 +27,12 @@ impl Engine {
         for decision in moved {
             let (Some(set), Some(kept)) = (decision.service.strip_prefix(KEY), decision.failover) else { continue };
             let mut kept = *kept;
+            if matches!(kept.stage, Stage::Over | Stage::Starting | Stage::Again) {
+                // As an earlier version of this program wrote it.
+                kept.reach = Reach::Lived;
+            }
             kept.stage = kept.stage.after_death();
-            let again = kept.stage == Stage::Again;
-            self.copies.moving.insert(set.to_owned(), Moving { kept, again, ..Moving::default() });
+            self.copies.moving.insert(set.to_owned(), Moving { kept, ..Moving::default() });
         }
         self.copies.due = true;
         rest
@@ -85,8 +88,9 @@ impl Engine {
         (moving.switching, moving.until) = (None, None);
         match (moving.kept.stage, result) {
             (Stage::Switching, Ok(())) => {
-                (moving.switched, moving.again, moving.failures, moving.trouble) = (true, false, 0, None);
+                (moving.switched, moving.failures, moving.trouble) = (true, 0, None);
                 moving.kept.over_since = Some(self.now.wall);
+                moving.kept.reach = Reach::Lived;
                 self.enter_failover(set, Stage::Over);
                 self.save_failover(set);
                 let text = self.failover_text(set).unwrap_or_default();

@@ -232,7 +232,9 @@ impl Engine {
         let holds = |moving: &&Moving| moving.kept.stage == Stage::Holding;
         let patience = all().filter(holds).filter_map(|moving| moving.patience).filter(|at| *at > self.now.mono);
         let until = all().filter_map(|moving| moving.until).filter(|at| *at > self.now.mono);
-        let waits = |moving: &&Moving| matches!(moving.kept.stage, Stage::Holding | Stage::Over | Stage::Again);
+        let waits = |moving: &&Moving| {
+            matches!(moving.kept.stage, Stage::Holding | Stage::Over | Stage::Again | Stage::Lifting)
+        };
         let retry = all().filter(waits).filter_map(|moving| moving.retry).filter(|at| *at > self.now.boot);
         (patience.chain(until).min(), retry.min())
     }

@@ -228,12 +228,13 @@ impl Engine {
         }
     }
 
-    /// Who ends it or starts it anew has thawed it first; who wants it frozen as well keeps it so when the copy is done, or when the agent dies.
+    /// Who ends it or starts it anew has thawed it first; who wants it frozen as well keeps it so when the copy is done, or when the agent dies. What was
+    /// not running when the role was told has been seen by nobody to stand still.
     fn look_whether_disturbed(&mut self, set: &str, quiet: &Quiet) {
         let is_as_it_was = |(id, run): &(ReplicaId, RunId)| {
             self.find(*id).is_some_and(|replica| replica.memory.frozen && replica.memory.run == *run)
         };
-        if !quiet.ours.iter().all(is_as_it_was) {
+        if !quiet.ours.iter().all(is_as_it_was) || self.runs_beyond(quiet) {
             return self.let_go(set, Late::Yes);
         }
         if !quiet.kept && quiet.ours.iter().any(|(id, _)| self.is_to_stay_frozen(*id)) {
@@ -242,6 +243,16 @@ impl Engine {
             }
             self.copy_action(set, CopyAction::Keep { order: quiet.order });
         }
+    }
+
+    /// Whether anything of the service runs that was not proven to stand still.
+    fn runs_beyond(&self, quiet: &Quiet) -> bool {
+        let service = Some(quiet.service).filter(|service| self.services.contains_key(service));
+        let mut runs = service.map(|service| self.replicas_of(service)).into_iter().flatten();
+        runs.any(|id| {
+            let replica = self.at(id);
+            replica.run.is_some() && !quiet.proof.given.contains(&(id, replica.memory.run))
+        })
     }
 
     fn look_whether_down(&mut self, set: &str, quiet: &Quiet) {

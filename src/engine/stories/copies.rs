@@ -195,3 +195,30 @@ fn a_disk_that_a_source_cannot_be_read_from_is_told_of_once_a_run_and_the_set_is
     catalog(&mut kit, 2);
     assert_eq!(kit.engine.copies_state("data").0, SetState::Ok);
 }
+
+#[test]
+fn what_was_to_be_removed_by_hand_is_judged_again_when_its_turn_comes() {
+    let mut plan = testing::plan("data");
+    plan.keep.min_keep = 1;
+    let mut kit = begin(plan);
+    catalog(&mut kit, 3);
+    let command = |request, job| CopyEvent::Command {
+        request: RequestId(request),
+        caller: Caller::Agent,
+        set: "data".to_owned(),
+        job,
+        wait: Wait::Outcome,
+    };
+    let verify = Job::Verify { which: crate::engine::copies::order::Which::One(3) };
+    assert!(is_order(&say(&mut kit, command(70, verify)), "Verify"));
+    assert!(say(&mut kit, command(71, Job::Prune { copies: vec![1, 2] })).is_empty(), "waits for its turn");
+    // What is verified turns out to be bad, so copy 2 is the newest good one by now.
+    let copies = (1..=3).map(|seq| Copy { bad: u64::from(seq == 3), ..testing::copy(seq, kit.now.wall) }).collect();
+    report(&mut kit, Report::Catalog(Box::new(testing::catalog(copies))));
+    let words = done(&mut kit, Outcome::Verified { copies: vec![3], files: 1, bytes: 1, bad: 1, mended: 0 });
+    assert!(!words.iter().any(|word| word.contains("Prune")), "{words:?}");
+    assert!(
+        words.iter().any(|word| word.starts_with("answer 71: ") && word.contains("copy 2 is not removed")),
+        "{words:?}"
+    );
+}

@@ -9,7 +9,7 @@ use crate::engine::fence::gauge::Gauge;
 use crate::engine::fence::plan::FenceLevel;
 use crate::engine::plan::Plan;
 use crate::engine::testkit::{Kit, ms, service};
-use crate::engine::types::Time;
+use crate::engine::types::{StateName, Time};
 
 const FREEZE: Verb = Verb::Fence(FenceLevel::Freeze);
 const START: Time = Time(1_000_000_000_000);
@@ -164,4 +164,19 @@ fn service_that_ends_while_it_stands_still_is_started_and_the_copy_told() {
     let (mut kit, _) = still();
     let words = kit.exit("api", 1);
     assert!(has(&words, "Resumed"), "{words:?}");
+}
+
+#[test]
+fn replica_that_begins_to_run_during_a_copy_ends_the_stillness() {
+    let (mut kit, order) = begin();
+    // Down, and to be started again in a moment.
+    kit.exit("api", 1);
+    assert_eq!(kit.state("api"), StateName::Backoff);
+    let words = report(&mut kit, Report::Quiesce { order, on: true });
+    assert!(has(&words, "Quiesced"), "nothing of it runs: {words:?}");
+    let words = kit.pass(ms(1_500));
+    assert!(has(&words, "spawn api/0"), "{words:?}");
+    let words = [words, kit.exec("api")].concat();
+    assert!(has(&words, "Resumed"), "it writes again, and nobody has seen it stand still: {words:?}");
+    assert!(!words.contains(&"freeze api/0".to_owned()) || has(&words, "thaw api/0"), "{words:?}");
 }

@@ -24,12 +24,12 @@ fn on_disk(name: &str) -> ServicePlan {
     plan
 }
 
-fn set() -> CopyPlan {
+pub(super) fn set() -> CopyPlan {
     CopyPlan { on_source_failing: Some(OnSourceFailing::Restore), ..testing::plan("data") }
 }
 
 /// Services `api` and `web` with data in one set on vda, whose copies 1 (verified) and 2 lie on vdb.
-fn begin() -> Kit {
+pub(super) fn begin() -> Kit {
     let plan = Plan { copies: vec![set()], ..Kit::plan(vec![on_disk("api"), on_disk("web"), service("other")]) };
     let mut kit = Kit::begin_with(START, plan, Vec::new(), Vec::new());
     know_devices(&mut kit);
@@ -47,7 +47,7 @@ fn know_devices(kit: &mut Kit) {
     ));
 }
 
-fn link(kit: &mut Kit) {
+pub(super) fn link(kit: &mut Kit) {
     say(kit, CopyEvent::Linked { set: "data".to_owned() });
     let verified = Some(Verified { at: kit.now.wall, cold: true });
     let copies = vec![Copy { verified, ..testing::copy(1, START) }, testing::copy(2, START)];
@@ -62,52 +62,52 @@ fn report(kit: &mut Kit, report: Report) -> Vec<String> {
     say(kit, CopyEvent::Report { set: "data".to_owned(), report })
 }
 
-fn done(kit: &mut Kit, outcome: Outcome) -> Vec<String> {
+pub(super) fn done(kit: &mut Kit, outcome: Outcome) -> Vec<String> {
     let order = kit.engine.copies_order("data").expect("an order");
     report(kit, Report::Done { order, outcome })
 }
 
-fn fails(kit: &mut Kit) -> Vec<String> {
+pub(super) fn fails(kit: &mut Kit) -> Vec<String> {
     kit.check(DiskHung, "vda", Health::Failing, "no answer for 12s")
 }
 
-fn stage(kit: &Kit) -> String {
+pub(super) fn stage(kit: &Kit) -> String {
     kit.engine.copies(kit.now)[0].failover.as_ref().map_or("none", |view| view.kept.stage.word()).to_owned()
 }
 
 /// The order that was given in the last step.
-fn ordered(kit: &Kit) -> Option<Job> {
+pub(super) fn ordered(kit: &Kit) -> Option<Job> {
     kit.last.iter().find_map(|action| {
         let Action::Copy { what, .. } = action else { return None };
         if let CopyAction::Order(order) = &**what { Some(order.job.clone()) } else { None }
     })
 }
 
-fn switch_of(kit: &Kit) -> Option<(u64, Direction)> {
+pub(super) fn switch_of(kit: &Kit) -> Option<(u64, Direction)> {
     kit.last.iter().find_map(|action| {
         let Action::Copy { what, .. } = action else { return None };
         if let CopyAction::Switch(switch) = &**what { Some((switch.id, switch.direction)) } else { None }
     })
 }
 
-fn switched(kit: &mut Kit, id: u64, result: Result<(), &str>) -> Vec<String> {
+pub(super) fn switched(kit: &mut Kit, id: u64, result: Result<(), &str>) -> Vec<String> {
     let result = result.map_err(str::to_owned);
     say(kit, CopyEvent::Switched { set: "data".to_owned(), id, result })
 }
 
 /// Both services are gone, and the wait is over.
-fn at_rest(kit: &mut Kit) {
+pub(super) fn at_rest(kit: &mut Kit) {
     kit.exit_leaving("api", Exit::Code(0), 0);
     kit.exit_leaving("web", Exit::Code(0), 0);
     kit.pass(Duration::from_secs(10));
 }
 
-fn materialised() -> Outcome {
+pub(super) fn materialised() -> Outcome {
     Outcome::Materialised { seq: 1, files: 10, bytes: 1_000 }
 }
 
 /// As far as the services running on the copy.
-fn over() -> Kit {
+pub(super) fn over() -> Kit {
     let mut kit = begin();
     fails(&mut kit);
     at_rest(&mut kit);
@@ -120,7 +120,7 @@ fn over() -> Kit {
     kit
 }
 
-fn failback(kit: &mut Kit, force: bool) -> Vec<String> {
+pub(super) fn failback(kit: &mut Kit, force: bool) -> Vec<String> {
     let job = Job::Failback { dry_run: false, force };
     let (request, caller, wait) = (RequestId(900), Caller::Agent, Wait::Outcome);
     say(kit, CopyEvent::Command { request, caller, set: "data".to_owned(), job, wait })
@@ -329,191 +329,8 @@ fn services_that_do_not_become_ready_at_home_go_on_from_the_live_data() {
     kit.persist();
 }
 
-/// What is otherwise in a configuration.
-type Change<'a> = &'a dyn Fn(&mut Plan);
-
-/// The agent reads this plan; whether it is taken over, and what is said of it.
-fn reload(kit: &mut Kit, change: Change<'_>) -> String {
-    let mut plan = kit.engine.plan().clone();
-    change(&mut plan);
-    let refusal = kit.engine.refusal(&plan);
-    let event = Event::Reload { request: Some(RequestId(500)), caller: Caller::Agent, plan: Box::new(plan) };
-    let words = kit.step(event);
-    let word = words.into_iter().find(|word| word.starts_with("answer 500")).expect("an answer");
-    assert_eq!(refusal.is_some(), word.contains("conflict"), "{word}");
-    word
-}
-
-/// The next agent (of another boot) reads this plan.
-fn restart(kit: &mut Kit, change: Change<'_>) -> String {
-    kit.reboot_with(change);
-    kit.notes().join("\n")
-}
-
-fn leave(plan: &mut Plan) {
-    plan.copies.clear();
-}
-
-#[test]
-fn set_that_has_moved_is_not_changed_by_a_reload() {
-    let changes: [(&str, Change<'_>); 4] = [
-        ("has left the configuration", &leave),
-        ("`from` is /srv/other", &|plan| plan.copies[0].from = vec!["/srv/other".into()]),
-        ("`to` is /mnt/third", &|plan| plan.copies[0].to = "/mnt/third".into()),
-        ("`failover.link` is /run/link, and was None", &|plan| plan.copies[0].failover.link = Some("/run/link".into())),
-    ];
-    let mut kit = over();
-    for (what, change) in changes {
-        let said = reload(&mut kit, change);
-        assert!(said.contains("copies data: ") && said.contains(what), "{said}");
-        assert!(said.contains("`mainstay copies failback data` first"), "{said}");
-        assert_eq!((stage(&kit).as_str(), kit.state("api")), ("over", StateName::Ready));
-    }
-    let said = reload(&mut kit, &|plan| {
-        plan.copies[0].max_age = Some(Duration::from_secs(5));
-        plan.services.retain(|service| service.name != "other");
-    });
-    assert!(said.contains("reloaded"), "{said}");
-    // Before anything has moved the configuration counts, and afterwards too.
-    let mut kit = begin();
-    assert!(reload(&mut kit, &leave).contains("reloaded"));
-    let mut kit = begin();
-    fails(&mut kit);
-    assert!(reload(&mut kit, &leave).contains("reloaded"));
-    assert_eq!(kit.engine.copies(kit.now).len(), 0);
-    at_rest(&mut kit);
-    assert!(!kit.why("api").contains("goes on from a copy"), "{}", kit.why("api"));
-}
-
-#[test]
-fn sources_that_change_before_anything_has_moved_are_looked_at_anew() {
-    let mut kit = begin();
-    fails(&mut kit);
-    at_rest(&mut kit);
-    assert_eq!(stage(&kit), "materialising");
-    let said = reload(&mut kit, &|plan| plan.copies[0].from = vec!["/srv/data".into(), "/srv/more".into()]);
-    assert!(said.contains("reloaded"), "{said}");
-    assert!(kit.notes().iter().any(|note| note.contains("nothing has moved yet")), "{:?}", kit.notes());
-    assert_eq!((stage(&kit).as_str(), kit.state("api")), ("holding", StateName::Waiting));
-    let view = &kit.engine.copies(kit.now)[0];
-    assert_eq!(view.failover.expect("on its way").kept.sources.len(), 2);
-    assert!(kit.words().iter().all(|word| !word.starts_with("spawn")), "{:?}", kit.words());
-}
-
-#[test]
-fn set_that_has_moved_stays_where_it_is_when_the_next_agent_knows_it_no_more() {
-    let mut kit = over();
-    let told = restart(&mut kit, &leave);
-    assert!(told.contains("copies data: api, web: it has left the configuration"), "{told}");
-    assert!(told.contains("from: [\"/srv/data\"], to: \"/mnt/second/copies\""), "{told}");
-    assert_eq!((kit.state("api"), kit.state("other")), (StateName::Waiting, StateName::Starting));
-    let (id, direction) = switch_of(&kit).expect("it is switched all the same");
-    assert_eq!(direction, Direction::Over);
-    switched(&mut kit, id, Err("cannot mount: No such file or directory"));
-    assert_eq!(kit.state("api"), StateName::Waiting, "not on what the failing disk has");
-    kit.pass(Duration::from_secs(61));
-    let (id, _) = switch_of(&kit).expect("it is tried again");
-    let words = switched(&mut kit, id, Ok(()));
-    assert!(words.iter().any(|word| word.starts_with("spawn api/0")), "{words:?}");
-    kit.exec("api");
-    assert!(kit.why("api").contains("`mainstay reload`, then `mainstay copies failback data`"), "{}", kit.why("api"));
-    let view = &kit.engine.copies(kit.now)[0];
-    assert_eq!((view.plan.name.as_str(), view.state.word()), ("data", "failing"));
-    let said = failback(&mut kit, false);
-    assert!(said[0].contains("it has left the configuration") && said[0].contains("write it as it was"), "{said:?}");
-    // What is so already is no reason to refuse another change; another change of the set is.
-    assert!(reload(&mut kit, &|plan| plan.agent.shutdown_timeout = Duration::from_secs(7)).contains("reloaded"));
-    let other = |plan: &mut Plan| plan.copies = vec![CopyPlan { to: "/mnt/third".into(), ..set() }];
-    let said = reload(&mut kit, &other);
-    assert!(said.contains("conflict") && said.contains("write it as it was"), "{said}");
-    // It is written as it was, and comes back.
-    assert!(reload(&mut kit, &|plan| plan.copies = vec![set()]).contains("reloaded"));
-    assert!(kit.notes().iter().any(|note| note.contains("again as it was")), "{:?}", kit.notes());
-    assert_eq!(kit.engine.copies(kit.now).len(), 1);
-    link(&mut kit);
-    kit.exec("web");
-    let words = failback(&mut kit, true);
-    assert!(words.contains(&"SIGTERM to main of api/0".to_owned()), "{words:?}");
-}
-
-#[test]
-fn set_that_has_moved_is_not_brought_back_to_where_it_was_not() {
-    for change in [
-        &(|plan: &mut Plan| plan.copies[0].from = vec!["/srv/data".into(), "/srv/other".into()]) as Change<'_>,
-        &|plan| plan.copies[0].to = "/mnt/third".into(),
-        &|plan| plan.copies[0].failover.link = Some("/run/link".into()),
-    ] {
-        let mut kit = over();
-        let told = restart(&mut kit, change);
-        assert!(told.contains("stays in force as it was"), "{told}");
-        let (id, _) = switch_of(&kit).expect("it is switched all the same");
-        switched(&mut kit, id, Ok(()));
-        link(&mut kit);
-        assert!(ordered(&kit).is_none(), "{:?}", kit.words());
-        let said = failback(&mut kit, true);
-        assert!(said[0].contains("conflict, copies data: its `") && said[0].contains("and was"), "{said:?}");
-        assert_eq!(stage(&kit), "over");
-    }
-}
-
-#[test]
-fn copy_that_was_being_built_when_the_set_left_holds_nothing_up() {
-    let mut kit = begin();
-    fails(&mut kit);
-    at_rest(&mut kit);
-    assert_eq!(stage(&kit), "materialising");
-    let told = restart(&mut kit, &leave);
-    assert!(told.contains("nothing has moved yet") && told.contains("can be removed by hand"), "{told}");
-    assert!(kit.words().iter().any(|word| word.starts_with("spawn api/0")), "{:?}", kit.words());
-    assert!(!kit.engine.plan().copies.iter().any(|plan| plan.name == "data") && kit.engine.copies(kit.now).is_empty());
-}
-
-#[test]
-fn service_that_goes_around_the_link_is_not_started_on_the_failing_disk() {
-    let linked = |plan: &mut Plan| plan.copies[0].failover.link = Some("/run/link".into());
-    let data = |path: &'static str| {
-        move |plan: &mut Plan| {
-            plan.services[0].needs = Some(Box::new(Needs { data: vec![path.into()], ..Needs::default() }))
-        }
-    };
-    let mut kit = begin();
-    reload(&mut kit, &linked);
-    fails(&mut kit);
-    at_rest(&mut kit);
-    done(&mut kit, materialised());
-    kit.persist();
-    let (id, _) = switch_of(&kit).expect("a switch");
-    switched(&mut kit, id, Ok(()));
-    kit.exec("api");
-    // The link leads nowhere yet: what is known of its data is the path of the link.
-    restart(&mut kit, &data("/run/link"));
-    assert_eq!(kit.state("api"), StateName::Waiting);
-    let (id, _) = switch_of(&kit).expect("a switch");
-    let words = switched(&mut kit, id, Ok(()));
-    assert!(words.iter().any(|word| word.starts_with("spawn api/0")), "{words:?}");
-    // Another file: the set has no link, and the service names the source.
-    let direct = |plan: &mut Plan| {
-        data("/srv/data")(plan);
-        plan.copies[0].failover.link = None;
-    };
-    restart(&mut kit, &direct);
-    let (id, _) = switch_of(&kit).expect("a switch");
-    switched(&mut kit, id, Ok(()));
-    assert_eq!(kit.state("api"), StateName::Waiting);
-    assert!(
-        kit.why("api").contains("/srv/data is on the disk that failed, and only /run/link leads"),
-        "{}",
-        kit.why("api")
-    );
-    let words = {
-        reload(&mut kit, &linked);
-        kit.words()
-    };
-    assert!(words.iter().any(|word| word.starts_with("spawn api/0")), "{words:?}");
-}
-
-#[test]
-fn live_data_that_cannot_be_put_back_in_place_are_not_replaced_by_an_older_copy() {
+/// On the way back, as far as that it is at home is being written down.
+fn returning() -> Kit {
     let mut kit = over();
     kit.check(DiskHung, "vda", Health::Ok, "another disk");
     failback(&mut kit, false);
@@ -523,6 +340,13 @@ fn live_data_that_cannot_be_put_back_in_place_are_not_replaced_by_an_older_copy(
     let (id, _) = switch_of(&kit).expect("a switch");
     switched(&mut kit, id, Ok(()));
     done(&mut kit, Outcome::Restored { seq: 3, files: 10, bytes: 1_000, kept: Vec::new() });
+    assert_eq!(stage(&kit), "returning");
+    kit
+}
+
+#[test]
+fn live_data_that_cannot_be_put_back_in_place_are_not_replaced_by_an_older_copy() {
+    let mut kit = returning();
     kit.persist();
     kit.exec("web");
     kit.pass(Duration::from_secs(120));
@@ -544,18 +368,71 @@ fn live_data_that_cannot_be_put_back_in_place_are_not_replaced_by_an_older_copy(
     assert!(words.iter().any(|word| word.starts_with("spawn web/0")), "{words:?}");
 }
 
+/// What the decision of the last step is answered with.
+fn saved(kit: &mut Kit, result: Result<(), &str>) -> Vec<String> {
+    let decided = |action: &Action| if let Action::Decide { decision, .. } = action { Some(*decision) } else { None };
+    let decision = kit.last.iter().find_map(decided).expect("a decision");
+    kit.step(Event::Persisted { decision, result: result.map_err(str::to_owned) })
+}
+
 #[test]
-fn what_would_keep_it_from_helping_is_seen_beforehand() {
-    let prospects = |kit: &Kit| kit.engine.copies(kit.now)[0].prospects.clone();
+fn nothing_is_written_to_the_live_data_before_it_is_on_disk_again_that_they_count() {
+    let mut kit = returning();
+    let words = saved(&mut kit, Err("no space"));
+    assert!(words.iter().any(|word| word.starts_with("answer 900: failed")), "{words:?}");
+    assert!(switch_of(&kit).is_none(), "the disk may say that it is at home: {words:?}");
+    saved(&mut kit, Ok(()));
+    let (id, direction) = switch_of(&kit).expect("a switch");
+    assert_eq!(direction, Direction::Over);
+    switched(&mut kit, id, Ok(()));
+    assert_eq!(stage(&kit), "over");
+}
+
+#[test]
+fn live_data_that_services_have_written_to_are_never_swept_away_for_a_disk_that_is_well() {
+    for failing in ["decision", "switch"] {
+        let mut kit = returning();
+        saved(&mut kit, Err("no space"));
+        if failing == "decision" {
+            saved(&mut kit, Err("no space"));
+        } else {
+            saved(&mut kit, Ok(()));
+            let (id, _) = switch_of(&kit).expect("a switch");
+            switched(&mut kit, id, Err("busy"));
+        }
+        kit.check(DiskHung, "vda", Health::Ok, "still well");
+        assert!(!matches!(ordered(&kit), Some(Job::Dismiss { .. })), "{failing}: {}", stage(&kit));
+        assert_eq!((stage(&kit).as_str(), kit.state("api")), ("again", StateName::Waiting), "{failing}");
+        let why = kit.why("api");
+        assert!(why.contains(if failing == "switch" { "busy" } else { "no space" }), "{why}");
+        // Neither is another copy taken for it when that disk fails once more.
+        fails(&mut kit);
+        kit.pass(Duration::from_secs(59));
+        assert!(ordered(&kit).is_none() && switch_of(&kit).is_none(), "{failing}: tried again later");
+        kit.pass(ms(1_000));
+        saved(&mut kit, Ok(()));
+        let (id, _) = switch_of(&kit).expect("a switch");
+        switched(&mut kit, id, Ok(()));
+        kit.exec("api");
+        assert_eq!((stage(&kit).as_str(), kit.state("api")), ("over", StateName::Ready), "{failing}");
+    }
+}
+
+#[test]
+fn switch_that_failed_is_undone_before_what_it_may_have_mounted_is_removed() {
     let mut kit = begin();
-    let seen = prospects(&kit).expect("it would go on from a copy");
-    assert_eq!((seen.services, seen.shared), (vec!["api".to_owned(), "web".to_owned()], Vec::new()));
-    kit.step(devices(
-        vec![disk("vda", &[]), disk("vdb", &["vda"])],
-        vec![mount("/", None), mount("/srv", Some("vda")), mount("/mnt/second", Some("vdb"))],
-    ));
-    assert_eq!(prospects(&kit).expect("still").shared, ["vda"]);
-    reload(&mut kit, &|plan| plan.copies[0].on_source_failing = Some(OnSourceFailing::Hold));
-    assert_eq!(prospects(&kit), None);
-    assert_eq!(prospects(&over()).expect("it has").shared, [""; 0]);
+    fails(&mut kit);
+    at_rest(&mut kit);
+    done(&mut kit, materialised());
+    kit.persist();
+    let (id, _) = switch_of(&kit).expect("a switch");
+    switched(&mut kit, id, Err("killed"));
+    assert_eq!(stage(&kit), "holding");
+    let words = kit.check(DiskHung, "vda", Health::Ok, "answers again");
+    assert!(ordered(&kit).is_none() && !words.iter().any(|word| word.starts_with("spawn")), "{words:?}");
+    let (id, direction) = switch_of(&kit).expect("it is undone");
+    assert_eq!(direction, Direction::Back);
+    let words = switched(&mut kit, id, Ok(()));
+    assert!(matches!(ordered(&kit), Some(Job::Dismiss { .. })), "{words:?}");
+    assert!(words.contains(&"spawn api/0 run 2".to_owned()), "{words:?}");
 }

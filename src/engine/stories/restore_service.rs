@@ -132,6 +132,7 @@ fn what_was_there_comes_back_when_it_is_not_ready_with_the_copy() {
     for _ in 0..3 {
         kit.exec("api");
         ended = kit.exit("api", 1);
+        kit.persist();
         kit.pass(Duration::from_secs(3));
     }
     assert!(!has(&ended, "answer"), "{ended:?}");
@@ -165,7 +166,8 @@ fn a_service_that_is_stuck_is_not_restored() {
 fn a_failed_exchange_is_undone_and_the_service_goes_on() {
     let mut kit = begin(with_data("api"));
     until_swap(&mut kit);
-    let words = done(&mut kit, broken());
+    done(&mut kit, broken());
+    let words = kit.persist();
     assert!(has(&words, "Exchange") && has(&words, "Old"), "{words:?}");
     let words = done(&mut kit, broken());
     assert!(has(&words, "answer 70") && has(&words, "is not back yet"), "{words:?}");
@@ -181,6 +183,7 @@ fn an_operator_may_start_what_cannot_be_put_back() {
     let words = kit.command(Verb::Start, "api");
     assert!(has(&words, "is being restored"), "{words:?}");
     done(&mut kit, broken());
+    kit.persist();
     done(&mut kit, broken());
     assert!(has(&kit.command(Verb::Start, "api"), "spawn api/0"));
 }
@@ -332,4 +335,57 @@ fn two_services_with_the_same_data_are_not_restored_at_the_same_time() {
     say(&mut kit, CopyEvent::RestoreService { request, caller: Caller::Agent, service, asked });
     let words = ask(&mut kit, None, false);
     assert!(has(&words, "/srv/data/api is being restored for web"), "{words:?}");
+}
+
+#[test]
+fn a_copy_that_another_set_makes_of_the_same_data_is_ended_before_they_are_replaced() {
+    for ends in [true, false] {
+        let mut all = testing::plan("all");
+        (all.from, all.when.every) = (vec!["/srv".into()], Some(Duration::from_secs(3_600)));
+        let plan = Plan { copies: vec![all, testing::plan("data")], ..Kit::plan(vec![with_data("api")]) };
+        let mut kit = Kit::begin_with(START, plan, Vec::new(), Vec::new());
+        kit.exec("api");
+        hear(&mut kit);
+        say(&mut kit, CopyEvent::Linked { set: "all".to_owned() });
+        let of_all = |report| CopyEvent::Report { set: "all".to_owned(), report };
+        let words = say(&mut kit, of_all(Report::Catalog(Box::new(testing::catalog(Vec::new())))));
+        assert!(has(&words, "Take"), "{words:?}");
+        let order = kit.engine.copies_order("all").expect("an order");
+        assert!(has(&ask(&mut kit, None, false), "copy all Cancel"));
+        let words = done(&mut kit, built());
+        assert!(!has(&words, "SIGTERM"), "half of that copy would be of what was there, half of what comes: {words:?}");
+        if ends {
+            let failure = Failure { kind: FailureKind::Cancelled, what: "cancelled".to_owned(), remedy: None };
+            let words = say(&mut kit, of_all(Report::Done { order, outcome: Outcome::Failed(failure) }));
+            assert!(has(&words, "SIGTERM to main of api/0") && !has(&words, "Take"), "{words:?}");
+        } else {
+            let words = kit.pass(Duration::from_secs(60));
+            assert!(has(&words, "Old") && !has(&words, "SIGTERM"), "nobody waits for it for ever: {words:?}");
+            let words = done(&mut kit, swapped());
+            assert!(has(&words, "answer 70") && has(&words, "copies all"), "{words:?}");
+        }
+    }
+}
+
+#[test]
+fn what_was_there_does_not_begin_to_come_back_before_that_is_on_disk() {
+    for saved in ["yes", "no", "never"] {
+        let mut kit = begin(with_data("api"));
+        until_swap(&mut kit);
+        let words = done(&mut kit, broken());
+        assert!(has(&words, "decide api") && !has(&words, "Exchange"), "{words:?}");
+        let words = match saved {
+            "yes" => kit.persist(),
+            "no" => {
+                let decided = |action: &Action| match action {
+                    Action::Decide { decision, .. } => Some(*decision),
+                    _ => None,
+                };
+                let decision = kit.last.iter().find_map(decided).expect("a decision");
+                kit.step(Event::Persisted { decision, result: Err("no space".to_owned()) })
+            }
+            _ => kit.pass(Duration::from_secs(10)),
+        };
+        assert!(has(&words, "Exchange") && has(&words, "Old"), "it comes back all the same: {saved}: {words:?}");
+    }
 }

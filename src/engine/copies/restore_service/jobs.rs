@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Done, Restoring, Step};
 use crate::engine::Engine;
+use crate::engine::copies::event::CopyAction;
 use crate::engine::copies::order::{Exchange, Job, Outcome, Place, Restore, SwapTo};
 use crate::engine::copies::plan::CopyPlan;
 
@@ -40,6 +41,27 @@ impl Engine {
             !running.dry_run && running.record.parts.iter().any(|part| part.paths.iter().any(|path| plan.covers(path)))
         };
         self.copies.restoring.values().any(paths)
+    }
+
+    /// Ends each copy that is being made of what is about to be replaced: half of it would be of before the exchange, half of after, and nobody would know.
+    /// Which set has not ended its own yet.
+    pub(super) fn end_copies_over(&mut self, service: &str) -> Option<String> {
+        let parts = self.copies.restoring.get(service).map(|running| running.record.parts.clone()).unwrap_or_default();
+        let covers = |plan: &&CopyPlan| parts.iter().any(|part| part.paths.iter().any(|path| plan.covers(path)));
+        let sets: Vec<String> = self.plan.copies.iter().filter(covers).map(|plan| plan.name.clone()).collect();
+        let mut left = None;
+        for set in sets {
+            let running = self.copies.sets.get_mut(&set).and_then(|memory| memory.running.as_mut());
+            let Some(running) = running.filter(|running| matches!(running.order.job, Job::Take { .. })) else {
+                continue;
+            };
+            let order = running.order.id;
+            if !std::mem::replace(&mut running.cancelled, true) {
+                self.copy_action(&set, CopyAction::Cancel { order });
+            }
+            left.get_or_insert(set);
+        }
+        left
     }
 
     /// The copies of a set that are about to be read for a restore.

@@ -92,6 +92,15 @@ impl Step {
         }
     }
 
+    /// Whether nothing of it may be done before it is written down. After half of what was there has come back, the next agent is not to start the service
+    /// with that, as it would where the earlier step is all that it knows.
+    fn is_to_be_on_disk(self) -> bool {
+        match self {
+            Self::Swap | Self::PutBack => true,
+            Self::Build | Self::Hold | Self::Prove | Self::HoldAgain | Self::ComeBack | Self::Drop => false,
+        }
+    }
+
     /// For `why` and the journal.
     pub(in crate::engine) fn text(self) -> &'static str {
         match self {

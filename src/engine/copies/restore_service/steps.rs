@@ -112,7 +112,16 @@ impl Engine {
                 let outcome = Outcome::WouldRestore { seq, lines, more: 0 };
                 self.end_restore(name, Level::Debug, Answer::Copied(Box::new(outcome)));
             }
-            Some(Ok(_)) => self.enter_restore(name, Step::Hold),
+            Some(Ok(_)) => match self.end_copies_over(name) {
+                None => self.enter_restore(name, Step::Hold),
+                Some(set) if running.until.is_some_and(|until| until <= self.now.mono) => {
+                    let why = format!(
+                        "nothing was restored: copies {set} is being made of the same data, and does not end; see `mainstay status @copy.{set}`"
+                    );
+                    self.restore_fails(name, Step::Drop, why);
+                }
+                Some(_) => {}
+            },
             Some(Err(why)) => self.restore_fails(name, Step::Drop, format!("nothing was restored: {why}")),
         }
     }
@@ -157,6 +166,12 @@ impl Engine {
 
     fn restore_puts_back(&mut self, name: &str, running: &Restoring) {
         let is_late = running.until.is_some_and(|until| until <= self.now.mono);
+        if running.saving.is_some() {
+            if is_late {
+                self.go_on_unsaved(name);
+            }
+            return;
+        }
         match self.parts_of(running) {
             Some(Ok(_)) => self.enter_restore(name, Step::ComeBack),
             Some(Err(_)) if running.stalled && is_late => {
@@ -169,6 +184,15 @@ impl Engine {
             }
             Some(Err(why)) if !running.stalled => self.restore_stalls(name, &why, Some(PUT_BACK_AGAIN)),
             Some(Err(_)) | None => {}
+        }
+    }
+
+    /// What was there is to come back even where nothing can be written down.
+    fn go_on_unsaved(&mut self, name: &str) {
+        let patience = self.now.mono.after(PATIENCE);
+        if let Some(running) = self.copies.restoring.get_mut(name) {
+            (running.saving, running.until) = (None, Some(patience));
+            self.copies.due = true;
         }
     }
 
@@ -293,8 +317,8 @@ impl Engine {
         running.orders.clear();
         running.done.clear();
         running.until = match step {
-            Step::Build | Step::PutBack | Step::Drop => Some(now.after(PATIENCE)),
-            Step::Swap => Some(now.after(SAVED_WITHIN)),
+            Step::Build | Step::Drop => Some(now.after(PATIENCE)),
+            Step::Swap | Step::PutBack => Some(now.after(SAVED_WITHIN)),
             Step::Prove | Step::ComeBack => Some(now.after(within)),
             Step::Hold | Step::HoldAgain => None,
         };
@@ -308,10 +332,13 @@ impl Engine {
             return;
         }
         let decision = self.save_restore(name);
-        if let Some(running) = self.copies.restoring.get_mut(name).filter(|_| step == Step::Swap) {
+        if let Some(running) = self.copies.restoring.get_mut(name).filter(|_| step.is_to_be_on_disk()) {
             running.saving = decision;
         }
         self.tell_restore(name, Level::Info, step.text().to_owned());
+        if step == Step::Build {
+            let _ = self.end_copies_over(name);
+        }
         let Some(id) = id else { return };
         if matches!(step, Step::Prove | Step::ComeBack) {
             let mut ids = self.replicas_of(id);
@@ -418,7 +445,9 @@ impl Engine {
         let Some((name, running)) = waiting else { return true };
         (running.saving, running.until) = (None, Some(patience));
         self.copies.due = true;
-        if let Err(why) = result {
+        if let Err(why) = result
+            && running.record.step == Step::Swap
+        {
             let (name, why) =
                 (name.clone(), format!("nothing was restored: what is to be done cannot be written down: {why}"));
             self.restore_fails(&name, Step::Drop, why);

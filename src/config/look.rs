@@ -14,6 +14,8 @@ use crate::engine::plan::User;
 pub const COMMAND_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 /// More of a file of users or groups is not read.
 const ACCOUNTS_BYTES_MAX: u64 = 4 << 20;
+/// Links in a path that leads nowhere; as many as the kernel follows.
+const LINKS_MAX: u32 = 40;
 /// capabilities(7), linux/capability.h.
 const CAP_SYS_ADMIN: u32 = 21;
 /// The kernel reads no more of a `#!` line.
@@ -86,13 +88,22 @@ impl Look {
         Some(real.strip_prefix(&root).map_or(real.clone(), |inside| Path::new("/").join(inside)))
     }
 
-    /// The same as far as there is something: what is missing (a disk that is not mounted, say) stays as it is written, so that the rest is what it is otherwise.
+    /// The same as far as there is something: what is missing (a disk that is not mounted, say) stays as it is written, so that a path leads to the same place whether that
+    /// is there or not.
     pub(super) fn resolve_existing(&self, path: &Path) -> PathBuf {
-        let above = path.ancestors().find_map(|above| Some((self.resolve(above)?, path.strip_prefix(above).ok()?)));
-        match above {
-            Some((real, rest)) if rest.as_os_str().is_empty() => real,
-            Some((real, rest)) => real.join(rest),
-            None => path.to_owned(),
+        self.follow(path, LINKS_MAX)
+    }
+
+    fn follow(&self, path: &Path, links: u32) -> PathBuf {
+        if let Some(real) = self.resolve(path) {
+            return real;
+        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
+        let parent = self.follow(parent, links);
+        let here = parent.join(name);
+        match self.link(&here).filter(|_| links > 0) {
+            Some(to) => self.follow(&parent.join(to), links - 1),
+            None => here,
         }
     }
 

@@ -366,13 +366,16 @@ fn link_that_could_not_be_switched_is_told() {
 fn place_of_a_disk_that_is_not_mounted_is_what_it_is_otherwise() {
     let host = host();
     std::os::unix::fs::symlink("mnt", host.root.join("media")).unwrap();
+    std::os::unix::fs::symlink("../mnt/third/data", host.root.join("srv/x")).unwrap();
+    std::os::unix::fs::symlink("loop", host.root.join("srv/loop")).unwrap();
     let load = || {
-        let text = "(services: [(name: \"api\", command: [\"true\"], data: [\"/media/third/data/x\"])], copies: [(name: \"a\", from: [\"/media/third/data\"], to: \"/media/second/copies\", every: \"1h\")])";
+        let text = "(services: [(name: \"api\", command: [\"true\"], data: [\"/srv/x/x\", \"/srv/loop\"])], copies: [(name: \"a\", from: [\"/media/third/data\"], to: \"/media/second/copies\", every: \"1h\")])";
         let plan = host.load_text(text).unwrap().plan;
         (plan.copies[0].from.clone(), plan.copies[0].to.clone(), plan.services[0].needs.clone().unwrap().data)
     };
     let absent = load();
     assert_eq!(absent.1, PathBuf::from("/mnt/second/copies"));
+    assert_eq!(absent.2, ["/mnt/third/data/x", "/srv/loop"].map(PathBuf::from));
     for directory in ["mnt/second/copies", "mnt/third/data/x"] {
         fs::create_dir_all(host.root.join(directory)).unwrap();
     }

@@ -67,7 +67,10 @@ fn why(set: &Set) -> String {
     if set.why.is_none() {
         parts.extend(set.target.why.clone());
     }
-    parts.extend(set.failed_over.map(|copy| format!("a service runs from copy {copy}")));
+    parts.extend(set.failed_over.map(|copy| match set.failover {
+        Some(_) => format!("a service runs from copy {copy}"),
+        None => format!("what services once went on from (copy {copy}) lies in its live/"),
+    }));
     if set.quarantined > 0 {
         parts.push(format!("{} files in quarantine", set.quarantined));
     }

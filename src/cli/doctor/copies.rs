@@ -91,6 +91,17 @@ fn of_set(set: &Set) -> Vec<Finding> {
             format!("{name}: its source failed ({}), and its services go on from{copy}{trouble}", failover.cause);
         findings.push(warn("copies", text, format!("replace the disk, then mainstay copies failback {name}")));
     }
+    if let Some(copy) = set.failed_over.filter(|_| set.failover.is_none()) {
+        let live = format!("{}/live", set.to);
+        let text = format!(
+            "{name}: {live} has what services once went on from (copy {copy}), and nothing is known of it any more"
+        );
+        findings.push(warn(
+            "copies",
+            text,
+            "see whether it is newer than the source, and remove it when it is not needed",
+        ));
+    }
     if set.target.state == "ready" && !set.target.reflinks {
         let text =
             format!("{name}: the target cannot share pages, so each version of a large file takes its whole size");
@@ -128,6 +139,8 @@ mod tests {
     fn what_keeps_copies_from_being_made_has_a_remedy() {
         assert_eq!(of_set(&set("ready", true, 1)), [ok("copies", "data: the target /mnt/b/data is ready")]);
         assert_eq!(of_set(&set("ready", false, 0)).len(), 3);
+        let forgotten = of_set(&Set { failed_over: Some(4), ..set("ready", true, 5) });
+        assert!(forgotten[1].text.contains("/mnt/b/data/live has what services once went on from (copy 4)"));
         for state in ["unknown", "absent", "unmarked", "refused", "full", "failing", "no_source"] {
             let found = of_set(&set(state, false, 0));
             assert!(found.len() == 1 && found[0].remedy.is_some() && found[0].text.contains("so it is"), "{state}");

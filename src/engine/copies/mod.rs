@@ -176,6 +176,7 @@ impl Engine {
                 let first = !std::mem::replace(&mut memory.heard, true);
                 self.target_changed(set, &before);
                 if first {
+                    self.tell_forgotten(set);
                     self.heard_first(set);
                 }
             }

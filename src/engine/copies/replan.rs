@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::SetMemory;
 use super::failover::{Failover, Moving, Stage};
+use super::note::CopyNews;
 use super::plan::{CopyPlan, OnSourceFailing};
 use crate::engine::Engine;
 use crate::engine::action::Level;
@@ -72,7 +73,9 @@ impl Engine {
             self.end_failover(set);
             return true;
         }
-        self.tell_departure(set, departs.filter(|_| stage != Stage::Sweeping));
+        // What counts is on its own disk again.
+        let is_home = matches!(stage, Stage::Starting | Stage::Sweeping);
+        self.tell_departure(set, departs.filter(|_| !is_home));
         false
     }
 
@@ -121,6 +124,21 @@ impl Engine {
             }
         }
         self.follow_failover(set);
+    }
+
+    /// Live data of which no decision says anything (the state directory was lost, or a file changed at the wrong moment): nobody but people can tell what they are worth.
+    pub(super) fn tell_forgotten(&mut self, set: &str) {
+        let over = self.copies.sets.get(set).and_then(|memory| memory.catalog.failed_over.as_ref());
+        let (Some(over), Some(plan)) = (over, self.copy_plan(set)) else { return };
+        if self.copies.moving.contains_key(set) {
+            return;
+        }
+        let (seq, live) = (over.seq, plan.to.join(set).join("live"));
+        let text = format!(
+            "{} has what services once went on from (made of copy {seq}), and nothing is known of it any more: see whether it is newer than the source, and remove it by hand when it is not needed",
+            live.display()
+        );
+        self.copy_note(set, Level::Warn, CopyNews::Remark { text });
     }
 
     /// What this service has for its data that is on the disk that failed, and that no switch leads away from: nothing but the link leads to the live data, and the

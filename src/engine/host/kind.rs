@@ -252,6 +252,11 @@ impl CheckKind {
         matches!(self, Self::Filesystem | Self::DiskHung | Self::DiskErrors | Self::Raid | Self::NicLink | Self::Bond)
     }
 
+    /// Its targets are known from readings only.
+    pub(super) fn is_found(self) -> bool {
+        matches!(self, Self::Temperature | Self::Fan | Self::Power | Self::Ecc | Self::Pcie)
+    }
+
     #[must_use]
     pub fn by_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.word() == word)

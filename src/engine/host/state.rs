@@ -160,7 +160,7 @@ impl HostState {
             wanted.insert(CheckKey { kind, target }, (name, rule));
         }
         // Those whose targets the readings told stay while they are wanted.
-        for key in self.checks.keys().filter(|key| is_found(key.kind)) {
+        for key in self.checks.keys().filter(|key| key.kind.is_found()) {
             if let Some(found) = wishes.found(key.kind, &key.target) {
                 wanted.insert(key.clone(), found);
             }
@@ -594,9 +594,4 @@ impl HostState {
             self.out.notes.push((Level::Info, HostNote::DeviceCame { what }));
         }
     }
-}
-
-/// Whether targets of this kind are known from readings only.
-fn is_found(kind: CheckKind) -> bool {
-    matches!(kind, CheckKind::Temperature | CheckKind::Fan | CheckKind::Power | CheckKind::Ecc | CheckKind::Pcie)
 }

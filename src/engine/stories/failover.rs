@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::engine::action::Action;
-use crate::engine::copies::catalog::{Copy, Verified};
+use crate::engine::copies::catalog::{Catalog, Copy, FailedOver, Verified};
 use crate::engine::copies::event::{CopyAction, CopyEvent, Direction};
 use crate::engine::copies::order::{Failure, FailureKind, Job, Outcome, Report};
 use crate::engine::copies::plan::{CopyPlan, OnSourceFailing};
@@ -435,4 +435,24 @@ fn switch_that_failed_is_undone_before_what_it_may_have_mounted_is_removed() {
     let words = switched(&mut kit, id, Ok(()));
     assert!(matches!(ordered(&kit), Some(Job::Dismiss { .. })), "{words:?}");
     assert!(words.contains(&"spawn api/0 run 2".to_owned()), "{words:?}");
+}
+
+#[test]
+fn live_data_that_nothing_is_known_of_are_told() {
+    let mut kit = begin();
+    kit.reboot();
+    say(&mut kit, CopyEvent::Linked { set: "data".to_owned() });
+    let failed_over = Some(FailedOver { seq: 1, since: START, age: ms(1) });
+    let catalog = Catalog { failed_over, ..testing::catalog(vec![testing::copy(1, START)]) };
+    report(&mut kit, Report::Catalog(Box::new(catalog.clone())));
+    assert!(
+        kit.notes()
+            .iter()
+            .any(|note| note.contains("/mnt/second/copies/data/live has what services once went on from"))
+    );
+    let mut kit = over();
+    kit.reboot();
+    say(&mut kit, CopyEvent::Linked { set: "data".to_owned() });
+    report(&mut kit, Report::Catalog(Box::new(catalog)));
+    assert!(!kit.notes().iter().any(|note| note.contains("once went on from")), "{:?}", kit.notes());
 }

@@ -193,11 +193,7 @@ impl Engine {
             return self.stale();
         }
         current.executed = true;
-        if !current.spawned {
-            current.spawned = true;
-            self.signal_again(id);
-            self.limit_newborn(id);
-        }
+        self.is_born(id);
         if matches!(self.at(id).state, State::Starting) {
             self.await_readiness(id);
         }
@@ -224,7 +220,12 @@ impl Engine {
             return self.stale();
         }
         current.exec_error = Some(error.into());
-        let is_news = !std::mem::replace(&mut current.spawned, true);
+        self.is_born(id);
+    }
+
+    /// A sign of life of the process of its run, which may be the first that is heard of it.
+    fn is_born(&mut self, id: ReplicaId) {
+        let is_news = self.at_mut(id).run.as_mut().is_some_and(|run| !std::mem::replace(&mut run.spawned, true));
         if is_news {
             self.signal_again(id);
             self.limit_newborn(id);
@@ -245,6 +246,7 @@ impl Engine {
         };
         // READY=1 once more, or from a service that is not asked for it, is no fault.
         if expected && matches!(self.at(id).state, State::Starting) {
+            self.is_born(id);
             self.become_ready(id);
         }
     }

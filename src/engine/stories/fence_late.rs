@@ -1,9 +1,10 @@
 //! Fences, and what comes late: the answer to an earlier question, the process of what was throttled, the service that had left.
 
-use crate::engine::event::{Caller, Event, FoundProcess, Verb};
+use crate::engine::event::{Caller, Event, FoundProcess, NotifyMessage, Verb};
 use crate::engine::fence::gauge::Gauge;
 use crate::engine::fence::plan::FenceLevel;
 use crate::engine::fence::record::Standing;
+use crate::engine::plan::Readiness;
 use crate::engine::testkit::{Kit, service};
 use crate::engine::types::Exit;
 
@@ -110,5 +111,20 @@ fn what_is_throttled_before_its_start_is_proven_also_when_its_program_cannot_be_
     let (replica, run) = (kit.id("api"), kit.run("api"));
     let words = kit.step(Event::ExecFailed { replica, run, error: "no such file".to_owned() });
     assert!(words.contains(&"gauge api/0".to_owned()), "{words:?}");
+    assert_eq!(kit.record("api").steps[0].method, "before its start");
+}
+
+#[test]
+fn what_is_throttled_before_its_start_is_proven_also_when_its_readiness_is_heard_first() {
+    let mut api = service("api");
+    api.ready = Readiness::Notify;
+    let mut kit = Kit::new(vec![api]);
+    kit.exec("api");
+    kit.command(Verb::Stop, "api");
+    kit.exit("api", 0);
+    kit.command(THROTTLE, "api");
+    kit.command(Verb::Start, "api");
+    let (replica, run) = (kit.id("api"), kit.run("api"));
+    kit.step(Event::Notified { replica, run, message: NotifyMessage::Ready });
     assert_eq!(kit.record("api").steps[0].method, "before its start");
 }

@@ -377,10 +377,8 @@ fn what_was_there_does_not_begin_to_come_back_before_that_is_on_disk() {
         let words = match saved {
             "yes" => kit.persist(),
             "no" => {
-                let decided = |action: &Action| match action {
-                    Action::Decide { decision, .. } => Some(*decision),
-                    _ => None,
-                };
+                let decided =
+                    |action: &Action| if let Action::Decide { decision, .. } = action { Some(*decision) } else { None };
                 let decision = kit.last.iter().find_map(decided).expect("a decision");
                 kit.step(Event::Persisted { decision, result: Err("no space".to_owned()) })
             }

@@ -71,6 +71,22 @@ pub struct Set {
     /// How far it is on the way there or back. `None`: its services run where they belong.
     #[serde(default)]
     pub failover: Option<Failover>,
+    /// The configuration has it no more, while its services run from a copy.
+    #[serde(default)]
+    pub left: bool,
+    /// With `on_source_failing: Restore`: who would go on from a copy, and what may keep that from helping.
+    #[serde(default)]
+    pub prospects: Option<Prospects>,
+}
+
+/// Whether going on from a copy could help, should the disk of a source fail.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prospects {
+    pub services: Vec<String>,
+    /// Disks (and mounts) that the source and the copies have in common.
+    pub shared: Vec<String>,
+    /// The symbolic link that would be switched.
+    pub link: Option<String>,
 }
 
 /// Services run from a copy, or are on the way there or back.
@@ -237,6 +253,12 @@ fn set(view: &CopyView<'_>, now: Time) -> Set {
         prune_frozen: view.prune_frozen.clone(),
         failed_over: catalog.failed_over.as_ref().map(|over| over.seq),
         failover: view.failover.as_ref().map(failover),
+        left: view.left,
+        prospects: view.prospects.as_ref().map(|prospects| Prospects {
+            services: prospects.services.clone(),
+            shared: prospects.shared.clone(),
+            link: view.plan.failover.link.as_ref().map(|link| link.to_string_lossy().into_owned()),
+        }),
     }
 }
 

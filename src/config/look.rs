@@ -14,6 +14,8 @@ use crate::engine::plan::User;
 pub const COMMAND_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 /// More of a file of users or groups is not read.
 const ACCOUNTS_BYTES_MAX: u64 = 4 << 20;
+/// capabilities(7), linux/capability.h.
+const CAP_SYS_ADMIN: u32 = 21;
 /// The kernel reads no more of a `#!` line.
 const SHEBANG_BYTES_MAX: u64 = 256;
 
@@ -84,6 +86,21 @@ impl Look {
         Some(real.strip_prefix(&root).map_or(real.clone(), |inside| Path::new("/").join(inside)))
     }
 
+    /// The same as far as there is something: what is missing (a disk that is not mounted, say) stays as it is written, so that the rest is what it is otherwise.
+    pub(super) fn resolve_existing(&self, path: &Path) -> PathBuf {
+        let above = path.ancestors().find_map(|above| Some((self.resolve(above)?, path.strip_prefix(above).ok()?)));
+        match above {
+            Some((real, rest)) if rest.as_os_str().is_empty() => real,
+            Some((real, rest)) => real.join(rest),
+            None => path.to_owned(),
+        }
+    }
+
+    /// What stands in a symbolic link; `None` where there is none.
+    pub(super) fn link(&self, path: &Path) -> Option<PathBuf> {
+        fs::read_link(self.real(path)).ok()
+    }
+
     /// The last part of what a path leads to; `None` when it does not exist.
     pub(super) fn link_target(&self, path: &Path) -> Option<String> {
         Some(self.resolve(path)?.file_name()?.to_string_lossy().into_owned())
@@ -93,6 +110,14 @@ impl Look {
     pub(super) fn names_in(&self, directory: &Path) -> Vec<String> {
         let entries = fs::read_dir(self.real(directory)).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    /// Whether root may mount here: not without CAP_SYS_ADMIN, as in many containers. Yes, where the kernel does not say.
+    pub(super) fn root_may_mount(&self) -> bool {
+        let text = fs::read_to_string(self.real(Path::new("/proc/self/status"))).unwrap_or_default();
+        let set = text.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+        let set = set.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
+        set.is_none_or(|set| set >> CAP_SYS_ADMIN & 1 == 1)
     }
 
     /// CPUs that are online; `None` where the kernel does not say.

@@ -76,7 +76,8 @@ impl Engine {
             let Decision { service: name, replica, wanted, drained, fence, fences, restore, failover: _ } = decision;
             let decided = Decided { wanted, drained, fence };
             let known = self.service_id(&name);
-            if let (Some(_), Some(restore)) = (known, restore) {
+            // Of a service that is no more it is told how far it was.
+            if let Some(restore) = restore {
                 self.resume_restore(&name, *restore);
             }
             if known.is_some_and(|id| self.service_at(id).is_role) {

@@ -18,8 +18,8 @@ use super::types::{ReplicaId, RequestId, ServiceId};
 
 impl Engine {
     pub(super) fn reload(&mut self, request: Option<RequestId>, caller: Caller, plan: Plan) {
-        if self.shutdown.is_some() {
-            let message = "the agent shuts down".to_owned();
+        let refused = self.shutdown.as_ref().map(|_| "the agent shuts down".to_owned());
+        if let Some(message) = refused.or_else(|| self.refusal(&plan)) {
             self.agent_note(Level::Warn, NoteKind::ReloadRefused { why: message.clone() });
             if let Some(request) = request {
                 self.out.push(Action::Answer { request, outcome: Outcome::Conflict { message } });

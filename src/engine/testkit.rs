@@ -291,8 +291,14 @@ impl Kit {
 
     /// The host is booted: of this boot nothing is left but what is on disk.
     pub(super) fn reboot(&mut self) -> Vec<String> {
+        self.reboot_with(&|_| {})
+    }
+
+    /// The same with another configuration.
+    pub(super) fn reboot_with(&mut self, change: &dyn Fn(&mut Plan)) -> Vec<String> {
         let decisions = self.decisions.values().cloned().collect();
-        let plan = self.engine.plan().clone();
+        let mut plan = self.engine.plan().clone();
+        change(&mut plan);
         let wall = self.now.wall.after(Duration::from_secs(60));
         self.now = Now { mono: Time(1_000_000_000), boot: Time(1_000_000_000), wall, ..self.now };
         self.engine = Engine::new(plan, 3, self.now);

@@ -93,6 +93,10 @@ impl Agent {
             plan.agent.starting_max = u32::try_from(2 * host::cpus()).ok();
         }
         let plan = roles::with_roles(plan, host::uid() == 0);
+        // Also before it is kept for the next agent.
+        if let Some(why) = self.engine.refusal(&plan) {
+            return self.refuse_as(&asked, Code::ServiceConflict, &why);
+        }
         if asked.dry_run {
             let changes = self.engine.preview(&plan);
             return self.respond_reload(&asked, Ok(&changes));
@@ -157,9 +161,13 @@ impl Agent {
     }
 
     fn refuse(&mut self, asked: &ReloadAsked, why: &str) {
+        self.refuse_as(asked, Code::AgentUnavailable, why);
+    }
+
+    fn refuse_as(&mut self, asked: &ReloadAsked, code: Code, why: &str) {
         self.remark_refusal(why);
         if let Some(connection) = asked.connection {
-            let error = ApiError::new(Code::AgentUnavailable, why).hint("nothing was changed");
+            let error = ApiError::new(code, why).hint("nothing was changed");
             self.server.respond(now().mono.0, connection, error.response());
         }
     }

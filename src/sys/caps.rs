@@ -63,10 +63,26 @@ pub fn name(number: u8) -> Option<&'static str> {
 
 /// The capabilities that this process may hand on: the permitted set of /proc/self/status, bit N is number N.
 pub fn permitted() -> io::Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let set = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+    set_of("self", "CapPrm")
+}
+
+/// The capabilities that a process has in effect.
+pub fn effective(pid: u32) -> io::Result<u64> {
+    set_of(&pid.to_string(), "CapEff")
+}
+
+/// Whether a set has the capability of this name.
+#[must_use]
+pub fn has(set: u64, name: &str) -> bool {
+    number(name).is_some_and(|number| set >> number & 1 == 1)
+}
+
+fn set_of(process: &str, which: &str) -> io::Result<u64> {
+    let path = format!("/proc/{process}/status");
+    let status = fs::read_to_string(&path)?;
+    let set = status.lines().find_map(|line| line.strip_prefix(which)?.strip_prefix(':'));
     let set = set.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok());
-    set.ok_or_else(|| io::Error::other("/proc/self/status has no CapPrm"))
+    set.ok_or_else(|| io::Error::other(format!("{path} has no {which}")))
 }
 
 #[cfg(test)]
@@ -78,6 +94,7 @@ mod tests {
         assert_eq!(number("NET_BIND_SERVICE"), Some(10));
         assert_eq!(number("CAP_CHECKPOINT_RESTORE"), Some(40));
         assert_eq!(number("SYSADMIN"), None);
+        assert!(has(1 << 21, "SYS_ADMIN") && !has(1 << 20, "SYS_ADMIN") && !has(u64::MAX, "SYSADMIN"));
         assert_eq!(name(21), Some("SYS_ADMIN"));
         assert_eq!(name(41), None);
     }

@@ -330,5 +330,51 @@ fn going_on_from_a_copy_is_looked_at_beforehand() {
     assert!(load(0, "\"/srv/a\", \"/srv/c\"", restore).contains("is held all the same"));
     let within = format!("{restore}, failover: (link: \"/srv/a/link\")");
     assert!(load(0, "\"/srv/a\"", &within).contains("lies on a disk that it is to lead away from"));
+    assert_eq!(load(0, "\"/srv/a\"", "same_disk: true"), "accepted\n");
+    let beside = load(0, "\"/srv/a\"", &format!("{restore}, same_disk: true"));
+    assert!(beside.contains("nothing to go on from"), "{beside}");
+    assert!(load(0, "", restore).contains("`on_source_failing` has no effect"));
+    host.file("/proc/self/status", 0o644, "CapPrm:\t000001ffffdfffff\n");
+    let found = load(0, "\"/srv/a\"", restore);
+    assert!(found.contains("without CAP_SYS_ADMIN root cannot mount"), "{found}");
     assert!(load(0, "\"/srv/a\"", "failover: (after: \"1m\")").contains("has no effect without"));
+}
+
+#[test]
+fn link_that_could_not_be_switched_is_told() {
+    let host = host();
+    let load = || {
+        let text = "(services: [(name: \"api\", command: [\"true\"], data: [\"/srv/c/link\"])], copies: [(name: \"a\", from: [\"/srv/a\"], to: \"/mnt/second\", every: \"1h\", on_source_failing: Restore, failover: (link: \"/srv/c/link\"))])";
+        super::short(&super::load_text("test.ron", text, &host.context(1_000)), &host.root)
+    };
+    assert!(load().contains("/srv/c/link is no symbolic link: it cannot be switched"), "{}", load());
+    let link = host.root.join("srv/c/link");
+    let lead = |to: &str| {
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(to, &link).unwrap();
+        load()
+    };
+    let elsewhere = lead("../a");
+    assert!(elsewhere.contains("leads to ../a, and not to /srv/a") && elsewhere.contains("ln -sfn /srv/a /srv/c/link"));
+    for leads in ["/srv/a", "/mnt/second/a/live/000001-1/data/srv/a"] {
+        let found = lead(leads);
+        assert!(!found.contains("cannot be switched"), "{found}");
+    }
+}
+
+#[test]
+fn place_of_a_disk_that_is_not_mounted_is_what_it_is_otherwise() {
+    let host = host();
+    std::os::unix::fs::symlink("mnt", host.root.join("media")).unwrap();
+    let load = || {
+        let text = "(services: [(name: \"api\", command: [\"true\"], data: [\"/media/third/data/x\"])], copies: [(name: \"a\", from: [\"/media/third/data\"], to: \"/media/second/copies\", every: \"1h\")])";
+        let plan = host.load_text(text).unwrap().plan;
+        (plan.copies[0].from.clone(), plan.copies[0].to.clone(), plan.services[0].needs.clone().unwrap().data)
+    };
+    let absent = load();
+    assert_eq!(absent.1, PathBuf::from("/mnt/second/copies"));
+    for directory in ["mnt/second/copies", "mnt/third/data/x"] {
+        fs::create_dir_all(host.root.join(directory)).unwrap();
+    }
+    assert_eq!(load(), absent);
 }

@@ -223,3 +223,60 @@ fn link_is_switched_where_nothing_can_be_mounted() {
         assert!(said.code != 0 && said.stderr.contains("still fails"), "{said:?}");
     });
 }
+
+#[test]
+fn set_that_has_moved_outlives_a_configuration_without_it() {
+    apart(|| {
+        let Some((mut agent, disk)) = begin() else { return };
+        disk.find_an_error();
+        wait_over(&mut agent);
+        fs::write(agent.path("data/new"), "written meanwhile").unwrap();
+        let with = fs::read_to_string(agent.config()).unwrap();
+        let without = {
+            let (before, after) = with.split_once("copies: [").unwrap();
+            format!("{before}{}", after.split_once("],\n").unwrap().1)
+        };
+        fs::write(agent.config(), &without).unwrap();
+        let refused = agent.cli(&["reload"]);
+        assert!(refused.code != 0 && refused.stderr.contains("it has left the configuration"), "{refused:?}");
+        assert!(refused.stderr.contains("mainstay copies failback d"), "{refused:?}");
+        fs::write(agent.config(), with.replace("$DIR/to", "$DIR/other").replace("/to\"", "/other\"")).unwrap();
+        let refused = agent.cli(&["reload", "--dry-run"]);
+        assert!(refused.code != 0 && refused.stderr.contains("its `to` is"), "{refused:?}");
+        assert_eq!(stage(&agent), "over");
+
+        // The next agent is started with that file, after a reboot.
+        fs::write(agent.config(), &without).unwrap();
+        agent.cli_ok(&["stop", "api"]);
+        agent.kill();
+        nix::mount::umount2(&agent.path("data"), nix::mount::MntFlags::MNT_DETACH).unwrap();
+        assert_eq!(mounts(&agent), 0);
+        agent.start();
+        agent.cli_ok(&["start", "api"]);
+        wait_over(&mut agent);
+        assert_eq!(mounts(&agent), 1);
+        assert_eq!(fs::read_to_string(agent.path("data/new")).unwrap(), "written meanwhile");
+        let why = agent.cli_ok(&["why", "api"]);
+        assert!(why.contains("left the configuration") && why.contains("mainstay reload"), "{why}");
+        let known = agent.cli(&["copies"]);
+        assert!(known.code == 3 && known.stdout.contains("left the configuration"), "{known:?}");
+        let found = agent.cli(&["doctor"]);
+        assert!(found.stdout.contains("write the set as it was"), "{found:?}");
+        let refused = agent.cli(&["copies", "failback", "d"]);
+        assert!(refused.code != 0 && refused.stderr.contains("write it as it was"), "{refused:?}");
+
+        // It is written as it was.
+        fs::write(agent.config(), &with).unwrap();
+        agent.cli_ok(&["reload"]);
+        drop(disk);
+        fs::rename(agent.path("data.img"), agent.path("first.img")).unwrap();
+        let _second = LoopDisk::on(&agent.path("data")).unwrap();
+        agent.wait_until("the live data cover it", SOON, |agent| agent.path("data/new").exists());
+        wait_over(&mut agent);
+        agent.wait_until("the target is looked at", SOON, |agent| set(agent)["target"]["state"] == "ready");
+        agent.wait_until("the check is well", SOON, |agent| check(agent)["state"] == "ok");
+        agent.cli_ok(&["copies", "failback", "d"]);
+        assert!(agent.path("data/lost+found").exists(), "it is the new disk");
+        assert_eq!(fs::read_to_string(agent.path("data/new")).unwrap(), "written meanwhile");
+    });
+}

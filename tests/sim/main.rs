@@ -189,9 +189,8 @@ impl Sim {
             tables.iter().flat_map(|memory| &memory.tables).map(|table| table.balancer.clone()).collect();
         let known = |name: &String| self.plan.balancers.iter().any(|plan| plan.has_table() && plan.name == *name);
         self.world.proxy.tables.retain(|name, _| known(name) || leaving.contains(name));
-        // The earlier agent had them taken out, and died before it could write that down: this one does so once more.
-        let is_out = |name: &String| !self.world.proxy.tables.contains_key(name);
-        self.world.taken_out = leaving.into_iter().filter(is_out).collect();
+        // It tells it all that it knows, also what the earlier one had told otherwise and died before it could write that down.
+        self.world.tell_proxy_of(tables.as_deref());
         let forgets = self.world.dice.percent(10);
         if forgets {
             self.world.hardware.memory = None;

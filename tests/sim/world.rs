@@ -110,8 +110,6 @@ pub(crate) struct World {
     names: BTreeMap<ReplicaId, Key>,
     pub(crate) agent_lives: bool,
     pub(crate) proxy: Proxy,
-    /// Balancers that the proxy let go of although what an earlier agent has left says that they are still leaving.
-    pub(crate) taken_out: BTreeSet<String>,
     pub(crate) hardware: Hardware,
     pub(crate) copies: Sets,
     /// What is written of fences for the next agent.
@@ -142,7 +140,6 @@ impl World {
             names: BTreeMap::new(),
             agent_lives: true,
             proxy: Proxy::default(),
-            taken_out: BTreeSet::new(),
             hardware: Hardware::new(),
             copies: Sets::default(),
             fences: None,
@@ -239,6 +236,12 @@ impl World {
         self.proxy.born();
         for table in engine.tables(self.now) {
             self.tell_proxy(&table);
+        }
+    }
+
+    pub(crate) fn tell_proxy_of(&mut self, leaving: Option<&TableMemory>) {
+        for table in leaving.into_iter().flat_map(|memory| &memory.tables) {
+            self.tell_proxy(table);
         }
     }
 
@@ -340,7 +343,7 @@ impl World {
             }
             Action::Balance { table } => self.tell_proxy(table),
             Action::Unbalance { balancer } => {
-                let known = self.proxy.tables.remove(balancer).is_some() || self.taken_out.remove(balancer);
+                let known = self.proxy.tables.remove(balancer).is_some();
                 assert!(known || !self.proxy.lives, "{balancer} leaves, of which nobody was told");
             }
             Action::CancelProbe { .. } | Action::Refresh { .. } | Action::Answer { .. } | Action::Watch { .. } => {}

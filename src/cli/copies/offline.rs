@@ -126,6 +126,8 @@ fn view<'a>(plan: &'a CopyPlan, catalog: &'a Catalog) -> CopyView<'a> {
         failure: None,
         failures: 0,
         failover: None,
+        left: false,
+        prospects: None,
     }
 }
 

@@ -87,7 +87,7 @@ fn path(item: &Item, path: &str, text: &str, values: &Words, scope: &mut Scope<'
                     format!("{} does not exist: it counts as being where it would be made", cleaned.display());
                 scope.report.warning(item, path, message);
             }
-            Some(cleaned)
+            Some(scope.context.look.resolve_existing(&cleaned))
         }
     }
 }

@@ -58,6 +58,9 @@ impl Engine {
     /// The order as it is to be carried out.
     fn look_at_order(&self, set: &str, job: Job) -> Result<Job, Answer> {
         let conflict = |message: String| Err(Answer::Conflict { message });
+        if let Some(what) = self.departure(set).filter(|_| self.copy_plan(set).is_none()) {
+            return conflict(format!("copies {set}: {what}"));
+        }
         let (Some(memory), Some(plan)) = (self.copies.sets.get(set), self.copy_plan(set)) else {
             let hint = nearest(set, self.copies.sets.keys()).map(|near| format!("did you mean \"{near}\"?"));
             return Err(Answer::Unknown { message: format!("no set of copies \"{set}\""), hint });
@@ -179,6 +182,7 @@ impl Engine {
             self.end_copies(&set, "the agent shuts down");
         }
         self.leave_restores();
+        self.leave_failbacks();
         self.copies.due = true;
     }
 

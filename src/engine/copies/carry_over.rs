@@ -7,6 +7,7 @@ use super::by_hand::PATIENCE;
 use super::catalog::{Copy, TargetState};
 use super::event::{CopyAction, Direction};
 use super::failover::{Failover, Moving, Reach, Stage, directory_of, moves};
+use super::in_force;
 use super::order::{Failure, FailureKind, Job, Outcome};
 use super::plan::{CopyPlan, OnSourceFailing};
 use super::schedule::retry_after;
@@ -30,6 +31,9 @@ impl Engine {
             }
         }
         for set in self.copies.moving.keys().cloned().collect::<Vec<_>>() {
+            if self.review_departure(&set) {
+                continue;
+            }
             self.failover_late(&set);
             // Each step leads to another stage, or is the last.
             while self.failover_step(&set) {}
@@ -90,12 +94,7 @@ impl Engine {
     }
 
     pub(super) fn hold_step(&mut self, set: &str) -> bool {
-        let restores = |plan: &&CopyPlan| plan.on_source_failing == Some(OnSourceFailing::Restore);
-        let Some(plan) = self.copy_plan(set).filter(restores).cloned() else {
-            // The configuration says something else by now, and nothing has moved.
-            self.end_failover(set);
-            return false;
-        };
+        let Some(plan) = self.copy_plan(set).cloned() else { return false };
         let Some(moving) = self.copies.moving.get(set) else { return false };
         if self.failing_below(&moving.kept.sources).is_none() {
             return self.failover_not_needed(set);
@@ -258,6 +257,7 @@ impl Engine {
         let Some(moving) = self.copies.moving.get_mut(set) else { return false };
         moving.failures = moving.failures.saturating_add(1);
         let wait = retry_after(moving.failures);
+        let wait = if moving.kept.reach == Reach::Lived { wait.min(in_force::RETRY_MAX) } else { wait };
         moving.retry = Some(boot.after(wait));
         (moving.saving, moving.switching, moving.until) = (None, None, None);
         let stage = if moving.kept.reach == Reach::Lived { Stage::Again } else { Stage::Holding };
@@ -286,14 +286,7 @@ impl Engine {
     pub(super) fn failover_not_needed(&mut self, set: &str) -> bool {
         let Some(moving) = self.copies.moving.get(set) else { return false };
         let (built, may_be_seen) = (moving.kept.seq != 0, moving.kept.reach == Reach::Tried);
-        let order = self.copies.sets.get_mut(set).and_then(|memory| memory.running.as_mut());
-        let order = order.filter(|running| matches!(running.order.job, Job::Materialise(_))).map(|running| {
-            running.cancelled = true;
-            running.order.id
-        });
-        if let Some(order) = order {
-            self.copy_action(set, CopyAction::Cancel { order });
-        }
+        self.cancel_build(set);
         let text = "its source is well again; its services go on where they were";
         self.tell_failover(set, Level::Info, text.to_owned());
         if may_be_seen {
@@ -335,10 +328,22 @@ impl Engine {
         self.follow_failover(set);
     }
 
+    pub(super) fn cancel_build(&mut self, set: &str) {
+        let order = self.copies.sets.get_mut(set).and_then(|memory| memory.running.as_mut());
+        let order = order.filter(|running| matches!(running.order.job, Job::Materialise(_))).map(|running| {
+            running.cancelled = true;
+            running.order.id
+        });
+        if let Some(order) = order {
+            self.copy_action(set, CopyAction::Cancel { order });
+        }
+    }
+
     /// Nothing of it is left.
     pub(super) fn end_failover(&mut self, set: &str) {
         let services = self.services_moved_by(set);
         self.copies.moving.remove(set);
+        self.copies.left.remove(set);
         self.save_failover(set);
         self.review_ties();
         self.follow_services(&services);

@@ -37,6 +37,9 @@ impl Engine {
         if moving.kept.stage != Stage::Over || !moving.switched {
             return conflict(format!("not now: {}", self.failover_text(set).unwrap_or_default()));
         }
+        if let Some(what) = self.departure(set) {
+            return conflict(what);
+        }
         if self.copies.sets.get(set).is_none_or(|memory| !memory.linked || !memory.heard) {
             return conflict(format!("its role does not answer; see `mainstay status @copy.{set}`"));
         }
@@ -86,6 +89,12 @@ impl Engine {
         }
         for source in &kept.sources {
             lines.push(format!("{}: what is there is kept beside, under a name that is told", source.display()));
+        }
+        let exclude = self.copy_plan(set).map(|plan| plan.exclude.join(", ")).filter(|exclude| !exclude.is_empty());
+        if let Some(exclude) = exclude {
+            lines.push(format!(
+                "what `exclude` names ({exclude}) is in no copy: it is not brought back, and is removed"
+            ));
         }
         Outcome::WouldRestore { seq: kept.seq, lines, more: 0 }
     }
@@ -265,6 +274,18 @@ impl Engine {
         self.answer_failback(set, why);
         self.review_ties();
         self.follow_failover(set);
+    }
+
+    /// Who waits is told.
+    pub(super) fn leave_failbacks(&mut self) {
+        for (set, moving) in &mut self.copies.moving {
+            if let Some(Asked { request, wait: Wait::Outcome, .. }) = moving.asked.take() {
+                let message = format!(
+                    "copies {set}: the agent shuts down; `mainstay copies` tells where it is once another runs"
+                );
+                self.out.push(Action::Answer { request, outcome: Answer::Conflict { message } });
+            }
+        }
     }
 
     fn answer_failback(&mut self, set: &str, why: &str) {

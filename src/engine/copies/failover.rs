@@ -110,6 +110,9 @@ pub(super) struct Moving {
     pub gathered: Option<u64>,
     pub back: Option<Outcome>,
     pub told_stuck: bool,
+    /// What the configuration says otherwise, as it was last told.
+    #[serde(default)]
+    pub departs: Option<String>,
 }
 
 impl Stage {

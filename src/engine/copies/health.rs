@@ -33,9 +33,11 @@ impl Engine {
 
     /// The services with data in these copies.
     pub(in crate::engine) fn services_copied_by(&self, set: &str) -> Vec<String> {
-        let Some(plan) = self.copy_plan(set) else { return Vec::new() };
-        let services = self.services.keys().filter(|service| self.copies_data_of(plan, **service));
-        services.map(|service| self.name(*service).to_owned()).collect()
+        let services: Vec<ServiceId> = match self.copy_plan(set) {
+            Some(plan) => self.services.keys().filter(|id| self.copies_data_of(plan, **id)).copied().collect(),
+            None => self.services_moved_by(set),
+        };
+        services.into_iter().map(|service| self.name(service).to_owned()).collect()
     }
 
     pub(super) fn too_old_at(&self, memory: &SetMemory, plan: &CopyPlan) -> Option<Time> {
@@ -81,13 +83,13 @@ impl Engine {
 
     /// How a set is, and why it is not well.
     pub(in crate::engine) fn copies_state(&self, set: &str) -> (SetState, Option<String>) {
-        let (Some(memory), Some(plan)) = (self.copies.sets.get(set), self.copy_plan(set)) else {
-            return (SetState::Unknown, None);
-        };
         if let (Some(stage), Some(text)) = (self.failover_stage(set), self.failover_text(set)) {
             let state = self.failover_state(set, stage);
             return (state, Some(text));
         }
+        let (Some(memory), Some(plan)) = (self.copies.sets.get(set), self.copy_plan(set)) else {
+            return (SetState::Unknown, None);
+        };
         if !memory.heard {
             let why = format!("its role has not told yet what lies on the target; see `mainstay status @copy.{set}`");
             return (SetState::Unknown, Some(why));

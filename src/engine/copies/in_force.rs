@@ -17,7 +17,7 @@ const SAVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// The shell kills a switch after [`Switch::TIMEOUT`]; an answer that is not there so long afterwards is not waited for.
 const SWITCH_GRACE: Duration = Duration::from_secs(10);
 /// Between two tries to put live data where they belong, at most.
-const RETRY_MAX: Duration = Duration::from_secs(60);
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(60);
 
 impl Engine {
     /// What an earlier agent had written down of sets that have moved. The rest of the decisions is given back.
@@ -27,7 +27,7 @@ impl Engine {
         for decision in moved {
             let (Some(set), Some(kept)) = (decision.service.strip_prefix(KEY), decision.failover) else { continue };
             let mut kept = *kept;
-            if matches!(kept.stage, Stage::Over | Stage::Starting) {
+            if matches!(kept.stage, Stage::Over | Stage::Starting | Stage::Again) {
                 // As an earlier version of this program wrote it.
                 kept.reach = Reach::Lived;
             }

@@ -28,6 +28,7 @@ mod moved;
 mod owed;
 mod prune;
 pub(in crate::engine) mod quiet;
+mod replan;
 pub mod restore_service;
 mod schedule;
 mod show;
@@ -48,6 +49,7 @@ use order::{Failure, FindingKind, Report};
 use plan::CopyPlan;
 use prune::Planned;
 use quiet::Quiet;
+use replan::Left;
 use restore_service::{Restoring, Step, Waiting};
 use rotate::Frozen;
 use schedule::Tried;
@@ -67,6 +69,9 @@ pub(in crate::engine) struct CopiesState {
     /// Sets whose services run from a copy, or are on the way there or back; also of sets that have left the configuration.
     #[serde(default)]
     moving: BTreeMap<String, Moving>,
+    /// Of those, the sets that the configuration has no more, as they are shown.
+    #[serde(default)]
+    left: BTreeMap<String, Left>,
     /// Decisions about them that are not known to be on disk.
     #[serde(default)]
     saves: BTreeSet<u64>,

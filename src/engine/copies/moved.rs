@@ -14,7 +14,14 @@ use crate::engine::types::{ServiceId, Time, human};
 
 impl Engine {
     pub(super) fn moving_of(&self, service: ServiceId) -> impl Iterator<Item = (&String, &Moving)> {
-        self.copies.moving.iter().filter(move |(_, moving)| self.has_data_below(service, &moving.kept.places()))
+        self.copies.moving.iter().filter(move |(_, moving)| self.is_moved_by(service, &moving.kept))
+    }
+
+    /// Whether the set has its data. A link of the configuration that leads nowhere yet is not followed: then the path of the link itself is what is known.
+    fn is_moved_by(&self, service: ServiceId, kept: &Failover) -> bool {
+        let data = self.plan_of(service).needs.as_deref().map(|needs| needs.data.as_slice()).unwrap_or_default();
+        kept.link().is_some_and(|link| data.iter().any(|data| data.starts_with(link)))
+            || self.has_data_below(service, &kept.places())
     }
 
     pub(super) fn has_data_below(&self, service: ServiceId, sources: &[PathBuf]) -> bool {
@@ -34,8 +41,16 @@ impl Engine {
         }
         let blocks =
             |moving: &Moving| moving.kept.stage.stops() || (moving.kept.stage == Stage::Over && !moving.switched);
-        let (set, _) = self.moving_of(service).find(|(_, moving)| blocks(moving))?;
-        Some(format!("its data ({})", self.failover_text(set)?))
+        if let Some((set, _)) = self.moving_of(service).find(|(_, moving)| blocks(moving)) {
+            return Some(format!("its data ({})", self.failover_text(set)?));
+        }
+        self.moving_of(service).find_map(|(set, moving)| {
+            let path = self.left_behind(service, set, moving)?;
+            let (path, link, remedy) = (path.display(), moving.kept.link()?.display(), moving.kept.remedy(set));
+            Some(format!(
+                "its data: {path} is on the disk that failed, and only {link} leads to what lives on ({remedy})"
+            ))
+        })
     }
 
     /// Where the service finds its data: what has moved lies on the target.
@@ -46,7 +61,10 @@ impl Engine {
         };
         let moved: Vec<&Failover> = moved.into_iter().filter(|kept| kept.stage.lives_on_target()).collect();
         let lies = |path: &PathBuf| {
-            let over = moved.iter().find(|kept| kept.sources.iter().any(|from| path.starts_with(from)));
+            let over = moved.iter().find(|kept| {
+                kept.sources.iter().any(|from| path.starts_with(from))
+                    || kept.link().is_some_and(|link| path.starts_with(link))
+            });
             over.map_or_else(|| path.clone(), |kept| kept.to.clone())
         };
         (!moved.is_empty()).then(|| data.iter().map(lies).collect())
@@ -92,10 +110,9 @@ impl Engine {
             Stage::Over if !moving.switched => format!("{copy} has taken its place, and is not (yet) seen there"),
             Stage::Over => {
                 let since = human(self.now.wall.since(kept.over_since.unwrap_or(kept.since)));
-                format!(
-                    "runs from {copy} on {} for {since}; `mainstay copies failback {set}` brings it back",
-                    kept.to.display()
-                )
+                let back =
+                    self.departure(set).unwrap_or_else(|| format!("`mainstay copies failback {set}` brings it back"));
+                format!("runs from {copy} on {} for {since}; {back}", kept.to.display())
             }
             Stage::Stopping | Stage::Gathering | Stage::Lifting | Stage::PuttingBack | Stage::Returning => {
                 "it is brought back to its own disk".to_owned()
@@ -123,8 +140,7 @@ impl Engine {
     pub(super) fn services_moved_by(&self, set: &str) -> Vec<ServiceId> {
         let Some(moving) = self.copies.moving.get(set) else { return Vec::new() };
         let services = self.services.keys().copied();
-        let places = moving.kept.places();
-        services.filter(|service| self.has_data_below(*service, &places)).collect()
+        services.filter(|service| self.is_moved_by(*service, &moving.kept)).collect()
     }
 
     /// Whether no process of any service of the set is there; of one that will not go it is told once.

@@ -31,6 +31,19 @@ pub struct CopyView<'a> {
     pub failures: u32,
     /// Its services run from a copy, or are on the way there or back.
     pub failover: Option<FailoverView<'a>>,
+    /// The configuration has it no more, while its services run from a copy.
+    pub left: bool,
+    /// `on_source_failing: Restore`.
+    pub prospects: Option<Prospects>,
+}
+
+/// Whether going on from a copy could help, should the disk of a source fail.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prospects {
+    /// Those that would go on.
+    pub services: Vec<String>,
+    /// What would fail with it, of the disks of the copies.
+    pub shared: Vec<String>,
 }
 
 /// A set whose services run from a copy.

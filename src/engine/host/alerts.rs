@@ -194,13 +194,13 @@ impl Engine {
             let state = if fence.proof == Proof::Missing { Health::Failing } else { Health::Degraded };
             Some((AlertSubject::Fence { service, index }, state))
         });
-        let copies = self.plan.copies.iter().filter_map(|plan| {
-            let state = match self.copies_state(&plan.name).0 {
+        let copies = self.copy_names().filter_map(|set| {
+            let state = match self.copies_state(set).0 {
                 SetState::Unknown | SetState::Ok => return None,
                 SetState::Degraded => Health::Degraded,
                 SetState::Failing => Health::Failing,
             };
-            Some((AlertSubject::Copies { set: plan.name.clone() }, state))
+            Some((AlertSubject::Copies { set: set.clone() }, state))
         });
         checks.chain(replicas).chain(fenced).chain(copies).collect()
     }
@@ -279,7 +279,7 @@ impl Engine {
                 Some(Health::Ok | Health::Degraded) => Ending::Well,
                 Some(Health::Unknown | Health::Absent | Health::Failing) | None => Ending::Unknown,
             },
-            AlertSubject::Copies { set } if self.plan.copies.iter().all(|plan| plan.name != *set) => Ending::Gone,
+            AlertSubject::Copies { set } if self.copy_names().all(|name| name != set) => Ending::Gone,
             AlertSubject::Copies { set } => match self.copies_state(set).0 {
                 SetState::Ok => Ending::Well,
                 SetState::Unknown | SetState::Degraded | SetState::Failing => Ending::Unknown,

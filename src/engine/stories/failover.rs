@@ -24,12 +24,12 @@ fn on_disk(name: &str) -> ServicePlan {
     plan
 }
 
-fn set() -> CopyPlan {
+pub(super) fn set() -> CopyPlan {
     CopyPlan { on_source_failing: Some(OnSourceFailing::Restore), ..testing::plan("data") }
 }
 
 /// Services `api` and `web` with data in one set on vda, whose copies 1 (verified) and 2 lie on vdb.
-fn begin() -> Kit {
+pub(super) fn begin() -> Kit {
     let plan = Plan { copies: vec![set()], ..Kit::plan(vec![on_disk("api"), on_disk("web"), service("other")]) };
     let mut kit = Kit::begin_with(START, plan, Vec::new(), Vec::new());
     know_devices(&mut kit);
@@ -47,7 +47,7 @@ fn know_devices(kit: &mut Kit) {
     ));
 }
 
-fn link(kit: &mut Kit) {
+pub(super) fn link(kit: &mut Kit) {
     say(kit, CopyEvent::Linked { set: "data".to_owned() });
     let verified = Some(Verified { at: kit.now.wall, cold: true });
     let copies = vec![Copy { verified, ..testing::copy(1, START) }, testing::copy(2, START)];
@@ -62,52 +62,52 @@ fn report(kit: &mut Kit, report: Report) -> Vec<String> {
     say(kit, CopyEvent::Report { set: "data".to_owned(), report })
 }
 
-fn done(kit: &mut Kit, outcome: Outcome) -> Vec<String> {
+pub(super) fn done(kit: &mut Kit, outcome: Outcome) -> Vec<String> {
     let order = kit.engine.copies_order("data").expect("an order");
     report(kit, Report::Done { order, outcome })
 }
 
-fn fails(kit: &mut Kit) -> Vec<String> {
+pub(super) fn fails(kit: &mut Kit) -> Vec<String> {
     kit.check(DiskHung, "vda", Health::Failing, "no answer for 12s")
 }
 
-fn stage(kit: &Kit) -> String {
+pub(super) fn stage(kit: &Kit) -> String {
     kit.engine.copies(kit.now)[0].failover.as_ref().map_or("none", |view| view.kept.stage.word()).to_owned()
 }
 
 /// The order that was given in the last step.
-fn ordered(kit: &Kit) -> Option<Job> {
+pub(super) fn ordered(kit: &Kit) -> Option<Job> {
     kit.last.iter().find_map(|action| {
         let Action::Copy { what, .. } = action else { return None };
         if let CopyAction::Order(order) = &**what { Some(order.job.clone()) } else { None }
     })
 }
 
-fn switch_of(kit: &Kit) -> Option<(u64, Direction)> {
+pub(super) fn switch_of(kit: &Kit) -> Option<(u64, Direction)> {
     kit.last.iter().find_map(|action| {
         let Action::Copy { what, .. } = action else { return None };
         if let CopyAction::Switch(switch) = &**what { Some((switch.id, switch.direction)) } else { None }
     })
 }
 
-fn switched(kit: &mut Kit, id: u64, result: Result<(), &str>) -> Vec<String> {
+pub(super) fn switched(kit: &mut Kit, id: u64, result: Result<(), &str>) -> Vec<String> {
     let result = result.map_err(str::to_owned);
     say(kit, CopyEvent::Switched { set: "data".to_owned(), id, result })
 }
 
 /// Both services are gone, and the wait is over.
-fn at_rest(kit: &mut Kit) {
+pub(super) fn at_rest(kit: &mut Kit) {
     kit.exit_leaving("api", Exit::Code(0), 0);
     kit.exit_leaving("web", Exit::Code(0), 0);
     kit.pass(Duration::from_secs(10));
 }
 
-fn materialised() -> Outcome {
+pub(super) fn materialised() -> Outcome {
     Outcome::Materialised { seq: 1, files: 10, bytes: 1_000 }
 }
 
 /// As far as the services running on the copy.
-fn over() -> Kit {
+pub(super) fn over() -> Kit {
     let mut kit = begin();
     fails(&mut kit);
     at_rest(&mut kit);
@@ -120,7 +120,7 @@ fn over() -> Kit {
     kit
 }
 
-fn failback(kit: &mut Kit, force: bool) -> Vec<String> {
+pub(super) fn failback(kit: &mut Kit, force: bool) -> Vec<String> {
     let job = Job::Failback { dry_run: false, force };
     let (request, caller, wait) = (RequestId(900), Caller::Agent, Wait::Outcome);
     say(kit, CopyEvent::Command { request, caller, set: "data".to_owned(), job, wait })
@@ -342,6 +342,30 @@ fn returning() -> Kit {
     done(&mut kit, Outcome::Restored { seq: 3, files: 10, bytes: 1_000, kept: Vec::new() });
     assert_eq!(stage(&kit), "returning");
     kit
+}
+
+#[test]
+fn live_data_that_cannot_be_put_back_in_place_are_not_replaced_by_an_older_copy() {
+    let mut kit = returning();
+    kit.persist();
+    kit.exec("web");
+    kit.pass(Duration::from_secs(120));
+    kit.exit_leaving("web", Exit::Code(0), 0);
+    kit.exit_leaving("api", Exit::Code(0), 0);
+    kit.persist();
+    let (id, _) = switch_of(&kit).expect("a switch");
+    // The disk is well, and still nothing but the live data will do.
+    switched(&mut kit, id, Err("cannot mount: Device or resource busy"));
+    assert_eq!((stage(&kit).as_str(), kit.state("web")), ("again", StateName::Waiting));
+    assert!(kit.why("web").contains("Device or resource busy"), "{}", kit.why("web"));
+    kit.pass(Duration::from_secs(61));
+    assert!(ordered(&kit).is_none(), "{:?}", kit.words());
+    kit.persist();
+    let (id, direction) = switch_of(&kit).expect("it is tried again");
+    assert_eq!(direction, Direction::Over);
+    let words = switched(&mut kit, id, Ok(()));
+    assert_eq!(stage(&kit), "over");
+    assert!(words.iter().any(|word| word.starts_with("spawn web/0")), "{words:?}");
 }
 
 /// What the decision of the last step is answered with.

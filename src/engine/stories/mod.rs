@@ -7,6 +7,7 @@ mod commands;
 mod copies;
 mod copies_still;
 mod failover;
+mod failover_changed;
 mod fence;
 mod fence_auto;
 mod fence_late;

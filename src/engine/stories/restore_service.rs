@@ -7,7 +7,7 @@ use crate::engine::copies::event::CopyEvent;
 use crate::engine::copies::order::{Failure, FailureKind, Outcome, Report, Swap, SwapKind};
 use crate::engine::copies::restore_service::RestoreAsked;
 use crate::engine::copies::testing;
-use crate::engine::event::{Caller, Event, FoundProcess, Remaining, Verb, Wait};
+use crate::engine::event::{Caller, Decision, Event, FoundProcess, Remaining, Verb, Wait, Wanted};
 use crate::engine::plan::{Needs, Plan, Readiness, ServicePlan};
 use crate::engine::testkit::{Kit, ms, service, tcp};
 use crate::engine::types::{Exit, RequestId, StateName, Time};
@@ -277,6 +277,57 @@ fn who_asks_before_the_role_is_heard_waits_for_it_and_not_for_ever() {
     assert!(!has(&kit.pass(Duration::from_secs(14)), "answer"));
     let words = kit.pass(Duration::from_secs(1));
     assert!(has(&words, "answer 70") && has(&words, "the role of copies data does not answer"), "{words:?}");
+}
+
+/// The next agent reads a configuration without the service.
+fn heir_without(kit: &mut Kit, decisions: Vec<Decision>) -> String {
+    let plan = Plan { copies: vec![testing::plan("data")], ..Kit::plan(vec![service("other")]) };
+    let now = kit.now.mono;
+    *kit = Kit::begin_with(now, plan, Vec::new(), decisions);
+    kit.notes().join("\n")
+}
+
+/// What the last step had written down of the service.
+fn on_disk(kit: &Kit) -> Vec<Decision> {
+    let found = kit.last.iter().rev().find_map(|action| {
+        let Action::Decide { content, .. } = action else { return None };
+        (content.service == "api").then(|| content.clone())
+    });
+    found.into_iter().collect()
+}
+
+#[test]
+fn what_lies_where_is_told_when_the_next_agent_knows_no_such_service() {
+    let mut kit = begin(with_data("api"));
+    ask(&mut kit, None, false);
+    let building = on_disk(&kit);
+    done(&mut kit, built());
+    let holding = on_disk(&kit);
+    kit.exit("api", 0);
+    let swapping = on_disk(&kit);
+    kit.persist();
+    done(&mut kit, swapped());
+    let proving = on_disk(&kit);
+
+    let told = heir_without(&mut kit, building);
+    assert!(told.contains("nothing was exchanged; what may have been built lies beside /srv/data/api"), "{told}");
+    let told = heir_without(&mut kit, holding);
+    assert!(told.contains("what was built lies in /srv/data/.api.mainstay-restore and can be removed"), "{told}");
+    let told = heir_without(&mut kit, swapping);
+    assert!(told.contains("what was there before lies in /srv/data/.api.before-1, or still in its place"), "{told}");
+    assert!(told.contains("what comes from the copy lies in /srv/data/.api.mainstay-restore"), "{told}");
+    let mut proving = proving;
+    proving[0].wanted = Wanted::Down;
+    let told = heir_without(&mut kit, proving);
+    assert!(
+        told.contains("/srv/data/api come from the copy; what was there before lies in /srv/data/.api.before-1"),
+        "{told}"
+    );
+    // Once: what else was decided of the service stays.
+    let left = on_disk(&kit);
+    assert!(left[0].restore.is_none() && left[0].wanted == Wanted::Down, "{left:?}");
+    let told = heir_without(&mut kit, left);
+    assert!(!told.contains("restore"), "{told}");
 }
 
 #[test]

@@ -25,9 +25,15 @@ pub(super) fn plan(
         scope.report.warning(item, "failover", message);
     }
     let link = link.as_ref().and_then(|text| self::link(item, text, copy, from, to, scope));
-    if restores && link.is_none() && scope.context.uid != 0 {
-        let message = "only root can mount the copy over the source: the services will be held instead";
+    let may_mount = scope.context.uid == 0 && scope.context.look.root_may_mount();
+    if restores && copy.failover.link.is_none() && !may_mount {
+        let who = if scope.context.uid == 0 { "without CAP_SYS_ADMIN root cannot" } else { "only root can" };
+        let message = format!("{who} mount the copy over the source: the services will be held instead");
         scope.report.warning(item, "on_source_failing", message).hint("failover: (link: ..) switches a symbolic link");
+    }
+    if restores && copy.same_disk {
+        let message = "the copies may be on the disk that fails: then there is nothing to go on from";
+        scope.report.warning(item, "same_disk", message).hint("keep them on another disk, and remove `same_disk`");
     }
     if restores {
         lies_within(item, from, services, scope);
@@ -51,8 +57,25 @@ fn link(item: &Item, text: &str, copy: &Copy, from: &[PathBuf], to: &Path, scope
     } else if from.iter().any(|source| link.starts_with(source)) || link.starts_with(to) {
         let message = format!("{} lies on a disk that it is to lead away from", link.display());
         scope.report.error(item, "failover.link", message).hint("put the link where neither disk is needed");
+    } else if let [source] = from {
+        leads_home(item, &link, source, to, scope);
     }
-    Some(link)
+    // As the data of a service that is reached by it are known while it leads nowhere.
+    let parent = link.parent().and_then(|parent| scope.context.look.resolve(parent));
+    Some(parent.zip(link.file_name()).map_or(link.clone(), |(parent, name)| parent.join(name)))
+}
+
+/// A link that leads elsewhere is somebody else's, and is not switched.
+fn leads_home(item: &Item, link: &Path, source: &Path, to: &Path, scope: &mut Scope<'_>) {
+    let message = match scope.context.look.link(link) {
+        // It was switched, and leads to the live data.
+        Some(leads) if leads == source || leads.starts_with(to) => return,
+        Some(leads) => format!("{} leads to {}, and not to {}", link.display(), leads.display(), source.display()),
+        None => format!("{} is no symbolic link", link.display()),
+    };
+    let message = format!("{message}: it cannot be switched, and the services will be held instead");
+    let hint = format!("ln -sfn {} {}", source.display(), link.display());
+    scope.report.warning(item, "failover.link", message).hint(hint);
 }
 
 /// What else a service needs of a failing disk would keep it held.

@@ -57,7 +57,7 @@ fn real(item: &Item, path: &str, source: PathBuf, scope: &mut Scope<'_>) -> Path
         None => {
             let message = format!("{} does not exist: no copy is made until it does", source.display());
             scope.report.warning(item, path, message);
-            source
+            scope.context.look.resolve_existing(&source)
         }
     }
 }
@@ -72,7 +72,7 @@ pub(super) fn target(item: &Item, copy: &Copy, from: &[PathBuf], scope: &mut Sco
         return PathBuf::new();
     }
     let Some(to) = absolute(item, "to", &copy.to, scope) else { return PathBuf::new() };
-    let to = scope.context.look.resolve(&to).unwrap_or(to);
+    let to = scope.context.look.resolve_existing(&to);
     for source in from {
         let message = if to.starts_with(source) {
             format!("the copies would lie in {}, which they are of", source.display())

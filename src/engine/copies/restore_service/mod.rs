@@ -268,7 +268,7 @@ impl Engine {
 
     #[cfg(debug_assertions)]
     pub(in crate::engine) fn is_anything_restored(&self) -> bool {
-        !self.copies.restoring.is_empty()
+        !self.copies.restoring.is_empty() || !self.copies.moving.is_empty()
     }
 
     pub(super) fn is_restoring(&self, service: ServiceId) -> bool {

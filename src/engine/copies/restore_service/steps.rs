@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Done, Part, Restoring, Step};
+use super::{Done, Part, Restoring, ServiceRestore, Step};
 use crate::engine::Engine;
 use crate::engine::action::{Action, Level, Note, NoteKind, Outcome as Answer, Subject};
 use crate::engine::copies::note::{CopyNews, CopyNote};
 use crate::engine::copies::order::{LINES_MAX, Outcome, ServiceCopy, Swap, SwapKind};
 use crate::engine::copies::standstill::Standstill;
-use crate::engine::event::Wanted;
-use crate::engine::service::{Standing, State};
+use crate::engine::event::{Decision, Wanted};
+use crate::engine::service::{Decided, Standing, State};
 use crate::engine::types::{ServiceId, Time, human};
 
 /// A role that is not there for so long is not waited for.
@@ -42,6 +42,10 @@ impl Engine {
         self.end_waiting();
         self.save_ends_again();
         for (service, step) in std::mem::take(&mut self.copies.resumed) {
+            // Nobody goes on with what was done for a service that is no more.
+            if !self.is_configured(&service) {
+                continue;
+            }
             self.tell_restore(
                 &service,
                 Level::Warn,
@@ -79,7 +83,7 @@ impl Engine {
             return;
         }
         let Some(running) = self.copies.restoring.get(name).cloned() else { return };
-        let Some(id) = self.service_id(name).filter(|id| !self.service_at(*id).removed) else {
+        let Some(id) = self.service_id(name).filter(|_| self.is_configured(name)) else {
             return self.end_restore_unfinished(name, "the service has left the configuration");
         };
         match running.record.step {
@@ -384,16 +388,14 @@ impl Engine {
     /// Nothing more is done about it, wherever it is.
     pub(super) fn end_restore_unfinished(&mut self, name: &str, because: &str) {
         let Some(running) = self.copies.restoring.get(name) else { return };
-        let parts = &running.record.parts;
-        let places = match running.record.step {
-            Step::Build | Step::Hold | Step::Drop => String::new(),
-            Step::Swap | Step::Prove | Step::HoldAgain | Step::PutBack | Step::ComeBack => {
-                format!("; what was there before lies in {}, unless it is back", shown(&kept(parts)))
-            }
-        };
-        let step = running.record.step.text();
-        let why = format!("{because}, so this ended where it was ({step}){places}");
+        let step = running.record.step;
+        let places: Vec<String> = whereabouts(&running.record).into_iter().map(|text| format!("; {text}")).collect();
+        let why = format!("{because}, so this ended where it was ({}){}", step.text(), places.concat());
         self.end_restore(name, Level::Error, Answer::Failed { why });
+    }
+
+    fn is_configured(&self, name: &str) -> bool {
+        self.service_id(name).is_some_and(|id| !self.service_at(id).removed)
     }
 
     fn end_restore(&mut self, name: &str, level: Level, outcome: Answer) {
@@ -419,11 +421,17 @@ impl Engine {
         }
     }
 
-    /// Has it written down with what else was decided of the service. `None`: there is no such service.
+    /// Has it written down with what else was decided of the service, which is kept when it is no more.
     pub(super) fn save_restore(&mut self, name: &str) -> Option<u64> {
-        let service = self.service_id(name)?;
-        let decided = self.service_at(service).decided.clone();
-        let content = self.decision(service, None, decided);
+        let kept = self.kept.get(name).map(|(whole, _)| whole.clone());
+        let content = match (self.service_id(name), kept) {
+            (Some(service), None) => self.decision(service, None, self.service_at(service).decided.clone()),
+            (Some(_) | None, kept) => {
+                let Decided { wanted, drained, fence } = kept.unwrap_or_default();
+                let restore = self.restore_to_write(name);
+                Decision { service: name.to_owned(), wanted, drained, fence, restore, ..Decision::default() }
+            }
+        };
         let decision = self.next_decision;
         self.next_decision += 1;
         self.copies.decisions.insert(decision);
@@ -509,6 +517,44 @@ fn outcome_text(outcome: &Outcome) -> String {
         | Outcome::Accepted
         | Outcome::Initialised { .. }
         | Outcome::Failed(_) => "it was told what a restore would do".to_owned(),
+    }
+}
+
+/// What of a restore that nobody goes on with lies where, as far as the record says.
+fn whereabouts(record: &ServiceRestore) -> Vec<String> {
+    let places: Vec<String> =
+        record.parts.iter().flat_map(|part| part.paths.iter()).map(|path| path.display().to_string()).collect();
+    let built: Vec<PathBuf> = record.parts.iter().flat_map(|part| &part.swaps).map(|swap| swap.built.clone()).collect();
+    let aside = record.parts.iter().flat_map(|part| &part.swaps).map(|swap| swap.aside.clone()).collect();
+    let kept = kept(&record.parts);
+    match record.step {
+        Step::Build if built.is_empty() => {
+            vec![format!(
+                "nothing was exchanged; what may have been built lies beside {} and can be removed",
+                places.join(", ")
+            )]
+        }
+        Step::Build | Step::Hold | Step::Drop => {
+            vec![format!("nothing was exchanged; what was built lies in {} and can be removed", shown(&built))]
+        }
+        Step::Swap | Step::PutBack => vec![
+            format!("what was there before lies in {}, or still in its place where that is not there", shown(&kept)),
+            format!(
+                "what comes from the copy lies in {}, or in its place where neither is there",
+                shown(&[built, aside].concat())
+            ),
+        ],
+        Step::Prove | Step::HoldAgain => {
+            vec![format!("{} come from the copy; what was there before lies in {}", places.join(", "), shown(&kept))]
+        }
+        Step::ComeBack if record.aside.is_empty() => {
+            vec![format!("what was there before is back in {}", places.join(", "))]
+        }
+        Step::ComeBack => vec![format!(
+            "what was there before is back in {}; what had been restored lies in {}",
+            places.join(", "),
+            shown(&record.aside)
+        )],
     }
 }
 

@@ -1,7 +1,9 @@
 //! The agent dies at each step of a restore of a service's data. The next one goes on: the data are the old or the new, never half, and the service runs.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::support::{Agent, As, SOON, shell};
@@ -17,9 +19,12 @@ fn write(agent: &Agent, version: &str) {
     }
 }
 
-/// The version of all files, which must be one.
+/// The version of all files, which must be one. They are read in one directory, whatever has its name by the time of the second.
 fn version(agent: &Agent) -> String {
-    let read = |file| fs::read_to_string(agent.path("data").join(file)).unwrap_or_default();
+    // On the way back there is a moment without any.
+    let Ok(data) = fs::File::open(agent.path("data")) else { return String::new() };
+    let opened = PathBuf::from(format!("/proc/self/fd/{}", data.as_raw_fd()));
+    let read = |file| fs::read_to_string(opened.join(file)).unwrap_or_default();
     let version = read(FILES[0]);
     for file in FILES {
         assert_eq!(read(file), version, "{file} is of another version");

@@ -89,6 +89,11 @@ pub(in crate::engine) struct CopiesState {
     /// About restores, and not known to be on disk.
     #[serde(default)]
     decisions: BTreeSet<u64>,
+    /// Of these, that the restore of a service is over; and services of which that could not be written down, with when (mono) it is tried again.
+    #[serde(default)]
+    ends: BTreeMap<u64, String>,
+    #[serde(default)]
+    unsaved_ends: BTreeMap<String, Time>,
     /// Sets are to be looked at.
     #[serde(skip)]
     due: bool,

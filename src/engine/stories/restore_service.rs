@@ -83,6 +83,13 @@ fn has(words: &[String], what: &str) -> bool {
     words.iter().any(|word| word.contains(what))
 }
 
+/// The decision of the last step cannot be written down.
+fn refuse(kit: &mut Kit) -> Vec<String> {
+    let decided = |action: &Action| if let Action::Decide { decision, .. } = action { Some(*decision) } else { None };
+    let decision = kit.last.iter().find_map(decided).expect("a decision");
+    kit.step(Event::Persisted { decision, result: Err("no space".to_owned()) })
+}
+
 /// As far as the order to exchange.
 fn until_swap(kit: &mut Kit) {
     assert!(has(&ask(kit, None, false), "Beside"), "built beside, while it goes on");
@@ -376,14 +383,25 @@ fn what_was_there_does_not_begin_to_come_back_before_that_is_on_disk() {
         assert!(has(&words, "decide api") && !has(&words, "Exchange"), "{words:?}");
         let words = match saved {
             "yes" => kit.persist(),
-            "no" => {
-                let decided =
-                    |action: &Action| if let Action::Decide { decision, .. } = action { Some(*decision) } else { None };
-                let decision = kit.last.iter().find_map(decided).expect("a decision");
-                kit.step(Event::Persisted { decision, result: Err("no space".to_owned()) })
-            }
+            "no" => refuse(&mut kit),
             _ => kit.pass(Duration::from_secs(10)),
         };
         assert!(has(&words, "Exchange") && has(&words, "Old"), "it comes back all the same: {saved}: {words:?}");
     }
+}
+
+#[test]
+fn that_a_restore_is_over_is_written_down_until_it_is_on_disk() {
+    let mut kit = begin(with_data("api"));
+    until_swap(&mut kit);
+    done(&mut kit, swapped());
+    kit.exec("api");
+    assert!(has(&kit.pass(STAYS), "answer 70"));
+    for _ in 0..2 {
+        refuse(&mut kit);
+        let words = kit.pass(Duration::from_secs(60));
+        assert_eq!(words, ["decide api Up"], "the next agent would go on with it");
+    }
+    kit.persist();
+    assert!(kit.pass(Duration::from_secs(600)).is_empty());
 }

@@ -16,6 +16,7 @@
 //! What to restore from is chosen in `choose`, the steps are in `steps`, the orders for the roles of the sets in `jobs`.
 
 mod choose;
+mod ended;
 mod jobs;
 mod patience;
 mod steps;

@@ -40,6 +40,7 @@ enum Proof {
 impl Engine {
     pub(in crate::engine::copies) fn review_restores(&mut self) {
         self.end_waiting();
+        self.save_ends_again();
         for (service, step) in std::mem::take(&mut self.copies.resumed) {
             // Nobody goes on with what was done for a service that is no more.
             if !self.is_configured(&service) {
@@ -67,7 +68,13 @@ impl Engine {
     /// When (mono) restores are to be looked at again.
     pub(in crate::engine::copies) fn restores_deadline(&self) -> Option<Time> {
         let of_one = |running: &Restoring| running.up_since.map(|since| since.after(STAYS_UP)).or(running.until);
-        let running = self.copies.restoring.values().filter_map(of_one).chain(self.waiting_deadline());
+        let running = self
+            .copies
+            .restoring
+            .values()
+            .filter_map(of_one)
+            .chain(self.waiting_deadline())
+            .chain(self.ends_deadline());
         running.filter(|at| *at > self.now.mono).min()
     }
 
@@ -408,14 +415,14 @@ impl Engine {
         if running.dry_run {
             return;
         }
-        let _ = self.save_restore(name);
+        self.save_end(name);
         if let Some(id) = self.service_id(name) {
             self.follow_hold(id);
         }
     }
 
     /// Has it written down with what else was decided of the service, which is kept when it is no more.
-    fn save_restore(&mut self, name: &str) -> Option<u64> {
+    pub(super) fn save_restore(&mut self, name: &str) -> Option<u64> {
         let kept = self.kept.get(name).map(|(whole, _)| whole.clone());
         let content = match (self.service_id(name), kept) {
             (Some(service), None) => self.decision(service, None, self.service_at(service).decided.clone()),
@@ -429,7 +436,8 @@ impl Engine {
         self.next_decision += 1;
         self.copies.decisions.insert(decision);
         if self.copies.decisions.len() > DECISIONS_MAX {
-            self.copies.decisions.pop_first();
+            let oldest = self.copies.decisions.pop_first();
+            oldest.and_then(|oldest| self.copies.ends.remove(&oldest));
         }
         self.out.push(Action::Decide { decision, content });
         Some(decision)
@@ -440,6 +448,7 @@ impl Engine {
         if !self.copies.decisions.remove(&decision) {
             return false;
         }
+        self.end_saved(decision, result);
         let patience = self.now.mono.after(PATIENCE);
         let waiting = self.copies.restoring.iter_mut().find(|(_, running)| running.saving == Some(decision));
         let Some((name, running)) = waiting else { return true };

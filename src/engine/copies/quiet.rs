@@ -137,6 +137,7 @@ impl Engine {
     /// Asks each group that has not said so yet whether it stands still; once all have, the role is told. What is about to stop is waited for.
     fn look_whether_still(&mut self, set: &str) {
         let now = self.now.mono;
+        self.forget_thawed(set);
         let Some(quiet) = self.copies.sets.get(set).and_then(|memory| memory.quiet.as_ref()) else { return };
         let (service, until, given) = (quiet.service, quiet.until, quiet.proof.given.clone());
         if !self.services.contains_key(&service) {
@@ -158,6 +159,20 @@ impl Engine {
         let frozen: Vec<_> = left.into_iter().filter(|(id, _)| self.at(*id).memory.frozen).collect();
         if !frozen.is_empty() {
             self.ask_groups(frozen);
+        }
+    }
+
+    /// What has been thawed since, to be stopped for another reason, is waited for like what was never seen to stand still; what has ended is nobody's to thaw.
+    fn forget_thawed(&mut self, set: &str) {
+        let Some(quiet) = self.copies.sets.get(set).and_then(|memory| memory.quiet.as_ref()) else { return };
+        let (mut ours, mut given) = (quiet.ours.clone(), quiet.proof.given.clone());
+        for runs in [&mut ours, &mut given] {
+            runs.retain(|(id, run)| {
+                self.find(*id).is_some_and(|replica| replica.memory.frozen && replica.memory.run == *run)
+            });
+        }
+        if let Some(quiet) = self.quiet_of(set) {
+            (quiet.ours, quiet.proof.given) = (ours, given);
         }
     }
 

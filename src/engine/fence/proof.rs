@@ -111,6 +111,7 @@ impl Engine {
             record.standing = Standing::Proving;
             if let Some(step) = record.steps.last_mut() {
                 step.proof = "nothing runs; in force from its next start on, and proven then".to_owned();
+                (step.proven, step.proven_after_us) = (None, None);
             }
         }
         self.arm_fence(id);
@@ -133,6 +134,7 @@ impl Engine {
             step.written_after_us = u64::try_from(now.mono.since(decided).as_micros()).ok();
             "before its start".clone_into(&mut step.method);
             step.proof.clear();
+            (step.proven, step.proven_after_us) = (None, None);
         }
         self.look_for_proof(id);
         self.fence_changed(id);

@@ -180,3 +180,32 @@ fn replica_that_begins_to_run_during_a_copy_ends_the_stillness() {
     assert!(has(&words, "Resumed"), "it writes again, and nobody has seen it stand still: {words:?}");
     assert!(!words.contains(&"freeze api/0".to_owned()) || has(&words, "thaw api/0"), "{words:?}");
 }
+
+/// Found by the simulation.
+#[test]
+fn replica_that_is_thawed_to_be_stopped_is_waited_for_before_the_copy_goes_on() {
+    let mut copies: CopyPlan = testing::plan("data");
+    copies.when.every = Some(std::time::Duration::from_secs(3_600));
+    copies.quiesce = Quiesce::Freeze { service: "api".to_owned(), max: ms(2_000) };
+    let mut api = service("api");
+    api.replicas = 2;
+    let mut kit = Kit::begin_with(START, Plan { copies: vec![copies], ..Kit::plan(vec![api]) }, Vec::new(), Vec::new());
+    kit.exec("api/0");
+    kit.exec("api/1");
+    say(&mut kit, CopyEvent::Linked { set: "data".to_owned() });
+    report(&mut kit, Report::Catalog(Box::new(testing::catalog(Vec::new()))));
+    let order = kit.engine.copies_order("data").expect("an order");
+    report(&mut kit, Report::Quiesce { order, on: true });
+    let stands = |kit: &Kit, name: &str| Gauge { frozen: Some(true), ..kit.gauge(name) };
+    let gauge = stands(&kit, "api/0");
+    assert!(!has(&kit.gauged(gauge), "Quiesced"), "the other one is not known to stand still");
+    let words = kit.command(Verb::Stop, "api/0");
+    assert!(has(&words, "thaw api/0") && has(&words, "SIGTERM to main of api/0"), "{words:?}");
+    let gauge = stands(&kit, "api/1");
+    let words = kit.gauged(gauge);
+    assert!(!has(&words, "Quiesced"), "api/0 still writes: {words:?}");
+    let words = kit.exit("api/0", 0);
+    assert!(has(&words, "Quiesced"), "it is gone: {words:?}");
+    let role_thaws = format!("{words:?}");
+    assert!(role_thaws.contains("index: 1") && !role_thaws.contains("index: 0"), "{words:?}");
+}

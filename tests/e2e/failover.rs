@@ -132,10 +132,13 @@ fn service_goes_on_from_the_copy_and_back_with_all_that_was_written() {
         assert_eq!(mounts(&agent), 1, "it is not mounted twice");
         fs::write(agent.path("data/new"), "written meanwhile").unwrap();
 
-        // The disk is taken out, and another is in its place: the live data are laid over that too.
+        // The disk is taken out, and another is in its place: the live data are laid over that too. With an agent there, they may be laid between the
+        // two, and what the other disk is mounted on cannot be removed in the end.
+        agent.kill();
         drop(disk);
         fs::rename(agent.path("data.img"), agent.path("first.img")).unwrap();
         let _second = LoopDisk::on(&agent.path("data")).unwrap();
+        agent.start();
         agent.wait_until("the live data cover it", SOON, |agent| agent.path("data/new").exists());
         wait_over(&mut agent);
         agent.wait_until("the check is well", SOON, |agent| check(agent)["state"] == "ok");
@@ -148,7 +151,9 @@ fn service_goes_on_from_the_copy_and_back_with_all_that_was_written() {
         agent.wait_for("api", "ready");
         agent.wait_until("nothing is left of it", SOON, |agent| set(agent)["failover"].is_null());
         agent.wait_until("copies are made again", SOON, |agent| set(agent)["state"] == "ok");
-        assert_eq!(fs::read_dir(agent.path("to/d/live")).unwrap().count(), 0);
+        agent.wait_until("what it ran from is removed", SOON, |agent| {
+            fs::read_dir(agent.path("to/d/live")).unwrap().count() == 0
+        });
         agent.cli_ok(&["copies", "run", "d"]);
     });
 }

@@ -49,6 +49,10 @@ fn service_on_a_failing_file_system_leaves_its_balancer_and_is_neither_killed_no
         agent.wait_until("the check is well", SOON, |agent| check(agent, "data")["state"] == "ok");
         let (pid, innocent) = (agent.service_pid("api"), agent.service_pid("elsewhere"));
 
+        // The check is well with its first reading; its helper begins to wait for errors after it has written there once.
+        agent.wait_until("its helper has written", SOON, |agent| agent.path("data/.mainstay-canary").exists());
+        std::thread::sleep(Duration::from_millis(300));
+
         let broken = Instant::now();
         disk.find_an_error();
         agent.wait_until("the check fails", SOON, |agent| check(agent, "data")["state"] == "failing");
